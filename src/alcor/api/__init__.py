@@ -1,0 +1,1 @@
+"""api: REST face (OpenStack Networking v2.0)."""

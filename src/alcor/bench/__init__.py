@@ -1,0 +1,1 @@
+"""bench: the figures Alcor promises, measured with a reference beside them."""

@@ -1,0 +1,1 @@
+"""dataplane: hands (base, ebpf, fake)."""

@@ -1,0 +1,1 @@
+"""fake: a software switch in Python, the executable model of the pipeline."""

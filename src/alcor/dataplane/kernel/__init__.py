@@ -1,0 +1,1 @@
+"""kernel: the doors to Linux: netlink, network namespaces, bpf(2)."""

@@ -1,0 +1,1 @@
+"""goalstate: what each host and each VPC must know. Pure."""

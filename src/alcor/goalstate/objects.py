@@ -1,0 +1,137 @@
+"""The objects of goal state and the scopes they travel in. Pure.
+
+Called by loops (to publish), wire (to encode) and the agent (to merge). Two kinds of scope, so that a change costs
+O(hosts that need it) and a VPC's state is encoded once for all its hosts:
+
+- the **host scope** holds the ports of one host;
+- a **VPC scope** holds what every host that carries the VPC must know: the VPC itself, its subnets, its endpoints.
+  A host subscribes to it by running a port of the VPC, and forgets it whole with its last port.
+
+Every object carries the revision (commit number) that last changed it; a deletion is a tombstone with a revision.
+Whoever holds a scope merges by "newest revision of each object wins", so updates may repeat, race and reorder.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import msgspec
+
+from alcor.model.addresses import Ip, Mac, Prefix
+from alcor.model.ids import Id
+from alcor.model.nouns import PortKind
+
+HOST_SCOPE = Id(b"")
+"""The key of a host's own scope; a VPC scope's key is the network's id."""
+
+
+class Kind(IntEnum):
+    """What an object is. The numbers are on the wire and in digests: never reuse one."""
+
+    VPC = 1
+    SUBNET = 2
+    PORT = 3
+    ENDPOINT = 4
+
+
+class Key(NamedTuple):
+    """Names an object within its scope."""
+
+    kind: Kind
+    id: Id
+
+
+class VpcGoal(msgspec.Struct, frozen=True, gc=False):
+    """A VPC's tunnel number and rules. `routed`: its subnets reach each other through the implicit router."""
+
+    id: Id
+    revision: int
+    vni: int
+    mtu: int
+    routed: bool
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.VPC, self.id)
+
+
+class SubnetGoal(msgspec.Struct, frozen=True, gc=False):
+    """A subnet of the VPC; hosts answer for its gateway."""
+
+    id: Id
+    revision: int
+    cidr: Prefix
+    gateway: Ip | None
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.SUBNET, self.id)
+
+
+class EndpointGoal(msgspec.Struct, frozen=True, gc=False):
+    """Where a port of the VPC is. `id` is the port's."""
+
+    id: Id
+    revision: int
+    mac: Mac
+    ips: tuple[Ip, ...]
+    host_ip: Ip
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.ENDPOINT, self.id)
+
+
+class PortAddress(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One address of a port and the subnet it is in."""
+
+    ip: Ip
+    subnet_id: Id
+
+
+class PortGoal(msgspec.Struct, frozen=True, gc=False):
+    """A port that the host must carry."""
+
+    id: Id
+    revision: int
+    vpc_id: Id
+    mac: Mac
+    addresses: tuple[PortAddress, ...]
+    admin_state_up: bool
+    kind: PortKind
+    netns: str
+    interface: str
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.PORT, self.id)
+
+
+Goal = VpcGoal | SubnetGoal | EndpointGoal | PortGoal
+
+
+class Tombstone(msgspec.Struct, frozen=True, gc=False):
+    """The object was deleted, or no longer belongs in this scope, as of `revision`."""
+
+    kind: Kind
+    id: Id
+    revision: int
+
+    @property
+    def key(self) -> Key:
+        return Key(self.kind, self.id)
+
+
+class ScopeUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A change to one scope, or with `snapshot` the whole of it.
+
+    `revision` says how far the update reaches: a snapshot replaces every object whose revision is not newer.
+    Objects and tombstones are sorted by key.
+    """
+
+    scope: Id
+    revision: int
+    snapshot: bool
+    objects: tuple[Goal, ...]
+    tombstones: tuple[Tombstone, ...] = ()

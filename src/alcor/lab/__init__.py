@@ -1,0 +1,1 @@
+"""lab: real hosts in namespaces on one machine, proofs and the report."""

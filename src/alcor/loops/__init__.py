@@ -1,0 +1,1 @@
+"""loops: the controller's reconcilers (commit, publish, status)."""

@@ -1,0 +1,1 @@
+"""model: the nouns and address allocation. Pure."""

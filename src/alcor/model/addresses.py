@@ -1,0 +1,120 @@
+"""Addresses as bytes: IPs are 128-bit keys (IPv4 as v4-mapped IPv6, RFC 4291 2.5.5.2), MACs 48-bit. Pure.
+
+Called by every room. Text appears only at the edges (REST, logs); inside, an address is a key of fixed size,
+so that a table written for IPv4 carries IPv6 without change.
+"""
+
+from __future__ import annotations
+
+import socket
+from functools import lru_cache
+from typing import NewType
+
+import msgspec
+
+Ip = NewType("Ip", bytes)
+"""16 bytes, network order; IPv4 is ::ffff:a.b.c.d."""
+
+Mac = NewType("Mac", bytes)
+"""6 bytes, network order."""
+
+V4_MAPPED = b"\x00" * 10 + b"\xff\xff"
+ROUTER_MAC = Mac(bytes.fromhex("fe1611000000"))
+"""The MAC of every gateway, on every host: frames to it are routed. Locally administered, unicast."""
+
+
+class Prefix(msgspec.Struct, frozen=True, gc=False, order=True):
+    """A CIDR block: `base` has its host bits clear, `length` counts in its own family (0-32 or 0-128)."""
+
+    base: Ip
+    length: int
+    version: int = 4
+
+    @property
+    def size(self) -> int:
+        """How many addresses the block holds, network and broadcast included."""
+        return int(1 << ((32 if self.version == 4 else 128) - self.length))
+
+    @property
+    def first(self) -> int:
+        """The block's first address as an integer in its own family."""
+        return ip_to_int(self.base)
+
+    def __contains__(self, ip: object) -> bool:
+        if not isinstance(ip, bytes) or ip_version(Ip(ip)) != self.version:
+            return False
+        return self.first <= ip_to_int(Ip(ip)) < self.first + self.size
+
+    def overlaps(self, other: Prefix) -> bool:
+        """True when the two blocks share an address."""
+        return self.version == other.version and (
+            self.first < other.first + other.size and other.first < self.first + self.size
+        )
+
+    def __str__(self) -> str:
+        return f"{format_ip(self.base)}/{self.length}"
+
+
+def ip_version(ip: Ip) -> int:
+    """4 for a v4-mapped key, else 6."""
+    return 4 if ip[:12] == V4_MAPPED else 6
+
+
+def ip_to_int(ip: Ip) -> int:
+    """The address as an integer in its own family (32 bits for IPv4)."""
+    return int.from_bytes(ip[12:] if ip[:12] == V4_MAPPED else ip, "big")
+
+
+def ip_from_int(value: int, version: int) -> Ip:
+    """The key of the address `value` of that family."""
+    return Ip(V4_MAPPED + value.to_bytes(4, "big")) if version == 4 else Ip(value.to_bytes(16, "big"))
+
+
+def parse_ip(text: str) -> Ip:
+    """The key of an address in text. Raises ValueError with the text in it."""
+    try:
+        return Ip(V4_MAPPED + socket.inet_pton(socket.AF_INET, text))
+    except OSError:
+        pass
+    try:
+        return Ip(socket.inet_pton(socket.AF_INET6, text))
+    except (OSError, UnicodeError, ValueError):
+        raise ValueError(f"'{text}' is not a valid IP address") from None
+
+
+def format_ip(ip: Ip) -> str:
+    """The address in text (RFC 5952 for IPv6)."""
+    if ip[:12] == V4_MAPPED:
+        return f"{ip[12]}.{ip[13]}.{ip[14]}.{ip[15]}"
+    return socket.inet_ntop(socket.AF_INET6, ip)
+
+
+@lru_cache(maxsize=4096)
+def parse_prefix(text: str) -> Prefix:
+    """A CIDR in text; host bits must be clear. Raises ValueError with the reason."""
+    address, slash, length_text = text.partition("/")
+    base = parse_ip(address)
+    version = ip_version(base)
+    bits = 32 if version == 4 else 128
+    if not slash or not length_text.isascii() or not length_text.isdigit() or int(length_text) > bits:
+        raise ValueError(f"'{text}' is not a valid CIDR")
+    length = int(length_text)
+    if ip_to_int(base) & ((1 << (bits - length)) - 1):
+        raise ValueError(f"'{text}' has host bits set")
+    return Prefix(base, length, version)
+
+
+def parse_mac(text: str) -> Mac:
+    """A MAC in text (aa:bb:cc:dd:ee:ff). Raises ValueError with the text in it."""
+    parts = text.replace("-", ":").split(":")
+    if len(parts) != 6 or not all(len(part) == 2 and part.isascii() for part in parts):
+        raise ValueError(f"'{text}' is not a valid MAC address")
+    try:
+        return Mac(bytes.fromhex("".join(parts)))
+    except ValueError:
+        raise ValueError(f"'{text}' is not a valid MAC address") from None
+
+
+def format_mac(mac: Mac) -> str:
+    """The MAC in text, lower case, with colons."""
+    return mac.hex(":")

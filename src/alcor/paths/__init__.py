@@ -1,0 +1,1 @@
+"""paths: getting goal state to a host (fast)."""

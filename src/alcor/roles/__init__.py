@@ -1,0 +1,1 @@
+"""roles: the only wiring (server, agent, lab, bench) and the command line that starts it."""

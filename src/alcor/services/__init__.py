@@ -1,0 +1,1 @@
+"""services: use cases, one file per resource, as functions of (indexes, command) -> changes."""

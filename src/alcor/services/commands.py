@@ -1,0 +1,206 @@
+"""What a caller may ask of the control plane: commands, as values. Made by api and loops, answered by services.
+
+A field that is UNSET in a change is left as it is; a field that is None in a spec is chosen by Alcor. `if_match` is the
+`revision_number` that the caller saw, or None. A command is applied whole or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from alcor.model.addresses import Ip, Mac, Prefix
+from alcor.model.ids import Id
+from alcor.model.nouns import Pool, PortKind
+
+
+class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The root of every command."""
+
+
+class NetworkSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    project_id: str = ""
+    name: str = ""
+    description: str = ""
+    cidr: Prefix | None = None
+    vni: int | None = None
+    mtu: int | None = None
+    admin_state_up: bool = True
+    shared: bool = False
+
+
+class CreateNetworks(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[Network, ...], in the order of the specs."""
+
+    specs: tuple[NetworkSpec, ...]
+
+
+class UpdateNetwork(Command, frozen=True, gc=False, kw_only=True):
+    """-> Network. `cidr` may be set only while no subnet contradicts it."""
+
+    id: Id
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    cidr: Prefix | UnsetType | None = UNSET
+    mtu: int | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
+    shared: bool | UnsetType = UNSET
+    if_match: int | None = None
+
+
+class DeleteNetwork(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. Refused while it has ports; its subnets go with it (as in Neutron); its VNI is released."""
+
+    id: Id
+    if_match: int | None = None
+
+
+class SubnetSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    network_id: Id
+    cidr: Prefix
+    project_id: str = ""
+    name: str = ""
+    description: str = ""
+    gateway: Ip | UnsetType | None = UNSET
+    """UNSET: the first address of the CIDR; None: no gateway."""
+    pools: tuple[Pool, ...] | None = None
+    enable_dhcp: bool = True
+    dns_nameservers: tuple[str, ...] = ()
+
+
+class CreateSubnets(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[Subnet, ...]."""
+
+    specs: tuple[SubnetSpec, ...]
+
+
+class UpdateSubnet(Command, frozen=True, gc=False, kw_only=True):
+    """-> Subnet."""
+
+    id: Id
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    gateway: Ip | UnsetType | None = UNSET
+    pools: tuple[Pool, ...] | UnsetType = UNSET
+    enable_dhcp: bool | UnsetType = UNSET
+    dns_nameservers: tuple[str, ...] | UnsetType = UNSET
+    if_match: int | None = None
+
+
+class DeleteSubnet(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. Refused while ports have addresses in it."""
+
+    id: Id
+    if_match: int | None = None
+
+
+class FixedIpSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """An address to have: in that subnet, or that very one, or both."""
+
+    subnet_id: Id | None = None
+    ip: Ip | None = None
+
+
+class PortSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    network_id: Id
+    project_id: str = ""
+    name: str = ""
+    description: str = ""
+    mac: Mac | None = None
+    fixed_ips: tuple[FixedIpSpec, ...] | None = None
+    """None: one address, from the network's first subnet with room (none if it has no subnet). Empty: no address."""
+    host: str = ""
+    device_id: str = ""
+    device_owner: str = ""
+    admin_state_up: bool = True
+    kind: PortKind | None = None
+    """None: TAP for a device_owner that starts with `compute:`, else CONTAINER."""
+    netns: str = ""
+    interface: str = ""
+
+
+class CreatePorts(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[Port, ...]. All or nothing."""
+
+    specs: tuple[PortSpec, ...]
+
+
+class UpdatePort(Command, frozen=True, gc=False, kw_only=True):
+    """-> Port."""
+
+    id: Id
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    mac: Mac | UnsetType = UNSET
+    fixed_ips: tuple[FixedIpSpec, ...] | UnsetType = UNSET
+    host: str | UnsetType = UNSET
+    device_id: str | UnsetType = UNSET
+    device_owner: str | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
+    kind: PortKind | UnsetType = UNSET
+    netns: str | UnsetType = UNSET
+    interface: str | UnsetType = UNSET
+    if_match: int | None = None
+
+
+class DeletePorts(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. All or nothing; its addresses are free at once, its host is told by goal state."""
+
+    ids: tuple[Id, ...]
+    if_match: int | None = None
+
+
+class NodeSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    name: str
+    underlay_ip: Ip
+    agent_host: str = ""
+    """Empty: the underlay address."""
+    agent_port: int = 50001
+
+
+class CreateNodes(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[Node, ...]."""
+
+    specs: tuple[NodeSpec, ...]
+
+
+class UpdateNode(Command, frozen=True, gc=False, kw_only=True):
+    """-> Node."""
+
+    id: Id
+    underlay_ip: Ip | UnsetType = UNSET
+    agent_host: str | UnsetType = UNSET
+    agent_port: int | UnsetType = UNSET
+    if_match: int | None = None
+
+
+class DeleteNode(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. Refused while ports are bound to it."""
+
+    id: Id
+    if_match: int | None = None
+
+
+class PortReport(msgspec.Struct, frozen=True, gc=False):
+    """A host's word about a port: it carries `revision` (or refused it, with `error`)."""
+
+    id: Id
+    host: str
+    revision: int
+    error: str
+
+
+class RecordPortReports(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. Reports of unknown ports, of another host than the port's or of an older revision change nothing."""
+
+    reports: tuple[PortReport, ...]
+
+
+class Control(Protocol):
+    """The control plane as its callers see it: one queue of commands. loops.commit fills it, roles wires it."""
+
+    async def submit(self, command: Command) -> object:
+        """Answers once the command is durable, with what the command's docstring names. Raises DomainError."""
+        ...

@@ -1,0 +1,1 @@
+"""store: desired state, durable (base, memory, sqlite)."""

@@ -1,0 +1,1 @@
+"""wire: shapes that cross a process (protobuf, REST bodies)."""

@@ -1,0 +1,205 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Bundle(_message.Message):
+    __slots__ = ("partition", "epoch", "sequence", "scopes", "host")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    epoch: int
+    sequence: int
+    scopes: _containers.RepeatedCompositeFieldContainer[ScopeUpdate]
+    host: str
+    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ...) -> None: ...
+
+class ScopeUpdate(_message.Message):
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "endpoints", "tombstones")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    VPCS_FIELD_NUMBER: _ClassVar[int]
+    SUBNETS_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    TOMBSTONES_FIELD_NUMBER: _ClassVar[int]
+    scope: bytes
+    revision: int
+    snapshot: bool
+    vpcs: _containers.RepeatedCompositeFieldContainer[Vpc]
+    subnets: _containers.RepeatedCompositeFieldContainer[Subnet]
+    ports: _containers.RepeatedCompositeFieldContainer[Port]
+    endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
+    tombstones: _containers.RepeatedCompositeFieldContainer[Tombstone]
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ...) -> None: ...
+
+class Vpc(_message.Message):
+    __slots__ = ("id", "revision", "vni", "mtu", "routed")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    VNI_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    ROUTED_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    vni: int
+    mtu: int
+    routed: bool
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ...) -> None: ...
+
+class Subnet(_message.Message):
+    __slots__ = ("id", "revision", "base", "prefix_length", "ip_version", "gateway")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    IP_VERSION_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    base: bytes
+    prefix_length: int
+    ip_version: int
+    gateway: bytes
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., gateway: _Optional[bytes] = ...) -> None: ...
+
+class Port(_message.Message):
+    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CONTAINER: _ClassVar[Port.Kind]
+        TAP: _ClassVar[Port.Kind]
+        ADOPTED: _ClassVar[Port.Kind]
+    CONTAINER: Port.Kind
+    TAP: Port.Kind
+    ADOPTED: Port.Kind
+    class Address(_message.Message):
+        __slots__ = ("ip", "subnet_id")
+        IP_FIELD_NUMBER: _ClassVar[int]
+        SUBNET_ID_FIELD_NUMBER: _ClassVar[int]
+        ip: bytes
+        subnet_id: bytes
+        def __init__(self, ip: _Optional[bytes] = ..., subnet_id: _Optional[bytes] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    VPC_ID_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_STATE_UP_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NETNS_FIELD_NUMBER: _ClassVar[int]
+    INTERFACE_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    vpc_id: bytes
+    mac: bytes
+    addresses: _containers.RepeatedCompositeFieldContainer[Port.Address]
+    admin_state_up: bool
+    kind: Port.Kind
+    netns: str
+    interface: str
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ...) -> None: ...
+
+class Endpoint(_message.Message):
+    __slots__ = ("id", "revision", "mac", "ips", "host_ip")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    IPS_FIELD_NUMBER: _ClassVar[int]
+    HOST_IP_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    mac: bytes
+    ips: _containers.RepeatedScalarFieldContainer[bytes]
+    host_ip: bytes
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., mac: _Optional[bytes] = ..., ips: _Optional[_Iterable[bytes]] = ..., host_ip: _Optional[bytes] = ...) -> None: ...
+
+class Tombstone(_message.Message):
+    __slots__ = ("kind", "id", "revision")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    id: bytes
+    revision: int
+    def __init__(self, kind: _Optional[int] = ..., id: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("hello", "ack")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    ack: Ack
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("host", "epoch", "scopes")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    epoch: int
+    scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
+    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ...) -> None: ...
+
+class ScopeState(_message.Message):
+    __slots__ = ("scope", "revision", "digest")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    scope: bytes
+    revision: int
+    digest: int
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., digest: _Optional[int] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("sequence", "error", "ports", "scopes", "timings")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    error: str
+    ports: _containers.RepeatedCompositeFieldContainer[PortAck]
+    scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
+    timings: Timings
+    def __init__(self, sequence: _Optional[int] = ..., error: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[PortAck, _Mapping]]] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class PortAck(_message.Message):
+    __slots__ = ("id", "revision", "deleted", "error", "elapsed_us")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_US_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    deleted: bool
+    error: str
+    elapsed_us: int
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., deleted: _Optional[bool] = ..., error: _Optional[str] = ..., elapsed_us: _Optional[int] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("merge_us", "journal_us", "plan_us", "wiring_us", "tables_us", "total_us")
+    MERGE_US_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_US_FIELD_NUMBER: _ClassVar[int]
+    PLAN_US_FIELD_NUMBER: _ClassVar[int]
+    WIRING_US_FIELD_NUMBER: _ClassVar[int]
+    TABLES_US_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_US_FIELD_NUMBER: _ClassVar[int]
+    merge_us: int
+    journal_us: int
+    plan_us: int
+    wiring_us: int
+    tables_us: int
+    total_us: int
+    def __init__(self, merge_us: _Optional[int] = ..., journal_us: _Optional[int] = ..., plan_us: _Optional[int] = ..., wiring_us: _Optional[int] = ..., tables_us: _Optional[int] = ..., total_us: _Optional[int] = ...) -> None: ...
