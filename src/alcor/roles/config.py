@@ -1,0 +1,133 @@
+"""Configuration of a role: defaults, then a TOML file, then ALCOR_* environment variables, then flags. Called by roles.
+
+One frozen record per role; an unknown or ill-typed key anywhere is an error that names the key and where it came from.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from alcor.model.addresses import ip_version, parse_ip
+
+DEFAULT_STATE = Path("/var/lib/alcor")
+LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`alcor server`: all roles of the control plane in one process, with an embedded store."""
+
+    listen: str = "127.0.0.1:9696"
+    """Address and port of the REST API. Other than loopback needs `insecure_listen`, until authentication is set up."""
+    insecure_listen: bool = False
+    """Allows `listen` beyond loopback although requests are not authenticated."""
+    database: Path = DEFAULT_STATE / "alcor.db"
+    tls_dir: Path = DEFAULT_STATE / "tls"
+    """Holds ca.pem, controller.pem and controller-key.pem; made by `alcor pki`."""
+    max_mtu: int = 8950
+    """Largest MTU a network may ask for: the underlay's less 50 bytes."""
+    default_mtu: int = 1450
+    log_level: str = "INFO"
+
+
+class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`alcor agent`: one host."""
+
+    host: str = ""
+    """The node's name; empty: the machine's host name."""
+    listen: str = ""
+    """Address and port of the gRPC server; empty: port 50001 of `underlay_ip`."""
+    state_dir: Path = DEFAULT_STATE / "agent"
+    tls_dir: Path = DEFAULT_STATE / "tls"
+    """Holds ca.pem, agent.pem and agent-key.pem."""
+    driver: str = "ebpf"
+    """`ebpf`, or `fake`: the software model, for machines without BPF."""
+    underlay_device: str = "eth0"
+    underlay_ip: str = ""
+    """The tunnel end's address, as registered in the node's `local_ip`."""
+    vxlan_port: int = 4789
+    pin_dir: Path = Path("/sys/fs/bpf/alcor")
+    netns_dir: Path = Path("/run/netns")
+    pool_size: int = 0
+    """How many ready namespaces to keep for containers to come."""
+    control_socket: Path | None = None
+    """A Unix socket for local tooling; none by default."""
+    log_level: str = "INFO"
+
+
+Config = TypeVar("Config", ServerConfig, AgentRoleConfig)
+
+
+class ConfigError(Exception):
+    """A setting is wrong: names it, says where it came from and what would be right."""
+
+
+def load(
+    kind: type[Config], path: Path | None, environment: Mapping[str, str], flags: Mapping[str, object], *, prefix: str
+) -> Config:
+    """The role's configuration. `flags` that are None were not given. Raises ConfigError."""
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for source, found in (
+        (str(path), _read(path) if path else {}),
+        ("environment", _from_environment(kind, environment, prefix)),
+        ("flags", {key: value for key, value in flags.items() if value is not None}),
+    ):
+        for key, value in found.items():
+            values[key] = value
+            sources[key] = source
+    known = {field.name for field in msgspec.structs.fields(kind)}
+    for key in sorted(values):
+        if key not in known:
+            raise ConfigError(f"unknown setting '{key}' ({sources[key]}); known are: {', '.join(sorted(known))}")
+    try:
+        return msgspec.convert(values, kind, strict=False, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        where = next((f" ({sources[key]})" for key in sources if f"$.{key}`" in str(error)), "")
+        raise ConfigError(f"{error}{where}") from None
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def _from_environment(kind: type[Config], environment: Mapping[str, str], prefix: str) -> dict[str, object]:
+    return {
+        field.name: environment[f"{prefix}{field.name.upper()}"]
+        for field in msgspec.structs.fields(kind)
+        if f"{prefix}{field.name.upper()}" in environment
+    }
+
+
+def _decode_path(kind: type, value: object) -> object:
+    if issubclass(kind, Path) and isinstance(value, str):
+        return Path(value)
+    if isinstance(value, kind):
+        return value
+    raise NotImplementedError(f"cannot make {kind.__name__} of {value!r}")
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """`address:port` (IPv6 in brackets) as a pair. Raises ConfigError."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"'{listen}' is not address:port")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """True when only this machine can reach that listening address."""
+    try:
+        ip = parse_ip(host)
+    except ValueError:
+        return host in LOOPBACK_NAMES
+    return ip[12] == 127 if ip_version(ip) == 4 else ip == parse_ip("::1")
