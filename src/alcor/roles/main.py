@@ -1,0 +1,113 @@
+"""The command line: `alcor server | agent | lab | bench | pki`. Imports of a role happen only when it is asked for.
+
+Called by the `alcor` script. Every error a user can mend ends as one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alcor import __version__
+from alcor.roles.config import AgentRoleConfig, ConfigError, ServerConfig, load
+
+app = typer.Typer(
+    name="alcor",
+    help="A cloud-native SDN platform: virtual networks for every VM and container of a region.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench_app = typer.Typer(
+    help="Measures what Alcor promises, with a reference beside it. JSON out.", no_args_is_help=True
+)
+app.add_typer(bench_app, name="bench")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; see docs/configuration.md.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="File for the JSON; standard output without.")]
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        typer.echo(f"alcor {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def server(
+    config: ConfigFile = None,
+    listen: Annotated[str | None, typer.Option(help="address:port of the REST API [127.0.0.1:9696].")] = None,
+    database: Annotated[Path | None, typer.Option(help="The store's file.")] = None,
+    tls_dir: Annotated[Path | None, typer.Option(help="ca.pem, controller.pem, controller-key.pem.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+) -> None:
+    """Runs the control plane: REST API, store, goal state, paths to the agents.
+
+    Settings: flags, then ALCOR_SERVER_* variables, then the file. Stops on SIGTERM or Ctrl-C; nothing acknowledged is lost.
+    """
+    from alcor.roles.server import run
+
+    flags: dict[str, object] = {"listen": listen, "database": database, "tls_dir": tls_dir, "log_level": log_level}
+    run(load(ServerConfig, config, os.environ, flags, prefix="ALCOR_SERVER_"))
+
+
+@app.command()
+def agent(
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="The node's name [this machine's].")] = None,
+    listen: Annotated[str | None, typer.Option(help="address:port of the gRPC server [underlay_ip:50001].")] = None,
+    driver: Annotated[str | None, typer.Option(help="ebpf or fake.")] = None,
+    underlay_device: Annotated[str | None, typer.Option(help="The device of the tunnel end.")] = None,
+    underlay_ip: Annotated[str | None, typer.Option(help="The address of the tunnel end.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+) -> None:
+    """Runs one host's agent: programs its data plane as the controller says, and reports back.
+
+    Settings: flags, then ALCOR_AGENT_* variables, then the file. What is programmed forwards on when the agent stops.
+    """
+    from alcor.roles.agent import run
+
+    flags: dict[str, object] = {
+        "host": host,
+        "listen": listen,
+        "driver": driver,
+        "underlay_device": underlay_device,
+        "underlay_ip": underlay_ip,
+        "log_level": log_level,
+    }
+    run(load(AgentRoleConfig, config, os.environ, flags, prefix="ALCOR_AGENT_"))
+
+
+@app.command()
+def pki(
+    directory: Annotated[Path, typer.Argument(help="Where the CA is, or is to be made.")],
+    name: Annotated[str, typer.Argument(help="Name of the machine to issue to.")],
+    role: Annotated[str, typer.Option(help="controller or agent.")] = "agent",
+    address: Annotated[list[str] | None, typer.Option(help="An address of the machine; may repeat.")] = None,
+) -> None:
+    """Makes a CA if there is none, and issues a certificate into DIRECTORY/NAME (for labs and first installs)."""
+    from alcor.kit import pki as authority
+
+    if role not in ("controller", "agent"):
+        raise ConfigError(f"role '{role}' is not known; known are: controller, agent")
+    authority.make_ca(directory)
+    authority.issue(directory, directory / name, name, role=role, addresses=address or ())
+    typer.echo(f"{directory / name}: ca.pem, {role}.pem, {role}-key.pem")
+
+
+def main() -> None:
+    """Runs the command line; a wrong setting is one line, not a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        sys.exit(_complain(str(error)))
+
+
+def _complain(message: str) -> int:
+    print(f"alcor: {message}", file=sys.stderr)  # noqa: T201 - before logging is set up
+    return 2
