@@ -1,0 +1,545 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The compiled data plane: what docs/pipeline.md says, step by step. Loaded by program.py; attached by wiring.py:
+ * `from_port` to the shared clsact ingress block of all ports, `from_overlay` to the ingress of the underlay device.
+ * fake/pipeline.py executes the same page; differential tests hold one against the other.
+ *
+ * A step returns a TC action, or a negative drop reason that the program counts in one place.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/pkt_cls.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "alcor.h"
+
+/* From linux/if_arp.h and linux/icmp.h, which need the C library's headers. */
+#define ARPHRD_ETHER 1
+#define ARPOP_REQUEST 1
+#define ARPOP_REPLY 2
+#define ICMP_ECHO 8
+struct icmp_echo {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__be16 id;
+	__be16 sequence;
+};
+
+#define IP_FRAGMENT 0x3fff /* MF and offset; DF is no fragment */
+#define IP_DONT_FRAGMENT 0x4000
+#define VXLAN_I_FLAG 0x08000000
+
+/* What encapsulation puts between the outer Ethernet header and the inner IP header. */
+#define OVERLAY_LENGTH 50
+struct overlay {
+	struct iphdr ip;
+	struct udphdr udp;
+	__be32 vxlan_flags;
+	__be32 vxlan_vni;
+	struct ethhdr inner;
+} __attribute__((packed, aligned(4)));
+
+_Static_assert(offsetof(struct overlay, inner) + ETH_HLEN == OVERLAY_LENGTH, "overlay headers");
+
+struct arp_ipv4 {
+	struct ethhdr eth;
+	__be16 hardware_type;
+	__be16 protocol_type;
+	__u8 hardware_length;
+	__u8 protocol_length;
+	__be16 opcode;
+	__u8 sender_mac[ETH_ALEN];
+	__be32 sender_ip;
+	__u8 target_mac[ETH_ALEN];
+	__be32 target_ip;
+} __attribute__((packed));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_LOCAL);
+	__type(key, struct address_key);
+	__type(value, struct local_endpoint);
+} local SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_REMOTE);
+	__type(key, struct address_key);
+	__type(value, struct remote_endpoint);
+} remote SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct traffic);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_DROPS);
+	__type(key, struct drop_key);
+	__type(value, __u64);
+} drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct host_config);
+} config SEC(".maps");
+
+/* ---- verdicts ---- */
+
+static __always_inline int verdict(struct __sk_buff *skb, __u32 what, __u32 detail, int action)
+{
+	skb->cb[0] = what;
+	skb->cb[1] = detail;
+	return action;
+}
+
+/* Counts and drops. Never inlined: one cold copy for both programs' every reason. */
+static __noinline int drop(struct __sk_buff *skb, __u32 ifindex, __u32 reason)
+{
+	struct drop_key key = {.ifindex = ifindex, .reason = reason};
+	__u64 one = 1;
+	__u64 *count = bpf_map_lookup_elem(&drops, &key);
+
+	/* Another CPU may make the row first: then ours is there to be counted in. */
+	if (!count && bpf_map_update_elem(&drops, &key, &one, BPF_NOEXIST))
+		count = bpf_map_lookup_elem(&drops, &key);
+	if (count)
+		*count += 1;
+	return verdict(skb, VERDICT_DROP, reason, TC_ACT_SHOT);
+}
+
+static __always_inline void count_sent(struct __sk_buff *skb, __u32 ifindex)
+{
+	struct traffic *traffic = bpf_map_lookup_elem(&counters, &ifindex);
+
+	if (traffic) {
+		traffic->sent_packets += 1;
+		traffic->sent_bytes += skb->len;
+	}
+}
+
+static __always_inline void count_received(struct __sk_buff *skb, __u32 ifindex)
+{
+	struct traffic *traffic = bpf_map_lookup_elem(&counters, &ifindex);
+
+	if (traffic) {
+		traffic->received_packets += 1;
+		traffic->received_bytes += skb->len;
+	}
+}
+
+/* Back out of the port that asked. */
+static __always_inline int reply(struct __sk_buff *skb, __u32 ifindex)
+{
+	count_received(skb, ifindex);
+	return verdict(skb, VERDICT_REPLY, ifindex, bpf_redirect(ifindex, 0));
+}
+
+/* ---- reading ---- */
+
+/* The frame with its first `need` bytes readable and writable in one piece, or NULL when it is shorter.
+ * Headers may sit in fragments (some drivers, some taps); pulling them in is rare. */
+static __always_inline void *frame(struct __sk_buff *skb, __u32 need)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+
+	if (data + need > end) {
+		if (skb->len < need || bpf_skb_pull_data(skb, need))
+			return NULL;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		if (data + need > end)
+			return NULL;
+	}
+	return data;
+}
+
+static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
+{
+	return *(const __u32 *)a == *(const __u32 *)b && *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
+}
+
+/* Three halves: the stack takes no word at an odd half, and there are MACs at such places. */
+static __always_inline void copy_mac(__u8 *to, const __u8 *from)
+{
+	*(__u16 *)to = *(const __u16 *)from;
+	*(__u16 *)(to + 2) = *(const __u16 *)(from + 2);
+	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
+}
+
+static __always_inline struct address_key address_of(__u32 vni, __be32 ip)
+{
+	return (struct address_key){.vni = vni, .ip = {0, 0, bpf_htonl(0xffff), ip}};
+}
+
+static __always_inline bool is_v4_mapped(const __be32 *ip)
+{
+	return !ip[0] && !ip[1] && ip[2] == bpf_htonl(0xffff);
+}
+
+/* Anti-spoofing: the address belongs to this very port. */
+static __always_inline bool owns(__u32 ifindex, __u32 vni, __be32 ip)
+{
+	struct address_key key = address_of(vni, ip);
+	struct local_endpoint *own = bpf_map_lookup_elem(&local, &key);
+
+	return own && own->ifindex == ifindex;
+}
+
+/* ---- checksums ---- */
+
+static __always_inline __u16 fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* RFC 1624, equation 3: the checksum after one 16-bit word changed. */
+static __always_inline __u16 checksum_replace(__u16 checksum, __u16 from, __u16 to)
+{
+	return ~fold((__u16)~checksum + (__u32)(__u16)~from + to);
+}
+
+static __always_inline __u16 ttl_word(const struct iphdr *ip)
+{
+	return *(const __u16 *)&ip->ttl;
+}
+
+static __always_inline void set_ttl(struct iphdr *ip, __u8 ttl)
+{
+	__u16 before = ttl_word(ip);
+
+	ip->ttl = ttl;
+	ip->check = checksum_replace(ip->check, before, ttl_word(ip));
+}
+
+/* Header checksum of an IPv4 header without options whose checksum field is zero. */
+static __always_inline __u16 header_checksum(const struct iphdr *ip)
+{
+	const __u16 *words = (const __u16 *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < (int)sizeof(*ip) / 2; i++)
+		sum += words[i];
+	return ~fold(sum);
+}
+
+/* ---- steps ---- */
+
+/* Step 11. */
+static __always_inline int deliver(struct __sk_buff *skb, const struct local_endpoint *to)
+{
+	__u32 ifindex = to->ifindex;
+
+	count_received(skb, ifindex);
+	verdict(skb, VERDICT_DELIVER, ifindex, 0);
+	if (!(to->flags & ENDPOINT_PEER))
+		return bpf_redirect(ifindex, 0);
+	/* The frame enters the peer's stack without eth_type_trans: say that it is for that stack. */
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(ifindex, 0);
+}
+
+/* Step 12. */
+static __always_inline int tunnel(struct __sk_buff *skb, __u32 vni, const struct ethhdr *eth,
+				  const struct remote_endpoint *to)
+{
+	__u32 zero = 0;
+	struct host_config *host = bpf_map_lookup_elem(&config, &zero);
+	__u32 length = skb->len + OVERLAY_LENGTH - ETH_HLEN; /* outer IP total; GSO rewrites it per segment */
+	struct overlay outer = {
+		.ip.version = 4,
+		.ip.ihl = 5,
+		.ip.ttl = 64,
+		.ip.protocol = IPPROTO_UDP,
+		.ip.frag_off = bpf_htons(IP_DONT_FRAGMENT),
+		.vxlan_flags = bpf_htonl(VXLAN_I_FLAG),
+		.vxlan_vni = bpf_htonl(vni << 8),
+	};
+	/* ENCAP_L2(14) names the inner Ethernet header alone: with the VXLAN header in it, GSO packets are dropped. */
+	const __u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+			  BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+
+	if (!host || !is_v4_mapped(host->underlay_ip) || !is_v4_mapped(to->host_ip))
+		return -DROP_NO_UNDERLAY;
+	outer.ip.saddr = host->underlay_ip[3];
+	outer.ip.daddr = to->host_ip[3];
+	outer.ip.tot_len = bpf_htons(length);
+	outer.ip.check = header_checksum(&outer.ip);
+	outer.udp.source = bpf_htons(0xc000 | (bpf_get_hash_recalc(skb) & 0x3fff));
+	outer.udp.dest = host->vxlan_port;
+	outer.udp.len = bpf_htons(length - sizeof(struct iphdr));
+	copy_mac(outer.inner.h_dest, eth->h_dest);
+	copy_mac(outer.inner.h_source, eth->h_source);
+	outer.inner.h_proto = bpf_htons(ETH_P_IP);
+	if (bpf_skb_adjust_room(skb, OVERLAY_LENGTH, BPF_ADJ_ROOM_MAC, how))
+		return -DROP_ENCAP_FAILED;
+	/* Not a direct write: a forwarded packet with a checksum of all its bytes (CHECKSUM_COMPLETE) must learn of these. */
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, &outer, OVERLAY_LENGTH, BPF_F_RECOMPUTE_CSUM))
+		return -DROP_ENCAP_FAILED;
+	return verdict(skb, VERDICT_TUNNEL, 0, bpf_redirect_neigh(host->underlay_ifindex, NULL, 0, 0));
+}
+
+/* Step 6. */
+static __always_inline int from_port_arp(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
+{
+	struct arp_ipv4 *arp = frame(skb, sizeof(*arp));
+	struct address_key key;
+	struct local_endpoint *here;
+	struct remote_endpoint *there;
+	const __u8 *answer = NULL;
+	__be32 asker, asked;
+
+	if (!arp || arp->hardware_type != bpf_htons(ARPHRD_ETHER) || arp->protocol_type != bpf_htons(ETH_P_IP) ||
+	    arp->hardware_length != ETH_ALEN || arp->protocol_length != sizeof(__be32))
+		return -DROP_MALFORMED;
+	if (!same_mac(arp->sender_mac, port->mac))
+		return -DROP_SPOOFED_MAC;
+	asker = arp->sender_ip;
+	asked = arp->target_ip;
+	if (asker && !owns(ifindex, port->vni, asker))
+		return -DROP_SPOOFED_IP;
+	if (arp->opcode != bpf_htons(ARPOP_REQUEST) || asked == asker)
+		return -DROP_ARP_IGNORED;
+	key = address_of(port->vni, asked);
+	here = bpf_map_lookup_elem(&local, &key);
+	if (here && here->flags & ENDPOINT_GATEWAY) {
+		if (port->flags & PORT_ROUTED)
+			answer = here->mac;
+	} else if (here) {
+		if (!asker && here->ifindex == ifindex)
+			return -DROP_ARP_IGNORED;
+		answer = here->mac;
+	}
+	if (!answer) {
+		there = bpf_map_lookup_elem(&remote, &key);
+		if (!there)
+			return -DROP_ARP_UNKNOWN;
+		answer = there->mac;
+	}
+	copy_mac(arp->eth.h_dest, port->mac);
+	copy_mac(arp->eth.h_source, answer);
+	arp->opcode = bpf_htons(ARPOP_REPLY);
+	copy_mac(arp->sender_mac, answer);
+	arp->sender_ip = asked;
+	copy_mac(arp->target_mac, port->mac);
+	arp->target_ip = asker;
+	return reply(skb, ifindex);
+}
+
+/* Step 9, for a gateway's address: it answers pings and nothing else. */
+static __always_inline int to_gateway(struct __sk_buff *skb, struct ethhdr *eth, struct iphdr *ip,
+				      const struct local_endpoint *gateway, __u32 ifindex)
+{
+	__u32 header = ip->ihl * 4;
+	__u32 at = ETH_HLEN + header;
+	struct icmp_echo icmp;
+	__be32 asker = ip->saddr;
+
+	if (ip->protocol != IPPROTO_ICMP || ip->frag_off & bpf_htons(IP_FRAGMENT) ||
+	    bpf_ntohs(ip->tot_len) < header + sizeof(icmp))
+		return -DROP_GATEWAY;
+	if (bpf_skb_load_bytes(skb, at, &icmp, sizeof(icmp)) || icmp.type != ICMP_ECHO || icmp.code)
+		return -DROP_GATEWAY;
+	copy_mac(eth->h_dest, eth->h_source);
+	copy_mac(eth->h_source, gateway->mac);
+	ip->saddr = ip->daddr;
+	ip->daddr = asker;
+	set_ttl(ip, 64);
+	icmp.type = 0; /* echo reply */
+	icmp.checksum = checksum_replace(icmp.checksum, bpf_htons(ICMP_ECHO << 8), 0);
+	if (bpf_skb_store_bytes(skb, at, &icmp, sizeof(icmp), 0))
+		return -DROP_MALFORMED;
+	return reply(skb, ifindex);
+}
+
+/* Steps 7 to 12. */
+static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
+{
+	const __u8 router_mac[ETH_ALEN] __attribute__((aligned(4))) = ROUTER_MAC_BYTES;
+	struct ethhdr *eth = frame(skb, ETH_HLEN + sizeof(struct iphdr));
+	struct iphdr *ip = (struct iphdr *)(eth + 1);
+	struct address_key key;
+	struct local_endpoint *here;
+	struct remote_endpoint *there = NULL;
+	const __u8 *mac;
+	__u32 total, room = skb->len - ETH_HLEN;
+
+	/* 7 */
+	if (!eth || ip->version != 4 || ip->ihl < 5)
+		return -DROP_MALFORMED;
+	total = bpf_ntohs(ip->tot_len);
+	if (total < ip->ihl * 4 || total > room)
+		return -DROP_MALFORMED;
+	if (!owns(ifindex, port->vni, ip->saddr))
+		return -DROP_SPOOFED_IP;
+	key = address_of(port->vni, ip->daddr);
+	here = bpf_map_lookup_elem(&local, &key);
+	if (same_mac(eth->h_dest, router_mac)) {
+		/* 9 */
+		if (!(port->flags & PORT_ROUTED))
+			return -DROP_NOT_ROUTED;
+		if (here && here->flags & ENDPOINT_GATEWAY)
+			return to_gateway(skb, eth, ip, here, ifindex);
+		/* 10 */
+		if (ip->ttl <= 1)
+			return -DROP_TTL_EXCEEDED;
+		if (!here && !(there = bpf_map_lookup_elem(&remote, &key)))
+			return -DROP_NO_ENDPOINT;
+		set_ttl(ip, ip->ttl - 1);
+		copy_mac(eth->h_source, router_mac);
+		copy_mac(eth->h_dest, here ? here->mac : there->mac);
+	} else {
+		/* 8 */
+		if (eth->h_dest[0] & 1)
+			return -DROP_MULTICAST;
+		if (here && here->flags & ENDPOINT_GATEWAY)
+			here = NULL;
+		if (!here && !(there = bpf_map_lookup_elem(&remote, &key)))
+			return -DROP_NO_ENDPOINT;
+		mac = here ? here->mac : there->mac;
+		if (!same_mac(eth->h_dest, mac))
+			return -DROP_NO_ENDPOINT;
+	}
+	if (here)
+		return deliver(skb, here);
+	return there ? tunnel(skb, port->vni, eth, there) : -DROP_NO_ENDPOINT;
+}
+
+/* Steps 2 to 5. */
+static __always_inline int from_known_port(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
+{
+	struct ethhdr *eth;
+
+	/* 2 */
+	if (!(port->flags & PORT_UP))
+		return -DROP_PORT_DOWN;
+	/* 3 */
+	eth = frame(skb, ETH_HLEN);
+	if (!eth)
+		return -DROP_MALFORMED;
+	count_sent(skb, ifindex);
+	/* 4 */
+	if (!same_mac(eth->h_source, port->mac))
+		return -DROP_SPOOFED_MAC;
+	/* 5: the kernel takes a VLAN tag out of the frame before it gets here, so the ethertype alone does not tell. */
+	if (skb->vlan_present)
+		return -DROP_NOT_SUPPORTED;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return from_port_ipv4(skb, port, ifindex);
+	if (eth->h_proto == bpf_htons(ETH_P_ARP))
+		return from_port_arp(skb, port, ifindex);
+	return -DROP_NOT_SUPPORTED;
+}
+
+SEC("tc")
+int from_port(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	int action;
+
+	/* 1 */
+	if (!port)
+		return drop(skb, 0, DROP_NO_PORT);
+	action = from_known_port(skb, port, ifindex);
+	return action < 0 ? drop(skb, ifindex, -action) : action;
+}
+
+/* The tunnel's steps 2 to 4, once the frame is known to be ours. */
+static __always_inline int from_tunnel(struct __sk_buff *skb)
+{
+	struct overlay *outer;
+	struct iphdr *ip;
+	struct address_key key;
+	struct local_endpoint *here;
+	struct ethhdr inner;
+	void *data;
+
+	/* 2 */
+	data = frame(skb, ETH_HLEN + OVERLAY_LENGTH);
+	if (!data)
+		return -DROP_MALFORMED;
+	outer = data + ETH_HLEN;
+	if (!(outer->vxlan_flags & bpf_htonl(VXLAN_I_FLAG)))
+		return -DROP_MALFORMED;
+	if (outer->inner.h_proto != bpf_htons(ETH_P_IP))
+		return -DROP_NOT_SUPPORTED;
+	data = frame(skb, ETH_HLEN + OVERLAY_LENGTH + sizeof(struct iphdr));
+	if (!data)
+		return -DROP_MALFORMED;
+	outer = data + ETH_HLEN;
+	ip = data + ETH_HLEN + OVERLAY_LENGTH;
+	if (ip->version != 4)
+		return -DROP_MALFORMED;
+	/* 3 */
+	key = address_of(bpf_ntohl(outer->vxlan_vni) >> 8, ip->daddr);
+	here = bpf_map_lookup_elem(&local, &key);
+	if (!here || here->flags & ENDPOINT_GATEWAY || !same_mac(outer->inner.h_dest, here->mac))
+		return -DROP_NO_ENDPOINT;
+	/* 4: the outer Ethernet header stays in front; it becomes the inner one. */
+	copy_mac(inner.h_dest, outer->inner.h_dest);
+	copy_mac(inner.h_source, outer->inner.h_source);
+	if (bpf_skb_adjust_room(skb, -OVERLAY_LENGTH, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
+	    bpf_skb_store_bytes(skb, 0, &inner, 2 * ETH_ALEN, 0))
+		return -DROP_ENCAP_FAILED;
+	return deliver(skb, here);
+}
+
+SEC("tc")
+int from_overlay(struct __sk_buff *skb)
+{
+	const __u32 need = ETH_HLEN + offsetof(struct overlay, udp.len); /* up to both UDP ports */
+	__u32 zero = 0;
+	struct host_config *host = bpf_map_lookup_elem(&config, &zero);
+	struct overlay *outer;
+	void *data;
+	int action;
+
+	/* 1 */
+	if (!host || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
+		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);
+	data = frame(skb, need);
+	if (!data)
+		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);
+	outer = data + ETH_HLEN;
+	if (outer->ip.version != 4 || outer->ip.ihl != 5 || outer->ip.protocol != IPPROTO_UDP ||
+	    outer->ip.frag_off & bpf_htons(IP_FRAGMENT) || outer->ip.daddr != host->underlay_ip[3] ||
+	    !is_v4_mapped(host->underlay_ip) || outer->udp.dest != host->vxlan_port)
+		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);
+	action = from_tunnel(skb);
+	return action < 0 ? drop(skb, 0, -action) : action;
+}
+
+char _license[] SEC("license") = "Apache-2.0";
