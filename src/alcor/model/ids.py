@@ -14,11 +14,24 @@ Id = NewType("Id", bytes)
 
 ORDINAL_BITS = 40
 
+_VERSION_AND_VARIANT = (8 << 76) | (2 << 62)
+_RANDOM_MASK = ((1 << 88) - 1) & ~(0xF << 76) & ~(3 << 62)
+
 
 def make_id(ordinal: int, entropy: bytes) -> Id:
     """The id with that ordinal (40 bits) and 11 bytes of entropy; version 8, variant RFC 9562."""
     head = ordinal.to_bytes(5, "big") + entropy[:1]
     return Id(head + bytes((0x80 | (entropy[1] & 0x0F), entropy[2], 0x80 | (entropy[3] & 0x3F))) + entropy[4:11])
+
+
+def make_ids(first_ordinal: int, count: int, entropy: bytes) -> list[Id]:
+    """`count` ids with consecutive ordinals, from 11 bytes of entropy each: `make_id` in bulk."""
+    ids = []
+    for index in range(count):
+        random = int.from_bytes(entropy[index * 11 : index * 11 + 11], "big")
+        value = ((first_ordinal + index) << 88) | random & _RANDOM_MASK | _VERSION_AND_VARIANT
+        ids.append(Id(value.to_bytes(16, "big")))
+    return ids
 
 
 def ordinal_of(identifier: Id) -> int:

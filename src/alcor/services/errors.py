@@ -56,6 +56,14 @@ class NodeInUse(Conflict): ...
 class NodeNameInUse(Conflict): ...
 
 
+class NodeUnderlayIpInUse(Conflict):
+    """Two hosts with one tunnel end would take each other's packets."""
+
+
+class PortBound(Conflict):
+    """The MAC of a bound port is fixed: its workload has seen it (as in Neutron)."""
+
+
 class IpAddressAlreadyAllocated(Conflict): ...
 
 
@@ -65,10 +73,28 @@ class IpAddressGenerationFailure(Conflict): ...
 class MacAddressInUse(Conflict): ...
 
 
+class MacAddressGenerationFailure(DomainError):
+    """All 2^24 MACs of the network are in use."""
+
+    status = 503
+
+
 class VniInUse(Conflict): ...
 
 
 class NoVniAvailable(Conflict): ...
+
+
+class OverlappingAllocationPools(Conflict): ...
+
+
+class GatewayConflictWithAllocationPools(Conflict): ...
+
+
+class OutOfBoundsAllocationPool(DomainError): ...
+
+
+class InvalidAllocationPool(DomainError): ...
 
 
 class InvalidIpForSubnet(DomainError): ...
@@ -81,3 +107,16 @@ class RevisionNumberConstraintFailed(DomainError):
     """`If-Match` named another revision."""
 
     status = 412
+
+
+class ControlPlaneBusy(DomainError):
+    """The queue of commands is full: nothing was done; try again after a moment."""
+
+    status = 503
+
+
+class ControlPlaneStopped(DomainError):
+    """The control plane is stopping, or its store failed. Whether an unanswered command was done is unknown until the
+    store is read again; nothing that was acknowledged is lost."""
+
+    status = 503

@@ -6,11 +6,10 @@ The writer commits a whole batch (rows and the change-log entry) in one transact
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
-from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Node, Port, PortStatus, Subnet
 
@@ -24,8 +23,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """(attribute, ascending)."""
     limit: int = 1000
     marker: Id | None = None
-    """The last id of the page before; unknown: NotFound."""
+    """The last id of the page before; unknown: MarkerNotFound."""
     reverse: bool = False
+    """The page before the marker instead of the one after it, in the same order (Neutron's `page_reverse`)."""
 
 
 class StatusChange(msgspec.Struct, frozen=True, gc=False):
@@ -51,17 +51,53 @@ class Changes(msgspec.Struct, kw_only=True):
     deleted_subnets: list[Subnet] = []
     deleted_nodes: list[Node] = []
     statuses: list[StatusChange] = []
+    last_ordinal: int = 0
+    """The largest ordinal given out so far: it survives the resource it was given to."""
+
+    def extend(self, other: Changes) -> None:
+        """Adds another command's changes behind these; the two touch no row in common."""
+        for field in _CHANGE_LISTS:
+            more = getattr(other, field)
+            if more:
+                getattr(self, field).extend(more)
+
+    def __bool__(self) -> bool:
+        """True when there is anything to write."""
+        return any(getattr(self, field) for field in _CHANGE_LISTS)
 
 
-class ChangeRecord(NamedTuple):
-    """One commit in the change log."""
+_CHANGE_LISTS = tuple(field for field in Changes.__struct_fields__ if field != "last_ordinal")
+
+
+class Departure(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Where a port was, before it was deleted or moved: whoever sends goal state owes a tombstone there."""
+
+    port_id: Id
+    network_id: Id
+    host: str
+
+
+class ChangeRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One commit in the change log: what it touched, by id. State is read from the rows, never from the log."""
 
     revision: int
-    changes: Changes
+    networks: tuple[Id, ...] = ()
+    subnets: tuple[Id, ...] = ()
+    nodes: tuple[Id, ...] = ()
+    ports: tuple[Id, ...] = ()
+    """New and changed."""
+    deleted_networks: tuple[Id, ...] = ()
+    deleted_subnets: tuple[Id, ...] = ()
+    deleted_nodes: tuple[Id, ...] = ()
+    departures: tuple[Departure, ...] = ()
+    """Ports that were deleted, or left a host."""
 
 
 class Store(Protocol):
-    """One writer thread calls `commit`; any thread reads. Opening a store runs its migrations."""
+    """One writer thread calls `commit`; any thread reads. Opening a store runs its migrations.
+
+    Every method may raise StoreError.
+    """
 
     def commit(self, revision: int, changes: Changes) -> None:
         """Durable when it returns. Raises StoreError: the caller must stop, loudly."""
@@ -103,12 +139,26 @@ class Store(Protocol):
         """Bound or not."""
         ...
 
-    def allocated_ips(self, subnet_id: Id) -> list[Ip]: ...
+    def allocated_addresses(self, subnet_id: Id) -> list[int]:
+        """Offsets from the subnet's first address, ascending."""
+        ...
 
-    def allocated_macs(self, network_id: Id) -> list[Mac]: ...
+    def allocated_macs(self, network_id: Id) -> list[int]:
+        """As 48-bit integers, ascending."""
+        ...
 
     def hosts_of_networks(self) -> Sequence[tuple[Id, str, int]]:
         """(network, host, bound ports), to rebuild who carries what."""
+        ...
+
+    def changes_since(self, revision: int, limit: int) -> list[ChangeRecord] | None:
+        """Up to `limit` commits after that revision, oldest first; None when the log does not reach back so far (it is
+        bounded): start over from the rows. Commits that changed nothing but statuses are not in the log."""
+        ...
+
+    def check(self) -> list[str]:
+        """What is wrong inside the store, a sentence each; empty when all is well. Reads everything: for operators,
+        tests, and idle hours."""
         ...
 
     def close(self) -> None: ...
@@ -116,3 +166,17 @@ class Store(Protocol):
 
 class StoreError(Exception):
     """The database cannot be read or written: path, reason, what to do next."""
+
+
+class QueryError(ValueError):
+    """A listing that cannot be: an attribute nobody has, or one that would scan more rows than `SCAN_BOUND`. The
+    message says what to ask instead. The caller's mistake: 400."""
+
+
+class MarkerNotFound(QueryError):
+    """The marker of a page names no resource (any more)."""
+
+
+SCAN_BOUND = 100_000
+"""A filter without an index, or a sort by anything but id, is answered while the indexed filters beside it leave at
+most so many rows (the small cloud works as in Neutron); beyond it is refused (the large one stays up)."""

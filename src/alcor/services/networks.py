@@ -1,0 +1,131 @@
+"""Networks: create, change, delete. Pure: (indexes, command, stamp) -> outcome.
+
+Called by services.dispatch. Messages are Neutron's where Neutron has one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from alcor.model.addresses import Prefix
+from alcor.model.allocation import MAX_VNI, Allocation, Exhausted, Taken
+from alcor.model.ids import Id, format_id
+from alcor.model.nouns import Network
+from alcor.services.commands import CreateNetworks, DeleteNetwork, NetworkSpec, UpdateNetwork
+from alcor.services.errors import InvalidInput, NetworkInUse, NetworkNotFound, NoVniAvailable, VniInUse
+from alcor.services.indexes import Indexes, Outcome, Stamp
+from alcor.services.revisions import changed_fields, check_if_match
+from alcor.store.base import Changes
+
+MIN_MTU = 68
+"""The least that IPv4 may have (RFC 791)."""
+_FIELDS = ("name", "description", "cidr", "mtu", "admin_state_up", "shared")
+
+
+def find_network(indexes: Indexes, network_id: Id) -> Network:
+    """The network of an id. Raises NetworkNotFound."""
+    network = indexes.networks.get(network_id)
+    if network is None:
+        raise NetworkNotFound(f"Network {format_id(network_id)} could not be found.")
+    return network
+
+
+def create_networks(indexes: Indexes, command: CreateNetworks, stamp: Stamp) -> Outcome:
+    """Makes the networks, each with a VNI of its own."""
+    for spec in command.specs:
+        check_mtu(indexes, spec.mtu)
+        check_vpc_cidr(spec.cidr)
+        if spec.vni is not None and not 1 <= spec.vni <= MAX_VNI:
+            raise InvalidInput(f"Invalid input for operation: VNI (segmentation id) {spec.vni} is not 1 to {MAX_VNI}.")
+    allocation = _plan_vnis(indexes, command.specs)
+    chosen = iter(allocation.chosen)
+    networks = [
+        Network(
+            id=identifier,
+            project_id=spec.project_id,
+            name=spec.name,
+            description=spec.description,
+            cidr=spec.cidr,
+            vni=next(chosen) if spec.vni is None else spec.vni,
+            mtu=indexes.max_mtu if spec.mtu is None else spec.mtu,
+            admin_state_up=spec.admin_state_up,
+            shared=spec.shared,
+            created_at=stamp.now,
+            updated_at=stamp.now,
+            revision=stamp.revision,
+        )
+        for identifier, spec in zip(stamp.ids, command.specs, strict=True)
+    ]
+    return Outcome(tuple(networks), Changes(networks=networks), ((indexes.vnis, allocation),))
+
+
+def update_network(indexes: Indexes, command: UpdateNetwork, stamp: Stamp) -> Outcome:
+    """Changes what the command sets. Nothing different: nothing is written, the revision stays."""
+    before = find_network(indexes, command.id)
+    check_if_match(before, command.if_match)
+    fields: dict[str, Any] = changed_fields(before, command, _FIELDS)
+    if not fields:
+        return Outcome(before, Changes())
+    if command.mtu is not UNSET:
+        check_mtu(indexes, command.mtu)
+    cidr = fields.get("cidr")
+    if cidr is not None:
+        check_vpc_cidr(cidr)
+        for subnet in indexes.subnets_of.get(before.id, {}).values():
+            if not inside(subnet.cidr, cidr):
+                raise InvalidInput(
+                    f"Invalid input for operation: cidr {cidr} of network {format_id(before.id)} does not contain its "
+                    f"subnet {format_id(subnet.id)} ({subnet.cidr})."
+                )
+    after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
+    return Outcome(after, Changes(networks=[after]))
+
+
+def delete_network(indexes: Indexes, command: DeleteNetwork, stamp: Stamp) -> Outcome:
+    """Deletes the network and its subnets, and gives its VNI back."""
+    network = find_network(indexes, command.id)
+    check_if_match(network, command.if_match)
+    if len(indexes.macs(network.id)):
+        raise NetworkInUse(
+            f"Unable to complete operation on network {format_id(network.id)}. "
+            "There are one or more ports still in use on the network."
+        )
+    changes = Changes(
+        deleted_networks=[network], deleted_subnets=list(indexes.subnets_of.get(network.id, {}).values())
+    )
+    return Outcome(None, changes, ((indexes.vnis, indexes.vnis.plan(release=(network.vni,))),))
+
+
+def check_mtu(indexes: Indexes, mtu: int | None) -> None:
+    """Raises InvalidInput for an MTU that the underlay cannot carry."""
+    if mtu is not None and not MIN_MTU <= mtu <= indexes.max_mtu:
+        raise InvalidInput(
+            f"Invalid input for operation: Requested MTU {mtu} is not {MIN_MTU} to {indexes.max_mtu}, "
+            "which is what the underlay leaves."
+        )
+
+
+def check_vpc_cidr(cidr: Prefix | None) -> None:
+    """Raises InvalidInput for a VPC of a family that is not wired."""
+    if cidr is not None and cidr.version != 4:
+        raise InvalidInput(f"Invalid input for operation: cidr {cidr}: IPv6 is not wired yet; use an IPv4 CIDR.")
+
+
+def inside(inner: Prefix, outer: Prefix) -> bool:
+    """True when every address of `inner` is one of `outer`."""
+    return inner.version == outer.version and inner.length >= outer.length and inner.base in outer
+
+
+def _plan_vnis(indexes: Indexes, specs: tuple[NetworkSpec, ...]) -> Allocation:
+    exact = [spec.vni for spec in specs if spec.vni is not None]
+    try:
+        return indexes.vnis.plan(len(specs) - len(exact), exact=exact)
+    except Taken as taken:
+        raise VniInUse(f"The VNI (segmentation id) {taken.value} is in use by another network.") from None
+    except Exhausted as exhausted:
+        raise NoVniAvailable(
+            f"Unable to create {len(specs)} networks: {exhausted.free} of {MAX_VNI} VNIs are free. Delete a network."
+        ) from None

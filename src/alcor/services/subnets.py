@@ -1,0 +1,211 @@
+"""Subnets: create, change, delete, and the rules of CIDRs, gateways and allocation pools. Pure.
+
+Called by services.dispatch. Messages are Neutron's where Neutron has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from alcor.model.addresses import Ip, Prefix, format_ip, ip_from_int, ip_to_int, ip_version
+from alcor.model.ids import Id, format_id
+from alcor.model.nouns import Network, Pool, Subnet
+from alcor.services.commands import CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
+from alcor.services.errors import (
+    GatewayConflictWithAllocationPools,
+    InvalidAllocationPool,
+    InvalidInput,
+    IpAddressAlreadyAllocated,
+    OutOfBoundsAllocationPool,
+    OverlappingAllocationPools,
+    SubnetInUse,
+    SubnetNotFound,
+)
+from alcor.services.indexes import Indexes, Outcome, Stamp
+from alcor.services.networks import find_network, inside
+from alcor.services.revisions import changed_fields, check_if_match
+from alcor.store.base import Changes
+
+_FIELDS = ("name", "description", "gateway", "pools", "enable_dhcp", "dns_nameservers")
+_DHCP_LONGEST = 30
+"""A DHCP server needs room for itself and a client beside network and broadcast (Neutron's rule)."""
+
+
+def find_subnet(indexes: Indexes, subnet_id: Id) -> Subnet:
+    """The subnet of an id. Raises SubnetNotFound."""
+    subnet = indexes.subnets.get(subnet_id)
+    if subnet is None:
+        raise SubnetNotFound(f"Subnet {format_id(subnet_id)} could not be found.")
+    return subnet
+
+
+def create_subnets(indexes: Indexes, command: CreateSubnets, stamp: Stamp) -> Outcome:
+    """Makes the subnets; they must not overlap inside a network, those of the same command included."""
+    made: list[Subnet] = []
+    for identifier, spec in zip(stamp.ids, command.specs, strict=True):
+        network = find_network(indexes, spec.network_id)
+        siblings = indexes.subnets_of.get(network.id, {}).values()
+        _check_cidr(network, spec, siblings, (subnet for subnet in made if subnet.network_id == network.id))
+        gateway = _gateway_of(spec.cidr, spec.gateway)
+        pools = default_pools(spec.cidr, gateway) if spec.pools is None else spec.pools
+        check_pools(spec.cidr, gateway, pools)
+        made.append(
+            Subnet(
+                id=identifier,
+                network_id=network.id,
+                project_id=spec.project_id,
+                name=spec.name,
+                description=spec.description,
+                cidr=spec.cidr,
+                gateway=gateway,
+                pools=pools,
+                enable_dhcp=spec.enable_dhcp,
+                dns_nameservers=spec.dns_nameservers,
+                created_at=stamp.now,
+                updated_at=stamp.now,
+                revision=stamp.revision,
+            )
+        )
+    return Outcome(tuple(made), Changes(subnets=made))
+
+
+def update_subnet(indexes: Indexes, command: UpdateSubnet, stamp: Stamp) -> Outcome:
+    """Changes what the command sets. Nothing different: nothing is written, the revision stays."""
+    before = find_subnet(indexes, command.id)
+    check_if_match(before, command.if_match)
+    fields: dict[str, Any] = changed_fields(before, command, _FIELDS)
+    if not fields:
+        return Outcome(before, Changes())
+    if fields.get("enable_dhcp"):
+        _check_dhcp(before.cidr)
+    after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
+    if "gateway" in fields and after.gateway is not None:
+        _check_gateway(after.cidr, after.gateway)
+        if ip_to_int(after.gateway) - after.cidr.first in indexes.addresses(before):
+            raise IpAddressAlreadyAllocated(
+                f"IP address {format_ip(after.gateway)} already allocated in subnet {format_id(after.id)}: "
+                "gateway_ip cannot be a port's address."
+            )
+    if "gateway" in fields or "pools" in fields:
+        check_pools(after.cidr, after.gateway, after.pools)
+    return Outcome(after, Changes(subnets=[after]))
+
+
+def delete_subnet(indexes: Indexes, command: DeleteSubnet, stamp: Stamp) -> Outcome:
+    """Deletes a subnet in which no port has an address."""
+    subnet = find_subnet(indexes, command.id)
+    check_if_match(subnet, command.if_match)
+    if len(indexes.addresses(subnet)):
+        raise SubnetInUse(
+            f"Unable to complete operation on subnet {format_id(subnet.id)}: "
+            "One or more ports have an IP allocation from this subnet."
+        )
+    return Outcome(None, Changes(deleted_subnets=[subnet]))
+
+
+def usable(cidr: Prefix, ip: Ip) -> bool:
+    """True when a port or gateway may have the address: in the CIDR, neither its network nor broadcast address."""
+    if ip not in cidr:
+        return False
+    offset = ip_to_int(ip) - cidr.first
+    return cidr.size <= 2 or (0 < offset and (cidr.version == 6 or offset < cidr.size - 1))
+
+
+def default_pools(cidr: Prefix, gateway: Ip | None) -> tuple[Pool, ...]:
+    """Every usable address but the gateway, as Neutron has it."""
+    margin = 0 if cidr.size <= 2 else 1
+    first, last = cidr.first + margin, cidr.first + cidr.size - 1 - (margin if cidr.version == 4 else 0)
+    spans = [(first, last)]
+    if gateway is not None and gateway in cidr:
+        at = ip_to_int(gateway)
+        spans = [(first, at - 1), (at + 1, last)]
+    return tuple(
+        Pool(ip_from_int(low, cidr.version), ip_from_int(high, cidr.version)) for low, high in spans if low <= high
+    )
+
+
+def check_pools(cidr: Prefix, gateway: Ip | None, pools: Sequence[Pool]) -> None:
+    """Raises unless the pools lie inside the CIDR, apart from each other and from the gateway."""
+    spans: list[tuple[int, int, Pool]] = []
+    for pool in pools:
+        if ip_version(pool.first) != cidr.version or ip_version(pool.last) != cidr.version:
+            raise InvalidAllocationPool(f"The allocation pool {_text(pool)} is not valid: it is not of {cidr}'s family.")
+        low, high = ip_to_int(pool.first), ip_to_int(pool.last)
+        if low > high:
+            raise InvalidAllocationPool(f"The allocation pool {_text(pool)} is not valid: it ends before it starts.")
+        if not usable(cidr, pool.first) or not usable(cidr, pool.last):
+            raise OutOfBoundsAllocationPool(f"The allocation pool {_text(pool)} spans beyond the subnet cidr {cidr}.")
+        spans.append((low, high, pool))
+    spans.sort(key=lambda span: span[:2])
+    for (_, end, one), (start, _, other) in zip(spans, spans[1:], strict=False):
+        if start <= end:
+            raise OverlappingAllocationPools(
+                f"Found overlapping allocation pools: {_text(one)} {_text(other)} for subnet {cidr}."
+            )
+    if gateway is not None:
+        at = ip_to_int(gateway)
+        for low, high, pool in spans:
+            if low <= at <= high:
+                raise GatewayConflictWithAllocationPools(
+                    f"Gateway ip {format_ip(gateway)} conflicts with allocation pool {_text(pool)}."
+                )
+
+
+def _gateway_of(cidr: Prefix, wanted: Ip | UnsetType | None) -> Ip | None:
+    if wanted is UNSET:
+        # A point-to-point link (RFC 3021) has no address to spare for a gateway.
+        return None if cidr.size <= 2 else ip_from_int(cidr.first + 1, cidr.version)
+    if wanted is not None and not isinstance(wanted, UnsetType):
+        _check_gateway(cidr, wanted)
+        return wanted
+    return None
+
+
+def _check_gateway(cidr: Prefix, gateway: Ip) -> None:
+    if not usable(cidr, gateway):
+        raise InvalidInput(
+            f"Invalid input for operation: Gateway is not valid on subnet: gateway_ip {format_ip(gateway)} is not a "
+            f"usable address of {cidr}."
+        )
+
+
+def _check_dhcp(cidr: Prefix) -> None:
+    if cidr.version == 4 and cidr.length > _DHCP_LONGEST:
+        raise InvalidInput(
+            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: its prefix length is incompatible with "
+            f"enable_dhcp, which needs /{_DHCP_LONGEST} or shorter."
+        )
+
+
+def _check_cidr(network: Network, spec: SubnetSpec, siblings: Iterable[Subnet], made: Iterable[Subnet]) -> None:
+    cidr = spec.cidr
+    if cidr.version != 4:
+        raise InvalidInput(f"Invalid input for operation: cidr {cidr}: IPv6 is not wired yet; use an IPv4 CIDR.")
+    top = cidr.first >> 24
+    if cidr.length == 0 or top == 0 or top == 127 or top >= 224:
+        raise InvalidInput(
+            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: hosts cannot have addresses of 0.0.0.0/8, "
+            "127.0.0.0/8, or 224.0.0.0 and above."
+        )
+    if spec.enable_dhcp:
+        _check_dhcp(cidr)
+    if network.cidr is not None and not inside(cidr, network.cidr):
+        raise InvalidInput(
+            f"Invalid input for operation: Requested subnet with cidr: {cidr} is not inside cidr {network.cidr} of "
+            f"network: {format_id(network.id)}."
+        )
+    for others in (siblings, made):
+        for other in others:
+            if other.cidr.overlaps(cidr):
+                raise InvalidInput(
+                    f"Invalid input for operation: Requested subnet with cidr: {cidr} for network: "
+                    f"{format_id(network.id)} overlaps with another subnet."
+                )
+
+
+def _text(pool: Pool) -> str:
+    return f"{format_ip(pool.first)}-{format_ip(pool.last)}"
