@@ -1,0 +1,163 @@
+"""The lab's machines: one network namespace per host, one for the controller, one that is the fabric between them.
+
+Called by run, bench and tests. The fabric routes, as a Clos underlay does: every host has a /32 address on `eth0` and
+one default route to the fabric (`GATEWAY`, the same for all), the fabric one route per host. So neighbour entries grow
+with the hosts, not with their square: the kernel keeps one neighbour table of 1,024 entries for all namespaces of the
+machine (net.ipv4.neigh.default.gc_thresh3, not ours to change), and the lab's entries are permanent, which it does not
+count. No broadcast ever crosses the fabric.
+
+Nothing is made in the machine's own namespace. Everything is made on one thread that walks through the namespaces: the
+kernel's RTNL lock would make several wait for each other anyway.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from alcor.dataplane.kernel import links, netns
+from alcor.dataplane.kernel.netlink import Netlink
+from alcor.lab.rundir import RunDirectory
+from alcor.model.addresses import Ip, Mac, format_ip, ip_from_int, parse_ip
+
+UNDERLAY = parse_ip("10.200.0.0")
+GATEWAY = parse_ip("169.254.1.1")
+CONTROLLER_OFFSET = 10
+FIRST_HOST_OFFSET = 257
+MAX_HOSTS = 4000
+UNDERLAY_MTU = 1600
+"""Leaves workloads a full 1500: the tunnel takes 50."""
+DEVICE = "eth0"
+FABRIC_MAC = Mac(bytes.fromhex("020000000001"))
+_HOST_INDEX = 2
+_FIRST_FABRIC_INDEX = 16
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """A host, or the controller: its name, its namespace and its address on the fabric."""
+
+    name: str
+    netns: Path
+    ip: Ip
+    pin_dir: Path
+    netns_dir: Path
+    """Where the namespaces of its containers get their names."""
+    data_dir: Path
+
+    @property
+    def address(self) -> str:
+        """Its underlay address in text."""
+        return format_ip(self.ip)
+
+
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
+    """What `raise_topology` made."""
+
+    run: RunDirectory
+    fabric: Path
+    controller: Machine
+    hosts: tuple[Machine, ...]
+    mtu: int
+
+
+def plan(run: RunDirectory, hosts: int, mtu: int = UNDERLAY_MTU) -> Topology:
+    """Names and addresses of a lab with so many hosts. Pure. Raises ValueError beyond MAX_HOSTS."""
+    if not 1 <= hosts <= MAX_HOSTS:
+        raise ValueError(f"a lab has 1 to {MAX_HOSTS} hosts, not {hosts}")
+    base = int.from_bytes(UNDERLAY[12:], "big")
+
+    def machine(name: str, offset: int) -> Machine:
+        return Machine(
+            name=name,
+            netns=run.netns(name),
+            ip=ip_from_int(base + offset, 4),
+            pin_dir=run.pins / name,
+            netns_dir=run.names / name,
+            data_dir=run.data / name,
+        )
+
+    width = max(3, len(str(hosts)))
+    return Topology(
+        run=run,
+        fabric=run.netns("fabric"),
+        controller=machine("controller", CONTROLLER_OFFSET),
+        hosts=tuple(machine(f"host-{i + 1:0{width}}", FIRST_HOST_OFFSET + i) for i in range(hosts)),
+        mtu=mtu,
+    )
+
+
+def raise_topology(topology: Topology) -> None:
+    """Makes the namespaces and the links between them. What a failure leaves goes with the run directory."""
+    machines = (topology.controller, *topology.hosts)
+    for one in machines:
+        for directory in (one.pin_dir, one.netns_dir, one.data_dir):
+            directory.mkdir(parents=True, exist_ok=True)
+    netns.create_many([topology.fabric, *(one.netns for one in machines)])
+    netns.on_own_thread(lambda: _wire(topology, machines))
+
+
+def _wire(topology: Topology, machines: tuple[Machine, ...]) -> None:
+    fds = [netns.open_path(one.netns) for one in machines]
+    fabric_fd = netns.open_path(topology.fabric)
+    try:
+        netns.set_net(fabric_fd)
+        ipv6_off()
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        with Netlink() as netlink:
+            netlink.check([links.loopback_up(), links.address(links.LOOPBACK_INDEX, GATEWAY, 32)])
+            for fd in fds:
+                netns.set_net(fd)
+                ipv6_off()
+            netns.set_net(fabric_fd)
+            netlink.check(
+                [
+                    message
+                    for number, (one, fd) in enumerate(zip(machines, fds, strict=True))
+                    for message in _fabric_end(number, one, fd, topology.mtu)
+                ]
+            )
+        for one, fd in zip(machines, fds, strict=True):
+            netns.set_net(fd)
+            with Netlink() as netlink:
+                netlink.check(_machine_end(one))
+    finally:
+        for fd in (*fds, fabric_fd):
+            os.close(fd)
+
+
+def _fabric_end(number: int, one: Machine, fd: int, mtu: int) -> list[bytes]:
+    index = _FIRST_FABRIC_INDEX + number
+    mac = _mac(number)
+    return [
+        links.veth(
+            f"f{number}", index, DEVICE, _HOST_INDEX, peer_netns=fd, mtu=mtu, mac=FABRIC_MAC, peer_mac=mac, up=True
+        ),
+        links.route(index, one.ip, 32),
+        links.neighbour(index, one.ip, mac),
+    ]
+
+
+def _machine_end(one: Machine) -> list[bytes]:
+    return [
+        links.loopback_up(),
+        links.set_link(_HOST_INDEX, up=True),
+        links.address(_HOST_INDEX, one.ip, 32),
+        links.route(_HOST_INDEX, GATEWAY, 32),
+        links.default_route(_HOST_INDEX, GATEWAY),
+        links.neighbour(_HOST_INDEX, GATEWAY, FABRIC_MAC),
+    ]
+
+
+def _mac(number: int) -> Mac:
+    return Mac(b"\x02\x00" + (0x100 + number).to_bytes(4, "big"))
+
+
+def ipv6_off() -> None:
+    """In the calling thread's namespace, for interfaces to come: nothing here speaks IPv6 yet, and with it on the
+    kernel walks its whole IPv6 table per interface (O(N^2), measured)."""
+    for which in ("all", "default"):
+        path = Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6")
+        if path.exists():
+            path.write_text("1")
