@@ -23,6 +23,7 @@ from alcor.lab.rundir import RunDirectory
 from alcor.model.addresses import Ip, Mac, format_ip, ip_from_int, parse_ip
 
 UNDERLAY = parse_ip("10.200.0.0")
+LOOPBACK = parse_ip("127.200.0.0")
 GATEWAY = parse_ip("169.254.1.1")
 CONTROLLER_OFFSET = 10
 FIRST_HOST_OFFSET = 257
@@ -39,7 +40,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """A host, or the controller: its name, its namespace and its address on the fabric."""
 
     name: str
-    netns: Path
+    netns: Path | None
+    """None: this process's own, on loopback (`fake` labs)."""
     ip: Ip
     pin_dir: Path
     netns_dir: Path
@@ -53,25 +55,26 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True):
-    """What `raise_topology` made."""
+    """A lab's machines, as values: `raise_topology` makes them."""
 
     run: RunDirectory
-    fabric: Path
+    real: bool
+    """Namespaces and links; otherwise only addresses of the 127.0.0.0/8 loopback, for the `fake` driver."""
     controller: Machine
     hosts: tuple[Machine, ...]
     mtu: int
 
 
-def plan(run: RunDirectory, hosts: int, mtu: int = UNDERLAY_MTU) -> Topology:
+def plan(run: RunDirectory, hosts: int, mtu: int = UNDERLAY_MTU, *, real: bool = True) -> Topology:
     """Names and addresses of a lab with so many hosts. Pure. Raises ValueError beyond MAX_HOSTS."""
     if not 1 <= hosts <= MAX_HOSTS:
         raise ValueError(f"a lab has 1 to {MAX_HOSTS} hosts, not {hosts}")
-    base = int.from_bytes(UNDERLAY[12:], "big")
+    base = int.from_bytes((UNDERLAY if real else LOOPBACK)[12:], "big")
 
     def machine(name: str, offset: int) -> Machine:
         return Machine(
             name=name,
-            netns=run.netns(name),
+            netns=run.netns(name) if real else None,
             ip=ip_from_int(base + offset, 4),
             pin_dir=run.pins / name,
             netns_dir=run.names / name,
@@ -81,7 +84,7 @@ def plan(run: RunDirectory, hosts: int, mtu: int = UNDERLAY_MTU) -> Topology:
     width = max(3, len(str(hosts)))
     return Topology(
         run=run,
-        fabric=run.netns("fabric"),
+        real=real,
         controller=machine("controller", CONTROLLER_OFFSET),
         hosts=tuple(machine(f"host-{i + 1:0{width}}", FIRST_HOST_OFFSET + i) for i in range(hosts)),
         mtu=mtu,
@@ -89,41 +92,36 @@ def plan(run: RunDirectory, hosts: int, mtu: int = UNDERLAY_MTU) -> Topology:
 
 
 def raise_topology(topology: Topology) -> None:
-    """Makes the namespaces and the links between them. What a failure leaves goes with the run directory."""
+    """Makes the directories and, if real, the namespaces and the links between them. A failure's leavings go with the
+    run directory."""
     machines = (topology.controller, *topology.hosts)
     for one in machines:
         for directory in (one.pin_dir, one.netns_dir, one.data_dir):
             directory.mkdir(parents=True, exist_ok=True)
-    netns.create_many([topology.fabric, *(one.netns for one in machines)])
-    netns.on_own_thread(lambda: _wire(topology, machines))
+    if not topology.real:
+        return
+    paths = [topology.run.netns("fabric"), *(one.netns for one in machines if one.netns)]
+    netns.create_many(paths)
+    netns.on_own_thread(lambda: _wire(paths, machines, topology.mtu))
 
 
-def _wire(topology: Topology, machines: tuple[Machine, ...]) -> None:
-    fds = [netns.open_path(one.netns) for one in machines]
-    fabric_fd = netns.open_path(topology.fabric)
+def _wire(paths: list[Path], machines: tuple[Machine, ...], mtu: int) -> None:
+    fabric, *fds = [netns.open_path(path) for path in paths]
     try:
-        netns.set_net(fabric_fd)
-        ipv6_off()
+        for fd in (*fds, fabric):
+            netns.set_net(fd)
+            ipv6_off()
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         with Netlink() as netlink:
             netlink.check([links.loopback_up(), links.address(links.LOOPBACK_INDEX, GATEWAY, 32)])
-            for fd in fds:
-                netns.set_net(fd)
-                ipv6_off()
-            netns.set_net(fabric_fd)
-            netlink.check(
-                [
-                    message
-                    for number, (one, fd) in enumerate(zip(machines, fds, strict=True))
-                    for message in _fabric_end(number, one, fd, topology.mtu)
-                ]
-            )
+            ends = [_fabric_end(*one, mtu) for one in zip(range(len(fds)), machines, fds, strict=True)]
+            netlink.check([message for end in ends for message in end])
         for one, fd in zip(machines, fds, strict=True):
             netns.set_net(fd)
             with Netlink() as netlink:
                 netlink.check(_machine_end(one))
     finally:
-        for fd in (*fds, fabric_fd):
+        for fd in (*fds, fabric):
             os.close(fd)
 
 

@@ -1,0 +1,109 @@
+"""A small client of the REST API over the standard library. Called by scenario, measures and bench.
+
+It speaks what any client would: JSON over HTTP/1.1, one connection kept open. Not thread-safe: one per thread.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from alcor.lab.results import LabError
+
+Resource = dict[str, Any]
+"""A resource as the API shows it."""
+
+PAGE = 1000
+REQUEST_TIMEOUT_S = 120.0
+
+
+class ApiError(LabError):
+    """The API answered with an error: status, type and message."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"the API answered {status}: {text}")
+        self.status = status
+
+
+class Client:
+    """The API at 127.0.0.1:`port`."""
+
+    def __init__(self, port: int, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+
+    def close(self) -> None:
+        """Closes the connection. Idempotent."""
+        self._connection.close()
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """The decoded answer (None when it has no body). Raises ApiError, or LabError when nobody answers.
+
+        A GET on a connection that the server closed meanwhile is tried again, once; nothing else ever is.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        for attempt in (1, 2):
+            try:
+                if self._connection.sock is None:
+                    self._connection.connect()
+                    # Or the body, sent after the headers, waits for the delayed ACK of the headers: 40 ms.
+                    self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._connection.request(method, path, content, headers)
+                answer = self._connection.getresponse()
+                data = answer.read()
+                break
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                if attempt == 2 or method != "GET" or isinstance(error, TimeoutError):
+                    raise LabError(f"no answer to {method} {path}: {type(error).__name__} {error}") from error
+        if answer.status >= 400:
+            raise ApiError(answer.status, data.decode(errors="replace")[:500])
+        return json.loads(data) if data else None
+
+    def get(self, path: str, query: Mapping[str, object] | None = None) -> Any:
+        """GET with a query."""
+        return self.request("GET", f"{path}?{urlencode(query, doseq=True)}" if query else path)
+
+    def create(self, collection: str, body: Resource) -> Resource:
+        """POST of one resource; `collection` is its plural."""
+        singular = collection.removesuffix("s")
+        created: Resource = self.request("POST", f"/v2.0/{collection}", {singular: body})[singular]
+        return created
+
+    def create_many(self, collection: str, bodies: list[Resource]) -> list[Resource]:
+        """POST of many resources, all or nothing."""
+        created: list[Resource] = self.request("POST", f"/v2.0/{collection}", {collection: bodies})[collection]
+        return created
+
+    def delete(self, collection: str, identifier: str) -> None:
+        """DELETE of one resource."""
+        self.request("DELETE", f"/v2.0/{collection}/{identifier}")
+
+    def pages(self, collection: str, **query: object) -> Iterator[Resource]:
+        """Every resource that matches, a page of PAGE at a time."""
+        marker: dict[str, object] = {}
+        while True:
+            found = self.get(f"/v2.0/{collection}", {**query, "limit": PAGE, **marker})[collection]
+            yield from found
+            if len(found) < PAGE:
+                return
+            marker = {"marker": found[-1]["id"]}
+
+    def any_port(self, **query: object) -> bool:
+        """True when at least one port matches: the cheapest question there is."""
+        return bool(self.get("/v2.0/ports", {**query, "limit": 1, "fields": "id"})["ports"])
+
+
+def await_true(ask: Callable[[], bool], what: str, timeout_s: float, poll_s: float, check: Callable[[], None]) -> None:
+    """Asks until the answer is yes; `check` may raise in between. Raises LabError after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not ask():
+        check()
+        if time.monotonic() > deadline:
+            raise LabError(f"waited {timeout_s:.0f} s for {what}")
+        time.sleep(poll_s)
