@@ -206,13 +206,13 @@ class _Walk:
         return self._end(VerdictKind.REPLY, frame, ifindex=self.ifindex)
 
     def tunnel(self, vni: int, row: RemoteRow, frame: bytes) -> Verdict:
-        if ip_version(row.host_ip) != 4:
-            return self.drop(DropReason.NO_UNDERLAY, f"12: host address {format_ip(row.host_ip)} is not IPv4")
+        ends = (self.tables.config.underlay_ip, row.host_ip)
+        if any(ip_version(end) != 4 for end in ends):
+            return self.drop(DropReason.NO_UNDERLAY, f"12: no IPv4 from {format_ip(ends[0])} to {format_ip(ends[1])}")
         if len(frame) > ENCAP_MAX_LENGTH:
             return self.drop(DropReason.ENCAP_FAILED, f"12: {len(frame)} bytes do not fit an outer packet")
-        config = self.tables.config
-        datagram = frames.udp(FLOW_PORT_BASE, config.vxlan_port, frames.vxlan(vni, frame))
-        packet = frames.ipv4(config.underlay_ip, row.host_ip, PROTOCOL_UDP, datagram)
+        datagram = frames.udp(FLOW_PORT_BASE, self.tables.config.vxlan_port, frames.vxlan(vni, frame))
+        packet = frames.ipv4(*ends, PROTOCOL_UDP, datagram)
         self.steps.append(f"12: tunnel to host {format_ip(row.host_ip)} with VNI {vni}")
         return self._end(VerdictKind.TUNNEL, packet, host_ip=row.host_ip)
 
@@ -423,13 +423,17 @@ def from_overlay(tables: Tables, frame: bytes) -> Verdict:
 
 
 def _is_ours(config: HostConfig, headers: bytes) -> bool:
-    """True when the outer headers are IPv4 (no options, no fragment) and UDP to this host's tunnel end."""
+    """True when the outer headers are IPv4 (no options, no fragment) and UDP to this host's tunnel end.
+
+    The UDP header need not be whole to tell: its first four bytes are the ports.
+    """
     return (
-        len(headers) == ETHERNET_LENGTH + IPV4_LENGTH + UDP_LENGTH
+        len(headers) >= ETHERNET_LENGTH + IPV4_LENGTH + 4
         and headers[12:14] == b"\x08\x00"
         and headers[14] == 0x45
         and not int.from_bytes(headers[20:22], "big") & frames.FRAGMENT_MASK
         and headers[23] == PROTOCOL_UDP
+        and ip_version(config.underlay_ip) == 4
         and headers[30:34] == frames.v4(config.underlay_ip)
         and int.from_bytes(headers[36:38], "big") == config.vxlan_port
     )

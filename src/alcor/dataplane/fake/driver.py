@@ -1,0 +1,97 @@
+"""The driver `fake`: carries plans out on a software switch. Made by roles (or a test), called by the agent.
+
+It fills `dataplane.base.Driver`, so everything above it runs unchanged on a machine without root or BPF. What it knows
+of its own after amnesia: all of it, for the switch, which plays the kernel, keeps the tables (docs/rooms/dataplane.md).
+
+Beyond the protocol it lets a workload act (`inject`, `ping`, `received`), which the lab's proofs and the tests need.
+"""
+
+from __future__ import annotations
+
+import time
+
+from alcor.dataplane.base import Applied, DataPlaneError, LocalPort, Observed, Plan, PortCounters, PortResult
+from alcor.dataplane.fake.pipeline import RemoteRow, Verdict
+from alcor.dataplane.fake.switch import Pings, Switch
+from alcor.model.addresses import Ip
+from alcor.model.ids import Id
+
+
+class FakeDriver:
+    """A data plane in software. The protocol's methods belong to the agent's worker thread; the rest to any thread."""
+
+    name = "fake"
+
+    def __init__(self, switch: Switch) -> None:
+        """The switch stays its maker's, who closes it: it forwards whether there is a driver or not."""
+        self._switch = switch
+
+    def observe(self) -> Observed:
+        """Reads the switch's tables."""
+        with self._switch.changing() as carried:
+            return Observed(
+                ports=carried.ports(),
+                endpoints=carried.endpoints(),
+                gateways=carried.gateways(),
+                orphans=tuple(carried.orphans()),
+            )
+
+    def apply(self, plan: Plan) -> Applied:
+        """Carries the plan out in its order. A port's failure is its own; only a state that cannot be saved raises."""
+        started = time.monotonic_ns()
+        results = [self._attempt(port_id, None, started) for port_id in plan.remove_ports]
+        wired = time.monotonic_ns()
+        with self._switch.changing() as carried:
+            for key in plan.remove_endpoints:
+                carried.tables.remote.pop(key, None)
+            for key in plan.remove_gateways:
+                carried.remove_gateway(key)
+            for key in plan.put_gateways:
+                carried.put_gateway(key)
+            for key, endpoint in plan.put_endpoints:
+                carried.tables.remote[key] = RemoteRow(endpoint.host_ip, endpoint.mac)
+        tabled = time.monotonic_ns()
+        results += [self._attempt(port.id, port, started) for port in plan.put_ports]
+        if not plan.empty:
+            self._switch.save()
+        tables_us = (tabled - wired) // 1000
+        wiring_us = (time.monotonic_ns() - started) // 1000 - tables_us
+        return Applied(ports=tuple(results), error="", wiring_us=wiring_us, tables_us=tables_us)
+
+    def _attempt(self, port_id: Id, port: LocalPort | None, started: int) -> PortResult:
+        error = ""
+        try:
+            if port is None:
+                self._switch.remove_port(port_id)
+            else:
+                self._switch.put_port(port)
+        except DataPlaneError as refused:
+            error = str(refused)
+        return PortResult(port_id, error, (time.monotonic_ns() - started) // 1000)
+
+    def sweep(self, orphans: tuple[str, ...]) -> None:
+        """Removes half-made devices by name; whole ports and what is foreign stay."""
+        for name in orphans:
+            self._switch.remove_orphan(name)
+        self._switch.save()
+
+    def counters(self) -> dict[Id, PortCounters]:
+        """Traffic per local port."""
+        with self._switch.changing() as carried:
+            return carried.counters()
+
+    def close(self) -> None:
+        """Saves the counters; the switch forwards on."""
+        self._switch.save()
+
+    def inject(self, port_id: Id, frame: bytes) -> Verdict:
+        """The port's workload sends the frame as it is; returns what became of it and why. Raises DataPlaneError."""
+        return self._switch.inject(port_id, frame)
+
+    def ping(self, port_id: Id, destination: Ip, count: int = 1, timeout_s: float = 1.0) -> Pings:
+        """The port's workload pings; every request is awaited for `timeout_s`. Blocks. Raises DataPlaneError."""
+        return self._switch.ping(port_id, destination, count, timeout_s)
+
+    def received(self, port_id: Id) -> tuple[bytes, ...]:
+        """Takes the frames that the port's workload was given since the last call. Raises DataPlaneError."""
+        return self._switch.received(port_id)

@@ -1,0 +1,266 @@
+"""What the software switch holds: tables, devices and counters, and their file. Called by the switch and the driver.
+
+`Carried` plays the part of the kernel. With a directory it outlives the process, so that a restarted agent finds it as
+it was: the file is written whole and renamed into place, and never synced to disk, for no kernel's state outlives a
+reboot.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from alcor.dataplane.base import Address, DataPlaneError, Endpoint, EndpointKey, LocalPort, PortCounters
+from alcor.dataplane.fake.pipeline import (
+    Count,
+    Direction,
+    DropReason,
+    HostConfig,
+    LocalFlag,
+    LocalRow,
+    PortFlag,
+    PortRow,
+    RemoteRow,
+    Tables,
+)
+from alcor.model.addresses import ROUTER_MAC, Ip
+from alcor.model.ids import Id, format_id
+from alcor.model.nouns import PortKind
+
+FILE_NAME = "switch.msgpack"
+FIRST_IFINDEX = 100
+
+
+class Device(msgspec.Struct, frozen=True, gc=False):
+    """An interface made or taken for a port. Without a row in `ports` it is half-made: an orphan."""
+
+    name: str
+    port: LocalPort
+
+
+class Traffic(msgspec.Struct, gc=False, array_like=True):
+    """A row of `counters`: packets and bytes that the workload sent and was given."""
+
+    sent_packets: int = 0
+    sent_bytes: int = 0
+    received_packets: int = 0
+    received_bytes: int = 0
+
+
+class State(msgspec.Struct, kw_only=True):
+    """Everything that outlives the process. Keyed tables are lists of rows, as a file likes them."""
+
+    next_ifindex: int = FIRST_IFINDEX
+    devices: dict[int, Device] = {}
+    ports: dict[int, PortRow] = {}
+    local: list[tuple[int, Ip, LocalRow]] = []
+    remote: list[tuple[int, Ip, RemoteRow]] = []
+    traffic: dict[int, Traffic] = {}
+    drops: dict[int, dict[int, int]] = {}
+    """Interface to reason to count."""
+    foreign: set[str] = set()
+    """Interfaces and namespaces that somebody else made: the driver may use them and never removes them."""
+
+
+def load(directory: Path) -> State:
+    """What was saved there, or an empty state. Raises DataPlaneError when the file is not readable as one."""
+    path = directory / FILE_NAME
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return State()
+    try:
+        return msgspec.msgpack.decode(data, type=State)
+    except msgspec.DecodeError as error:
+        raise DataPlaneError(
+            f"{path} is no state of the fake data plane ({error}); remove it and start again"
+        ) from error
+
+
+def save(directory: Path, state: State) -> None:
+    """Replaces what is saved there, as a whole. Raises DataPlaneError when the file cannot be written."""
+    path = directory / FILE_NAME
+    fresh = path.with_suffix(".new")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(msgspec.msgpack.encode(state))
+        fresh.replace(path)
+    except OSError as error:
+        raise DataPlaneError(
+            f"cannot save the fake data plane to {path}: {error}; make room or choose another"
+        ) from error
+
+
+class Carried:
+    """A fake host's devices, tables and counters. Not thread-safe: the switch's lock is held around every call."""
+
+    def __init__(self, config: HostConfig, kept: State) -> None:
+        self.tables = Tables(
+            config=config,
+            ports=kept.ports,
+            local={EndpointKey(vni, ip): row for vni, ip, row in kept.local},
+            remote={EndpointKey(vni, ip): row for vni, ip, row in kept.remote},
+        )
+        self.devices = kept.devices
+        self.foreign = kept.foreign
+        self._ifindex_of = {device.port.id: ifindex for ifindex, device in kept.devices.items()}
+        self._addresses_of: dict[int, set[EndpointKey]] = {}
+        for key, row in self.tables.local.items():
+            self._addresses_of.setdefault(row.ifindex, set()).add(key)
+        self._traffic = kept.traffic
+        self._drops = kept.drops
+        self._next_ifindex = kept.next_ifindex
+
+    def state(self) -> State:
+        """Everything, as a record for the file."""
+        return State(
+            next_ifindex=self._next_ifindex,
+            devices=self.devices,
+            ports=self.tables.ports,
+            local=[(*key, row) for key, row in self.tables.local.items()],
+            remote=[(*key, row) for key, row in self.tables.remote.items()],
+            traffic=self._traffic,
+            drops=self._drops,
+            foreign=self.foreign,
+        )
+
+    # ---- ports ----
+
+    def ifindex_of(self, port_id: Id) -> int | None:
+        """The port's interface, whole or half-made."""
+        return self._ifindex_of.get(port_id)
+
+    def put_port(self, port: LocalPort) -> None:
+        """Carries the port: its row in `ports`, written last, says that it is wired whole. Raises DataPlaneError."""
+        ifindex = self.ifindex_of(port.id)
+        if ifindex is not None and _place(self.devices[ifindex].port) != _place(port):
+            self.remove_device(ifindex)
+            ifindex = None
+        if ifindex is None:
+            ifindex = self.add_device(port)
+        self.devices[ifindex] = Device(self.devices[ifindex].name, port)
+        self._forget_addresses(ifindex)
+        own = {EndpointKey(port.vni, address.ip) for address in port.addresses}
+        self._addresses_of[ifindex] = own
+        self.tables.local.update({key: LocalRow(ifindex, 0, port.mac) for key in own})
+        self._traffic.setdefault(ifindex, Traffic())
+        flags = (PortFlag.ROUTED if port.routed else 0) | (PortFlag.UP if port.admin_state_up else 0)
+        self.tables.ports[ifindex] = PortRow(port.id, port.vni, port.mtu, port.mac, int(flags))
+
+    def add_device(self, port: LocalPort) -> int:
+        """Makes or takes the port's interface; returns its ifindex, never one used before. Raises DataPlaneError."""
+        adopted = port.kind is PortKind.ADOPTED
+        needs = port.interface if adopted else port.netns
+        if needs and needs not in self.foreign:
+            what = "interface" if adopted else "namespace"
+            raise DataPlaneError(f"port {format_id(port.id)}: there is no {what} {needs}; make it, then try again")
+        ifindex, self._next_ifindex = self._next_ifindex, self._next_ifindex + 1
+        name = port.interface if adopted else f"fake{ifindex}"
+        self.devices[ifindex] = Device(name, port)
+        self._ifindex_of[port.id] = ifindex
+        return ifindex
+
+    def remove_device(self, ifindex: int) -> None:
+        """Undoes all that was made for a port, its counters too. What somebody else made stays."""
+        self.tables.ports.pop(ifindex, None)
+        self._forget_addresses(ifindex)
+        self._traffic.pop(ifindex, None)
+        self._drops.pop(ifindex, None)
+        del self._ifindex_of[self.devices.pop(ifindex).port.id]
+
+    def _forget_addresses(self, ifindex: int) -> None:
+        for key in self._addresses_of.pop(ifindex, ()):
+            # Another port may have been given the address meanwhile: its row stays.
+            if key in self.tables.local and self.tables.local[key].ifindex == ifindex:
+                del self.tables.local[key]
+
+    # ---- reading ----
+
+    def ports(self) -> dict[Id, LocalPort]:
+        """The whole ports as the tables have them, sorted by interface: what a row does not say is not reported."""
+        return {row.id: self._port(ifindex, row) for ifindex, row in sorted(self.tables.ports.items())}
+
+    def _port(self, ifindex: int, row: PortRow) -> LocalPort:
+        wired = self.devices[ifindex].port
+        return LocalPort(
+            id=row.id,
+            vni=row.vni,
+            mac=row.mac,
+            addresses=tuple(address for address in wired.addresses if self._answers(ifindex, row.vni, address)),
+            mtu=row.mtu,
+            admin_state_up=bool(row.flags & PortFlag.UP),
+            routed=bool(row.flags & PortFlag.ROUTED),
+            kind=wired.kind,
+            netns=wired.netns,
+            interface=wired.interface,
+        )
+
+    def _answers(self, ifindex: int, vni: int, address: Address) -> bool:
+        row = self.tables.local.get(EndpointKey(vni, address.ip))
+        return row is not None and row.ifindex == ifindex
+
+    def endpoints(self) -> dict[EndpointKey, Endpoint]:
+        """The rows of `remote`, sorted."""
+        return {key: Endpoint(row.mac, row.host_ip) for key, row in sorted(self.tables.remote.items(), key=_by_key)}
+
+    def gateways(self) -> frozenset[EndpointKey]:
+        """The gateways in `local`."""
+        return frozenset(key for key, row in self.tables.local.items() if row.flags & LocalFlag.GATEWAY)
+
+    def orphans(self) -> dict[str, int]:
+        """Half-made devices: name to ifindex, sorted."""
+        half = ((device.name, index) for index, device in self.devices.items() if index not in self.tables.ports)
+        return dict(sorted(half))
+
+    def counters(self) -> dict[Id, PortCounters]:
+        """Traffic per port since it was made."""
+        return {row.id: self._counters(ifindex) for ifindex, row in sorted(self.tables.ports.items())}
+
+    def _counters(self, ifindex: int) -> PortCounters:
+        traffic, drops = self._traffic[ifindex], self._drops.get(ifindex, {})
+        return PortCounters(
+            sent_packets=traffic.sent_packets,
+            sent_bytes=traffic.sent_bytes,
+            received_packets=traffic.received_packets,
+            received_bytes=traffic.received_bytes,
+            dropped={DropReason(reason).word: count for reason, count in sorted(drops.items())},
+        )
+
+    # ---- gateways, endpoints, counting ----
+
+    def put_gateway(self, key: EndpointKey) -> None:
+        """Answers for the gateway's address."""
+        self.tables.local[key] = LocalRow(0, int(LocalFlag.GATEWAY), ROUTER_MAC)
+
+    def remove_gateway(self, key: EndpointKey) -> None:
+        """Answers for it no more. A port's address by that key stays."""
+        row = self.tables.local.get(key)
+        if row is not None and row.flags & LocalFlag.GATEWAY:
+            del self.tables.local[key]
+
+    def count(self, one: Count) -> None:
+        """Adds a packet to a port's counters, if it has any."""
+        traffic = self._traffic.get(one.ifindex)
+        if traffic is None:
+            return
+        if one.direction is Direction.SENT:
+            traffic.sent_packets += 1
+            traffic.sent_bytes += one.length
+        else:
+            traffic.received_packets += 1
+            traffic.received_bytes += one.length
+
+    def count_drop(self, ifindex: int, reason: DropReason) -> None:
+        """Adds a dropped packet."""
+        reasons = self._drops.setdefault(ifindex, {})
+        reasons[int(reason)] = reasons.get(int(reason), 0) + 1
+
+
+def _place(port: LocalPort) -> tuple[PortKind, str, str]:
+    """What cannot change in place: another place means another device."""
+    return port.kind, port.netns, port.interface
+
+
+def _by_key(row: tuple[EndpointKey, RemoteRow]) -> EndpointKey:
+    return row[0]

@@ -1,0 +1,260 @@
+"""The fake's kernel: a software switch that forwards frames by the pipeline model. Called by the fake driver.
+
+One switch is one host. It holds the tables, the devices and a software workload behind every port, and exchanges VXLAN
+datagrams with other switches over a real UDP socket, so a lab without root runs whole processes with real datagrams
+between them. A driver comes and goes; the switch stays, in this object or, with a directory, in a file.
+
+Threads: the driver calls from one thread, datagrams arrive on a thread of the switch's own; one lock serialises them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from alcor.dataplane.base import DataPlaneError, LocalPort
+from alcor.dataplane.fake import frames, state
+from alcor.dataplane.fake.pipeline import DropReason, HostConfig, Verdict, VerdictKind, from_overlay, from_port
+from alcor.dataplane.fake.state import Carried, State
+from alcor.dataplane.fake.workload import Echo, Workload
+from alcor.model.addresses import Ip, Mac, format_ip, ip_version, parse_ip
+from alcor.model.ids import Id, format_id
+
+MAX_IN_FLIGHT = 4096
+"""Frames on their way between workloads of one host at one moment; what comes on top is lost, as on any wire."""
+MAX_DATAGRAM = 65535
+UNDERLAY_IFINDEX = 1
+_OUTER = frames.IPV4_LENGTH + frames.UDP_LENGTH
+_UNDERLAY_MAC = Mac(b"\x02" + b"\0" * 5)
+
+
+class Pings(NamedTuple):
+    """What became of a series of echo requests. Times in microseconds, one per answer."""
+
+    sent: int
+    received: int
+    round_trip_us: tuple[int, ...]
+
+
+class Switch:
+    """One host's data plane in software. Thread-safe."""
+
+    def __init__(self, underlay_ip: Ip, vxlan_port: int = 4789, directory: Path | None = None) -> None:
+        """Takes up the state of `directory`, if there is one. Frames reach other hosts once `open` was called."""
+        kept = state.load(directory) if directory else State()
+        self._directory = directory
+        self._config = HostConfig(underlay_ip, UNDERLAY_IFINDEX, vxlan_port)
+        self._carried = Carried(self._config, kept)
+        self._workloads = {ifindex: Workload(device.port) for ifindex, device in kept.devices.items()}
+        self._changed = threading.Condition()
+        self._identifiers = itertools.count(1)
+        self._socket: socket.socket | None = None
+        self._receiver: threading.Thread | None = None
+        self.refusals: dict[Id, str] = {}
+        """Fault injection for tests: work on these ports fails with that error."""
+
+    # ---- life ----
+
+    def open(self) -> Self:
+        """Binds the tunnel end and starts to receive. Raises DataPlaneError when the address cannot be had."""
+        config = self._config
+        where = (format_ip(config.underlay_ip), config.vxlan_port)
+        if ip_version(config.underlay_ip) != 4:
+            raise DataPlaneError(f"underlay address {where[0]} is not IPv4; give the host an IPv4 address")
+        tunnel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            tunnel.bind(where)
+        except OSError as error:
+            tunnel.close()
+            raise DataPlaneError(f"cannot receive VXLAN at {where[0]}:{where[1]}: {error}; choose another") from error
+        self._socket = tunnel
+        self._receiver = threading.Thread(target=self._receive, args=(tunnel,), name=f"vxlan-{where[0]}", daemon=True)
+        self._receiver.start()
+        return self
+
+    def close(self) -> None:
+        """Saves and stops: the host is off. Closing again does nothing."""
+        with self._changed:
+            self.save()
+            tunnel, self._socket = self._socket, None
+        if tunnel is None or self._receiver is None:
+            return
+        # The receiver sleeps in recvfrom; an empty datagram to itself wakes it to see that the switch is closed.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
+            waker.sendto(b"", tunnel.getsockname())
+        self._receiver.join()
+        tunnel.close()
+
+    def __enter__(self) -> Self:
+        return self if self._socket else self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- what the driver does ----
+
+    @contextmanager
+    def changing(self) -> Iterator[Carried]:
+        """The tables and devices, to read or to change; forwarding waits meanwhile, so keep it short."""
+        with self._changed:
+            yield self._carried
+
+    def put_port(self, port: LocalPort) -> None:
+        """Carries the port, its workload with it. Raises DataPlaneError."""
+        with self._changed:
+            self._refuse(port.id)
+            before = self._carried.ifindex_of(port.id)
+            self._carried.put_port(port)
+            ifindex = self._carried.ifindex_of(port.id)
+            if before is not None and before != ifindex:
+                self._workloads.pop(before, None)
+            if ifindex is not None:
+                self._workloads.setdefault(ifindex, Workload(port)).configure(port)
+
+    def remove_port(self, port_id: Id) -> None:
+        """Undoes what `put_port` made; the absent port is removed already. Raises DataPlaneError."""
+        with self._changed:
+            self._refuse(port_id)
+            ifindex = self._carried.ifindex_of(port_id)
+            if ifindex is not None:
+                self._carried.remove_device(ifindex)
+                self._workloads.pop(ifindex, None)
+
+    def remove_orphan(self, name: str) -> None:
+        """Removes a half-made device of ours. Anything else by that name stays."""
+        with self._changed:
+            ifindex = self._carried.orphans().get(name)
+            if ifindex is not None:
+                self._carried.remove_device(ifindex)
+                self._workloads.pop(ifindex, None)
+
+    def save(self) -> None:
+        """Writes everything to the directory, if there is one, for another process. Raises DataPlaneError."""
+        with self._changed:
+            if self._directory is not None:
+                state.save(self._directory, self._carried.state())
+
+    # ---- the world around the host ----
+
+    def add_foreign(self, name: str) -> None:
+        """Somebody else makes an interface (by name) or a namespace (by path), for ports to adopt or to enter."""
+        with self._changed:
+            self._carried.foreign.add(name)
+
+    def foreign(self) -> frozenset[str]:
+        """What somebody else made: as it was, whatever the driver did."""
+        with self._changed:
+            return frozenset(self._carried.foreign)
+
+    def inject(self, port_id: Id, frame: bytes) -> Verdict:
+        """The workload sends the frame as it is; returns what became of it and why."""
+        with self._changed:
+            return self._carry(self._require(port_id), frame)
+
+    def send(self, port_id: Id, destination: Ip, protocol: int, payload: bytes) -> None:
+        """The workload sends an IPv4 packet, after ARP where needed. Raises DataPlaneError when it has no route."""
+        with self._changed:
+            ifindex = self._require(port_id)
+            try:
+                outgoing = self._workloads[ifindex].send(destination, protocol, payload)
+            except ValueError as error:
+                raise DataPlaneError(f"port {format_id(port_id)}: {error}; give its subnet one") from None
+            for frame in outgoing:
+                self._carry(ifindex, frame)
+
+    def received(self, port_id: Id) -> tuple[bytes, ...]:
+        """The frames that the workload was given since the last call (the newest 1,024)."""
+        with self._changed:
+            workload = self._workloads[self._require(port_id)]
+            taken = tuple(workload.received)
+            workload.received.clear()
+            return taken
+
+    def ping(self, port_id: Id, destination: Ip, count: int = 1, timeout_s: float = 1.0) -> Pings:
+        """Sends echo requests one after another, each waiting for its answer for at most `timeout_s`. Blocks."""
+        identifier = next(self._identifiers) & 0xFFFF
+        round_trips: list[int] = []
+        for sequence in range(count):
+            echo = Echo(destination, identifier, sequence & 0xFFFF)
+            message = frames.icmp_echo(frames.ICMP_ECHO_REQUEST, identifier, echo.sequence, b"alcor" * 8)
+            with self._changed:
+                echoes = self._workloads[self._require(port_id)].echoes
+                started = time.monotonic_ns()
+                self.send(port_id, destination, frames.PROTOCOL_ICMP, message)
+                if self._changed.wait_for(partial(echoes.__contains__, echo), timeout_s):
+                    round_trips.append((time.monotonic_ns() - started) // 1000)
+        return Pings(count, len(round_trips), tuple(round_trips))
+
+    # ---- forwarding (the lock is held) ----
+
+    def _carry(self, ifindex: int, frame: bytes) -> Verdict:
+        """Forwards a frame and everything that workloads of this host send because of it."""
+        first = from_port(self._carried.tables, ifindex, frame)
+        waiting: deque[tuple[int, bytes]] = deque()
+        self._enact(first, ifindex, waiting)
+        self._settle(waiting)
+        return first
+
+    def _settle(self, waiting: deque[tuple[int, bytes]]) -> None:
+        while waiting:
+            ifindex, frame = waiting.popleft()
+            self._enact(from_port(self._carried.tables, ifindex, frame), ifindex, waiting)
+        self._changed.notify_all()
+
+    def _enact(self, verdict: Verdict, source: int, waiting: deque[tuple[int, bytes]]) -> None:
+        for one in verdict.counts:
+            self._carried.count(one)
+        if verdict.reason is not None:
+            self._carried.count_drop(verdict.ifindex, verdict.reason)
+        elif verdict.host_ip is not None:
+            self._transmit(source, verdict.host_ip, verdict.frame[_OUTER:])
+        elif verdict.kind in (VerdictKind.DELIVER, VerdictKind.REPLY) and verdict.ifindex in self._workloads:
+            answers = self._workloads[verdict.ifindex].receive(verdict.frame)
+            waiting.extend((verdict.ifindex, answer) for answer in answers[: MAX_IN_FLIGHT - len(waiting)])
+
+    def _transmit(self, source: int, host_ip: Ip, datagram: bytes) -> None:
+        try:
+            if self._socket is None:
+                raise OSError("the tunnel end is not open")
+            self._socket.sendto(datagram, socket.MSG_DONTWAIT, (format_ip(host_ip), self._config.vxlan_port))
+        except OSError:
+            self._carried.count_drop(source, DropReason.ENCAP_FAILED)
+
+    def _receive(self, tunnel: socket.socket) -> None:
+        """The receiving thread: every datagram becomes the frame that the underlay interface would have seen."""
+        config = self._config
+        while True:
+            try:
+                datagram, (address, port) = tunnel.recvfrom(MAX_DATAGRAM)
+            except ConnectionError:
+                continue  # An ICMP error that an earlier datagram of ours caused: its host is away.
+            with self._changed:
+                if self._socket is not tunnel:
+                    return
+                outer = frames.udp(port, config.vxlan_port, datagram)
+                packet = frames.ipv4(parse_ip(address), config.underlay_ip, frames.PROTOCOL_UDP, outer)
+                frame = frames.ethernet(_UNDERLAY_MAC, _UNDERLAY_MAC, frames.TYPE_IPV4, packet)
+                waiting: deque[tuple[int, bytes]] = deque()
+                self._enact(from_overlay(self._carried.tables, frame), 0, waiting)
+                self._settle(waiting)
+
+    def _refuse(self, port_id: Id) -> None:
+        if port_id in self.refusals:
+            raise DataPlaneError(self.refusals[port_id])
+
+    def _require(self, port_id: Id) -> int:
+        ifindex = self._carried.ifindex_of(port_id)
+        if ifindex is None:
+            raise DataPlaneError(f"port {format_id(port_id)} is not on this host; ask the host that it is bound to")
+        return ifindex
