@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -46,13 +45,10 @@ class Client:
         A GET on a connection that the server closed meanwhile is tried again, once; nothing else ever is.
         """
         content = None if body is None else json.dumps(body).encode()
+        # http.client sets TCP_NODELAY itself: the body does not wait for the delayed ACK of the headers.
         headers = {"Content-Type": "application/json"} if content is not None else {}
         for attempt in (1, 2):
             try:
-                if self._connection.sock is None:
-                    self._connection.connect()
-                    # Or the body, sent after the headers, waits for the delayed ACK of the headers: 40 ms.
-                    self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._connection.request(method, path, content, headers)
                 answer = self._connection.getresponse()
                 data = answer.read()

@@ -143,7 +143,7 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """All ports ACTIVE, every proof passed, nothing left undone. Goals missed do not fail a lab: machines differ."""
+        """All ports ACTIVE, every proof passed, nothing left undone. A goal missed fails no lab: machines differ."""
         whole = self.provisioned.active == self.provisioned.ports
         return whole and not self.problems and bool(self.proofs) and all(proof.passed for proof in self.proofs)
 

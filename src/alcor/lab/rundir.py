@@ -4,9 +4,9 @@ Called by topology, processes and run. One directory per lab, `<run dir>/<lab id
 
     owner        pid and start time of the process that runs the lab; `kept` beside it once the lab is to stay
     processes    one line per process ever started: pid, start time, name
-    mnt/         a private tmpfs: names of network namespaces (a name costs 30 us there, up to 770 us on a disk: measured)
+    mnt/         a private tmpfs: names of network namespaces (30 us each there, up to 770 us on a disk: measured)
     bpf/         a bpffs, one directory per host
-    data/        configuration, certificates, journals, logs, the server's database: on whatever disk the directory is on
+    data/        configuration, certificates, journals, logs, the server's database: on the directory's own disk
 
 Removing it: end the processes whose pid *and* start time match, detach the mounts (the namespaces go with the last of
 both), delete the files. Idempotent; what is absent is gone already.
