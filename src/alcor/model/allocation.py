@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap64
 
-from alcor.model.addresses import Ip, Mac, Prefix, ip_from_int, ip_to_int
+from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix, ip_to_int
 from alcor.model.ids import Id
 from alcor.model.nouns import Pool
 
@@ -191,9 +191,12 @@ def pool_ranges(cidr: Prefix, pools: Sequence[Pool]) -> list[Range]:
     return [Range(ip_to_int(pool.first) - base, ip_to_int(pool.last) - base) for pool in pools]
 
 
-def address_at(cidr: Prefix, offset: int) -> Ip:
-    """The address at an offset from the subnet's first."""
-    return ip_from_int(cidr.first + offset, cidr.version)
+def addresses_at(cidr: Prefix, offsets: Iterable[int]) -> list[Ip]:
+    """The addresses at these offsets from the subnet's first."""
+    base = cidr.first
+    if cidr.version == 4:
+        return [Ip(V4_MAPPED + (base + offset).to_bytes(4, "big")) for offset in offsets]
+    return [Ip((base + offset).to_bytes(16, "big")) for offset in offsets]
 
 
 def mac_allocator(network_id: Id) -> Allocator:

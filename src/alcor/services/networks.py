@@ -93,9 +93,7 @@ def delete_network(indexes: Indexes, command: DeleteNetwork, stamp: Stamp) -> Ou
             f"Unable to complete operation on network {format_id(network.id)}. "
             "There are one or more ports still in use on the network."
         )
-    changes = Changes(
-        deleted_networks=[network], deleted_subnets=list(indexes.subnets_of.get(network.id, {}).values())
-    )
+    changes = Changes(deleted_networks=[network], deleted_subnets=list(indexes.subnets_of.get(network.id, {}).values()))
     return Outcome(None, changes, ((indexes.vnis, indexes.vnis.plan(release=(network.vni,))),))
 
 

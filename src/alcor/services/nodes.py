@@ -95,7 +95,7 @@ def delete_node(indexes: Indexes, command: DeleteNode, stamp: Stamp) -> Outcome:
 def _check_underlay_ip(indexes: Indexes, ip: Ip, name: str) -> None:
     if ip_version(ip) != 4:
         raise InvalidInput(
-            f"Invalid input for operation: local_ip {format_ip(ip)} of node {name}: the tunnel carries IPv4 only so far."
+            f"Invalid input for operation: local_ip {format_ip(ip)} of node {name}: the tunnel carries IPv4 only."
         )
     owner = indexes.node_at.get(ip)
     if owner is not None:

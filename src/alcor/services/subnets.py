@@ -6,9 +6,10 @@ Called by services.dispatch. Messages are Neutron's where Neutron has one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from alcor.model.addresses import Ip, Prefix, format_ip, ip_from_int, ip_to_int, ip_version
@@ -133,7 +134,9 @@ def check_pools(cidr: Prefix, gateway: Ip | None, pools: Sequence[Pool]) -> None
     spans: list[tuple[int, int, Pool]] = []
     for pool in pools:
         if ip_version(pool.first) != cidr.version or ip_version(pool.last) != cidr.version:
-            raise InvalidAllocationPool(f"The allocation pool {_text(pool)} is not valid: it is not of {cidr}'s family.")
+            raise InvalidAllocationPool(
+                f"The allocation pool {_text(pool)} is not valid: it is not of {cidr}'s family."
+            )
         low, high = ip_to_int(pool.first), ip_to_int(pool.last)
         if low > high:
             raise InvalidAllocationPool(f"The allocation pool {_text(pool)} is not valid: it ends before it starts.")
@@ -141,7 +144,7 @@ def check_pools(cidr: Prefix, gateway: Ip | None, pools: Sequence[Pool]) -> None
             raise OutOfBoundsAllocationPool(f"The allocation pool {_text(pool)} spans beyond the subnet cidr {cidr}.")
         spans.append((low, high, pool))
     spans.sort(key=lambda span: span[:2])
-    for (_, end, one), (start, _, other) in zip(spans, spans[1:], strict=False):
+    for (_, end, one), (start, _, other) in pairwise(spans):
         if start <= end:
             raise OverlappingAllocationPools(
                 f"Found overlapping allocation pools: {_text(one)} {_text(other)} for subnet {cidr}."
@@ -156,13 +159,12 @@ def check_pools(cidr: Prefix, gateway: Ip | None, pools: Sequence[Pool]) -> None
 
 
 def _gateway_of(cidr: Prefix, wanted: Ip | UnsetType | None) -> Ip | None:
-    if wanted is UNSET:
+    if isinstance(wanted, UnsetType):
         # A point-to-point link (RFC 3021) has no address to spare for a gateway.
         return None if cidr.size <= 2 else ip_from_int(cidr.first + 1, cidr.version)
-    if wanted is not None and not isinstance(wanted, UnsetType):
+    if wanted is not None:
         _check_gateway(cidr, wanted)
-        return wanted
-    return None
+    return wanted
 
 
 def _check_gateway(cidr: Prefix, gateway: Ip) -> None:

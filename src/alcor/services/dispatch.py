@@ -1,0 +1,92 @@
+"""From a command to the service that answers it. Pure.
+
+Called by loops.commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from alcor.model.ids import Id
+from alcor.model.nouns import Port
+from alcor.services import networks, nodes, ports, status, subnets
+from alcor.services.commands import (
+    Command,
+    CreateNetworks,
+    CreateNodes,
+    CreatePorts,
+    CreateSubnets,
+    DeleteNetwork,
+    DeleteNode,
+    DeletePorts,
+    DeleteSubnet,
+    RecordPortReports,
+    UpdateNetwork,
+    UpdateNode,
+    UpdatePort,
+    UpdateSubnet,
+)
+from alcor.services.indexes import Indexes, Outcome, Stamp
+
+
+def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp: Stamp) -> Outcome:
+    """What the command comes to; changes nothing. `named`: the ports of `ports_named`, as far as they exist.
+
+    Raises DomainError.
+    """
+    match command:
+        case CreatePorts():
+            return ports.create_ports(indexes, command, stamp)
+        case RecordPortReports():
+            return status.record_port_reports(named, command)
+        case UpdatePort():
+            return ports.update_port(indexes, named, command, stamp)
+        case DeletePorts():
+            return ports.delete_ports(indexes, named, command)
+        case CreateNetworks():
+            return networks.create_networks(indexes, command, stamp)
+        case UpdateNetwork():
+            return networks.update_network(indexes, command, stamp)
+        case DeleteNetwork():
+            return networks.delete_network(indexes, command, stamp)
+        case CreateSubnets():
+            return subnets.create_subnets(indexes, command, stamp)
+        case UpdateSubnet():
+            return subnets.update_subnet(indexes, command, stamp)
+        case DeleteSubnet():
+            return subnets.delete_subnet(indexes, command, stamp)
+        case CreateNodes():
+            return nodes.create_nodes(indexes, command, stamp)
+        case UpdateNode():
+            return nodes.update_node(indexes, command, stamp)
+        case DeleteNode():
+            return nodes.delete_node(indexes, command, stamp)
+        case _:
+            raise TypeError(f"no service answers {type(command).__name__}")
+
+
+def ports_named(command: Command) -> Sequence[Id]:
+    """The existing ports that the command reads."""
+    match command:
+        case UpdatePort():
+            return (command.id,)
+        case DeletePorts():
+            return command.ids
+        case RecordPortReports():
+            return [report.id for report in command.reports]
+        case _:
+            return ()
+
+
+def ids_needed(command: Command) -> int:
+    """How many new ids the command needs."""
+    match command:
+        case CreatePorts() | CreateNetworks() | CreateSubnets() | CreateNodes():
+            return len(command.specs)
+        case _:
+            return 0
+
+
+def weight(command: Command) -> int:
+    """About how many rows the command writes: what queues and batches are bounded by."""
+    return max(1, ids_needed(command) or len(ports_named(command)))

@@ -1,0 +1,239 @@
+"""Ports: create in bulk, change, delete in bulk. Pure: (indexes, ports named, command, stamp) -> outcome.
+
+Called by services.dispatch. Ports are not in the indexes; the commit loop hands over the rows that a command names.
+Status follows three rules: an unbound port is DOWN; a bound one is BUILD from its creation, and again whenever a change
+is committed that its host must realise; only the host's report makes it anything else (services.status). A change of
+names and other words keeps the status: the revision grows, the host is told, and answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from alcor.model.addresses import ip_to_int
+from alcor.model.allocation import Allocation, Allocator
+from alcor.model.ids import Id, format_id
+from alcor.model.nouns import FixedIp, Port, PortKind, PortStatus
+from alcor.services.addressing import NetworkDemand, Want, resolve, supply
+from alcor.services.commands import CreatePorts, DeletePorts, FixedIpSpec, PortSpec, UpdatePort
+from alcor.services.errors import InvalidInput, PortBound, PortNotFound
+from alcor.services.indexes import Indexes, Outcome, Stamp
+from alcor.services.networks import find_network
+from alcor.services.revisions import changed_fields, check_if_match
+from alcor.store.base import Changes
+
+COMPUTE_OWNER = "compute:"
+MAX_INTERFACE = 15
+"""Bytes of an interface name (Linux IFNAMSIZ less the final zero)."""
+
+_PLAIN_FIELDS = (
+    "name",
+    "description",
+    "mac",
+    "host",
+    "device_id",
+    "device_owner",
+    "admin_state_up",
+    "kind",
+    "netns",
+    "interface",
+)
+_WIRED_FIELDS = frozenset(("mac", "fixed_ips", "host", "admin_state_up", "kind", "netns", "interface"))
+"""What a host must realise: a change of one of these makes a bound port BUILD again."""
+
+
+def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcome:
+    """Makes the ports, all or none."""
+    demands: dict[Id, NetworkDemand] = {}
+    wanted: list[list[Want] | None] = []
+    hosts: set[str] = set()
+    for spec in command.specs:
+        demand = demands.get(spec.network_id)
+        if demand is None:
+            demand = demands[spec.network_id] = NetworkDemand(find_network(indexes, spec.network_id))
+        if spec.mac is None:
+            demand.mac_count += 1
+        else:
+            demand.take_mac(spec.mac)
+        if spec.fixed_ips is None:
+            demand.anywhere += 1
+            wanted.append(None)
+        else:
+            wants = resolve(indexes, demand.network, spec.fixed_ips)
+            demand.take_addresses(wants)
+            wanted.append(wants)
+        if spec.kind is not None or spec.interface or spec.netns:
+            check_attachment(_kind(spec), spec.netns, spec.interface)
+        hosts.add(spec.host)
+    check_hosts(indexes, hosts)
+    allocations: list[tuple[Allocator, Allocation]] = []
+    supplies = {}
+    for network_id, demand in demands.items():
+        supplies[network_id], planned = supply(indexes, demand)
+        allocations += planned
+    revision, now = stamp.revision, stamp.now
+    ports = []
+    for identifier, spec, wants_or_none in zip(stamp.ids, command.specs, wanted, strict=True):
+        source = supplies[spec.network_id]
+        ports.append(
+            Port(
+                id=identifier,
+                network_id=spec.network_id,
+                project_id=spec.project_id,
+                name=spec.name,
+                description=spec.description,
+                mac=source.mac() if spec.mac is None else spec.mac,
+                fixed_ips=source.default_addresses() if wants_or_none is None else source.addresses(wants_or_none),
+                host=spec.host,
+                device_id=spec.device_id,
+                device_owner=spec.device_owner,
+                admin_state_up=spec.admin_state_up,
+                kind=_kind(spec),
+                netns=spec.netns,
+                interface=spec.interface,
+                created_at=now,
+                updated_at=now,
+                revision=revision,
+                status=PortStatus.BUILD if spec.host else PortStatus.DOWN,
+                status_reason="",
+                realised_revision=0,
+            )
+        )
+    return Outcome(tuple(ports), Changes(new_ports=ports), tuple(allocations))
+
+
+def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort, stamp: Stamp) -> Outcome:
+    """Changes what the command sets. Nothing different: nothing is written, the revision stays."""
+    before = find_port(ports, command.id)
+    check_if_match(before, command.if_match)
+    fields: dict[str, Any] = changed_fields(before, command, _PLAIN_FIELDS)
+    allocations = _change_addresses(indexes, before, command, fields)
+    if not fields:
+        return Outcome(before, Changes())
+    if "host" in fields:
+        check_hosts(indexes, {fields["host"]})
+    after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
+    if not fields.keys().isdisjoint(("kind", "netns", "interface")):
+        check_attachment(after.kind, after.netns, after.interface)
+    if not _WIRED_FIELDS.isdisjoint(fields):
+        moved = before.host != after.host
+        after = replace(
+            after,
+            status=PortStatus.BUILD if after.host else PortStatus.DOWN,
+            status_reason="",
+            realised_revision=0 if moved else before.realised_revision,
+        )
+    return Outcome(after, Changes(changed_ports=[(before, after)]), allocations)
+
+
+def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePorts) -> Outcome:
+    """Deletes the ports, all or none; what they had is free at once."""
+    demands: dict[Id, NetworkDemand] = {}
+    deleted = []
+    for identifier in dict.fromkeys(command.ids):
+        port = find_port(ports, identifier)
+        check_if_match(port, command.if_match)
+        demand = demands.get(port.network_id)
+        if demand is None:
+            demand = demands[port.network_id] = NetworkDemand(indexes.networks[port.network_id])
+        demand.release(indexes, port, mac=True)
+        deleted.append(port)
+    allocations: list[tuple[Allocator, Allocation]] = []
+    for demand in demands.values():
+        allocations += supply(indexes, demand)[1]
+    return Outcome(None, Changes(deleted_ports=deleted), tuple(allocations))
+
+
+def find_port(ports: Mapping[Id, Port], port_id: Id) -> Port:
+    """The port of an id. Raises PortNotFound."""
+    port = ports.get(port_id)
+    if port is None:
+        raise PortNotFound(f"Port {format_id(port_id)} could not be found.")
+    return port
+
+
+def check_hosts(indexes: Indexes, hosts: set[str]) -> None:
+    """Raises InvalidInput for a host that is no node. The empty name is "unbound"."""
+    for host in sorted(hosts):
+        if host and host not in indexes.node_named:
+            raise InvalidInput(
+                f"Invalid input for operation: binding:host_id {host} names no node. Register it with POST /v2.0/nodes."
+            )
+
+
+def check_attachment(kind: PortKind, netns: str, interface: str) -> None:
+    """Raises InvalidInput for an interface or namespace that cannot be."""
+    if len(interface.encode()) > MAX_INTERFACE or interface in (".", "..") or any(c in "/: \t\n\0" for c in interface):
+        raise InvalidInput(
+            f"Invalid input for operation: interface {interface!r} is not an interface name: at most {MAX_INTERFACE} "
+            "bytes, without space, slash and colon."
+        )
+    if kind is PortKind.ADOPTED and not interface:
+        raise InvalidInput("Invalid input for operation: a port of kind adopted needs interface, the one to adopt.")
+    if netns and (kind is not PortKind.CONTAINER or not netns.startswith("/") or "\0" in netns):
+        raise InvalidInput(
+            f"Invalid input for operation: netns {netns!r} must be an absolute path, and only a port of kind container "
+            "enters a namespace."
+        )
+
+
+def _kind(spec: PortSpec) -> PortKind:
+    if spec.kind is not None:
+        return spec.kind
+    return PortKind.TAP if spec.device_owner.startswith(COMPUTE_OWNER) else PortKind.CONTAINER
+
+
+def _change_addresses(
+    indexes: Indexes, before: Port, command: UpdatePort, fields: dict[str, Any]
+) -> tuple[tuple[Allocator, Allocation], ...]:
+    """Plans a change of MAC and addresses; puts the new `fixed_ips` into `fields` if they differ."""
+    demand = NetworkDemand(indexes.networks[before.network_id])
+    if "mac" in fields:
+        if before.host:
+            raise PortBound(
+                f"Unable to complete operation on port {format_id(before.id)}, port is already bound to "
+                f"{before.host}: unbind it before changing mac_address."
+            )
+        demand.take_mac(fields["mac"])
+        demand.released_macs.append(int.from_bytes(before.mac, "big"))
+    if command.fixed_ips is UNSET:
+        if "mac" not in fields:
+            return ()
+        return tuple(supply(indexes, demand)[1])
+    wants = resolve(indexes, demand.network, command.fixed_ips)
+    kept, new = _keep(indexes, before, command.fixed_ips, wants)
+    demand.take_addresses(new)
+    demand.release(indexes, before, mac=False, kept=[fixed_ip for fixed_ip in kept if fixed_ip is not None])
+    source, allocations = supply(indexes, demand)
+    fresh = iter(source.addresses(new))
+    after = tuple(fixed_ip if fixed_ip is not None else next(fresh) for fixed_ip in kept)
+    if after != before.fixed_ips:
+        fields["fixed_ips"] = after
+    return tuple(allocations)
+
+
+def _keep(
+    indexes: Indexes, before: Port, specs: Sequence[FixedIpSpec], wants: Sequence[Want]
+) -> tuple[list[FixedIp | None], list[Want]]:
+    """For each address wanted, the one of the port's own that answers it (or None); and the wants left over.
+
+    A spec that names the port's own address keeps it; one that names only a subnet keeps an address of that subnet (as
+    in Neutron).
+    """
+    offsets = {
+        (own.subnet_id, ip_to_int(own.ip) - indexes.subnets[own.subnet_id].cidr.first): own for own in before.fixed_ips
+    }
+    kept: list[FixedIp | None] = [None] * len(wants)
+    for index, (subnet, offset) in enumerate(wants):
+        if offset is not None:
+            kept[index] = offsets.pop((subnet.id, offset), None)
+    for index, (subnet, offset) in enumerate(wants):
+        if offset is None:
+            key = next((key for key in offsets if key[0] == subnet.id), None)
+            if key is not None:
+                kept[index] = offsets.pop(key)
+    return kept, [want for want, own in zip(wants, kept, strict=True) if own is None]

@@ -1,0 +1,365 @@
+"""The SQLite schema, its version, and how nouns become rows and rows nouns. Pure.
+
+Called by sqlite (which runs it) and memory (which filters and sorts by the same columns).
+
+A row's number `n` is the ordinal of its id: the table is its own index by id, and other tables and indexes refer to a
+row by a small integer. Measured on 100,000 ports with all their indexes, bulks of 1,000: 8 us of CPU and 314 bytes a
+port; with 16-byte ids as keys 14 us and 448 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from alcor.model.addresses import Ip, Mac, Prefix, ip_from_int, parse_prefix
+from alcor.model.ids import Id, ordinal_of
+from alcor.model.nouns import FixedIp, Network, Node, Pool, Port, PortKind, PortStatus, Subnet
+
+APPLICATION_ID = 0x416C6372
+"""`Alcr`: what makes a SQLite file one of ours."""
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE meta (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    last_ordinal INTEGER NOT NULL
+);
+INSERT INTO meta VALUES (1, 0, 0, 0);
+
+CREATE TABLE networks (
+    n INTEGER PRIMARY KEY, id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
+    cidr TEXT NOT NULL, vni INTEGER NOT NULL, mtu INTEGER NOT NULL, admin_state_up INTEGER NOT NULL,
+    shared INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX network_vni ON networks (vni);
+CREATE INDEX network_name ON networks (name) WHERE name <> '';
+CREATE INDEX network_project ON networks (project_id) WHERE project_id <> '';
+
+CREATE TABLE subnets (
+    n INTEGER PRIMARY KEY, id BLOB NOT NULL, network_id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL,
+    description TEXT NOT NULL, cidr TEXT NOT NULL, gateway BLOB NOT NULL, pools BLOB NOT NULL,
+    enable_dhcp INTEGER NOT NULL, dns_nameservers TEXT NOT NULL, created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL, revision INTEGER NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL
+);
+CREATE INDEX subnet_network ON subnets (network_id);
+CREATE INDEX subnet_name ON subnets (name) WHERE name <> '';
+CREATE INDEX subnet_project ON subnets (project_id) WHERE project_id <> '';
+
+CREATE TABLE nodes (
+    n INTEGER PRIMARY KEY, id BLOB NOT NULL, name TEXT NOT NULL, underlay_ip BLOB NOT NULL, agent_host TEXT NOT NULL,
+    agent_port INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX node_name ON nodes (name);
+CREATE UNIQUE INDEX node_underlay_ip ON nodes (underlay_ip);
+
+CREATE TABLE ports (
+    n INTEGER PRIMARY KEY, id BLOB NOT NULL, network INTEGER NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL,
+    description TEXT NOT NULL, mac INTEGER NOT NULL, fixed_ips BLOB NOT NULL, host TEXT NOT NULL,
+    device_id TEXT NOT NULL, device_owner TEXT NOT NULL, admin_state_up INTEGER NOT NULL, kind TEXT NOT NULL,
+    netns TEXT NOT NULL, interface TEXT NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+    revision INTEGER NOT NULL, status TEXT NOT NULL, status_reason TEXT NOT NULL, realised_revision INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX port_mac ON ports (network, mac);
+CREATE INDEX port_network ON ports (network);
+CREATE INDEX port_host ON ports (host, network) WHERE host <> '';
+CREATE INDEX port_name ON ports (name) WHERE name <> '';
+CREATE INDEX port_device_id ON ports (device_id) WHERE device_id <> '';
+CREATE INDEX port_device_owner ON ports (device_owner) WHERE device_owner <> '';
+CREATE INDEX port_project ON ports (project_id) WHERE project_id <> '';
+CREATE INDEX port_error ON ports (status) WHERE status = 'ERROR';
+
+-- The addresses of ports: `place` is the low 64 bits of the address, as a signed number.
+CREATE TABLE addresses (
+    subnet INTEGER NOT NULL, place INTEGER NOT NULL, port INTEGER NOT NULL, PRIMARY KEY (subnet, place)
+) WITHOUT ROWID;
+
+-- One row a commit: what it touched, by id, as msgpack of store.base.ChangeRecord.
+CREATE TABLE changes (revision INTEGER PRIMARY KEY, record BLOB NOT NULL);
+"""
+
+_POOLS_ENCODER = msgspec.msgpack.Encoder()
+_POOLS_DECODER = msgspec.msgpack.Decoder(tuple[Pool, ...])
+_WORDS_DECODER = msgspec.json.Decoder(tuple[str, ...])
+
+
+class Table(NamedTuple):
+    """One noun's table: how it is written, read, filtered and sorted."""
+
+    name: str
+    word: str
+    """The noun, for messages."""
+    columns: tuple[str, ...]
+    """In the order of `row`."""
+    row: Callable[[Any], tuple[Any, ...]]
+    noun: Callable[[tuple[Any, ...]], Any]
+    """From a row of `columns` without `n`."""
+    attributes: dict[str, Callable[[Any], Any]]
+    """What can be filtered and sorted by -> a value of the noun's type as the column holds it."""
+    drivers: tuple[str, ...]
+    """Attributes that have an index, the most selective first."""
+
+
+def place_of_ip(ip: bytes) -> int:
+    """Where an address is in its subnet: its low 64 bits, as SQLite's signed integer. Unique in every subnet that a
+    prefix of 64 bits or more, or IPv4, allows."""
+    return int.from_bytes(ip[8:], "big", signed=True)
+
+
+def network_row(network: Network) -> tuple[Any, ...]:
+    return (
+        ordinal_of(network.id),
+        network.id,
+        network.project_id,
+        network.name,
+        network.description,
+        _cidr(network.cidr),
+        network.vni,
+        network.mtu,
+        network.admin_state_up,
+        network.shared,
+        network.created_at,
+        network.updated_at,
+        network.revision,
+    )
+
+
+def network_of(row: tuple[Any, ...]) -> Network:
+    return Network(
+        id=Id(row[0]),
+        project_id=row[1],
+        name=row[2],
+        description=row[3],
+        cidr=parse_prefix(row[4]) if row[4] else None,
+        vni=row[5],
+        mtu=row[6],
+        admin_state_up=bool(row[7]),
+        shared=bool(row[8]),
+        created_at=row[9],
+        updated_at=row[10],
+        revision=row[11],
+    )
+
+
+def subnet_row(subnet: Subnet) -> tuple[Any, ...]:
+    last = ip_from_int(subnet.cidr.first + subnet.cidr.size - 1, subnet.cidr.version)
+    return (
+        ordinal_of(subnet.id),
+        subnet.id,
+        subnet.network_id,
+        subnet.project_id,
+        subnet.name,
+        subnet.description,
+        _cidr(subnet.cidr),
+        subnet.gateway or b"",
+        _POOLS_ENCODER.encode(subnet.pools),
+        subnet.enable_dhcp,
+        _words(subnet.dns_nameservers),
+        subnet.created_at,
+        subnet.updated_at,
+        subnet.revision,
+        subnet.cidr.base,
+        last,
+    )
+
+
+def subnet_of(row: tuple[Any, ...]) -> Subnet:
+    return Subnet(
+        id=Id(row[0]),
+        network_id=Id(row[1]),
+        project_id=row[2],
+        name=row[3],
+        description=row[4],
+        cidr=parse_prefix(row[5]),
+        gateway=Ip(row[6]) if row[6] else None,
+        pools=_POOLS_DECODER.decode(row[7]),
+        enable_dhcp=bool(row[8]),
+        dns_nameservers=_WORDS_DECODER.decode(row[9]),
+        created_at=row[10],
+        updated_at=row[11],
+        revision=row[12],
+    )
+
+
+def node_row(node: Node) -> tuple[Any, ...]:
+    return (
+        ordinal_of(node.id),
+        node.id,
+        node.name,
+        node.underlay_ip,
+        node.agent_host,
+        node.agent_port,
+        node.created_at,
+        node.updated_at,
+        node.revision,
+    )
+
+
+def node_of(row: tuple[Any, ...]) -> Node:
+    return Node(
+        id=Id(row[0]),
+        name=row[1],
+        underlay_ip=Ip(row[2]),
+        agent_host=row[3],
+        agent_port=row[4],
+        created_at=row[5],
+        updated_at=row[6],
+        revision=row[7],
+    )
+
+
+def port_row(port: Port) -> tuple[Any, ...]:
+    """The values are int, str and bytearray, nothing else: sqlite3 binds those at once (20-100 ns), while bytes, bool
+    and enums go through its adapters first (250-400 ns each; together they were a tenth of the cost of a port)."""
+    from_bytes = int.from_bytes
+    addresses = bytearray()
+    for fixed_ip in port.fixed_ips:
+        addresses += fixed_ip.subnet_id
+        addresses += fixed_ip.ip
+    return (
+        from_bytes(port.id[:5], "big"),
+        bytearray(port.id),
+        from_bytes(port.network_id[:5], "big"),
+        port.project_id,
+        port.name,
+        port.description,
+        from_bytes(port.mac, "big"),
+        addresses,
+        port.host,
+        port.device_id,
+        port.device_owner,
+        1 if port.admin_state_up else 0,
+        port.kind._value_,
+        port.netns,
+        port.interface,
+        port.created_at,
+        port.updated_at,
+        port.revision,
+        port.status._value_,
+        port.status_reason,
+        port.realised_revision,
+    )
+
+
+def port_of(row: tuple[Any, ...]) -> Port:
+    """`network_id` is the network's id, joined in, where `port_row` has its number."""
+    addresses = row[6]
+    return Port(
+        id=Id(row[0]),
+        network_id=Id(row[1]),
+        project_id=row[2],
+        name=row[3],
+        description=row[4],
+        mac=Mac(row[5].to_bytes(6, "big")),
+        fixed_ips=tuple(
+            [
+                FixedIp(Id(addresses[at : at + 16]), Ip(addresses[at + 16 : at + 32]))
+                for at in range(0, len(addresses), 32)
+            ]
+        ),
+        host=row[7],
+        device_id=row[8],
+        device_owner=row[9],
+        admin_state_up=bool(row[10]),
+        kind=_KINDS[row[11]],
+        netns=row[12],
+        interface=row[13],
+        created_at=row[14],
+        updated_at=row[15],
+        revision=row[16],
+        status=_STATUSES[row[17]],
+        status_reason=row[18],
+        realised_revision=row[19],
+    )
+
+
+_KINDS = {kind.value: kind for kind in PortKind}
+_STATUSES = {status.value: status for status in PortStatus}
+
+
+def _cidr(value: Prefix | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _words(value: Sequence[str]) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    return b"" if value is None else bytes(value)
+
+
+def _mac(value: Any) -> int:
+    return int.from_bytes(value, "big")
+
+
+_TIMES: dict[str, Callable[[Any], Any]] = dict.fromkeys(("created_at", "updated_at", "revision"), int)
+_OWNED: dict[str, Callable[[Any], Any]] = {"id": _bytes, "project_id": str, "name": str, "description": str, **_TIMES}
+
+NETWORKS = Table(
+    "networks",
+    "networks",
+    ("n", *Network.__struct_fields__),
+    network_row,
+    network_of,
+    {**_OWNED, "cidr": _cidr, "vni": int, "mtu": int, "admin_state_up": int, "shared": int},
+    ("id", "vni", "name", "project_id"),
+)
+SUBNETS = Table(
+    "subnets",
+    "subnets",
+    ("n", *Subnet.__struct_fields__, "first", "last"),
+    subnet_row,
+    subnet_of,
+    {
+        **_OWNED,
+        "network_id": _bytes,
+        "cidr": _cidr,
+        "gateway": _bytes,
+        "enable_dhcp": int,
+        "dns_nameservers": _words,
+    },
+    ("id", "name", "network_id", "project_id"),
+)
+NODES = Table(
+    "nodes",
+    "nodes",
+    ("n", *Node.__struct_fields__),
+    node_row,
+    node_of,
+    {"id": _bytes, "name": str, "underlay_ip": _bytes, "agent_host": str, "agent_port": int, **_TIMES},
+    ("id", "name", "underlay_ip"),
+)
+PORTS = Table(
+    "ports",
+    "ports",
+    ("n", "id", "network", *Port.__struct_fields__[2:]),
+    port_row,
+    port_of,
+    {
+        **_OWNED,
+        "network_id": _bytes,
+        "mac": _mac,
+        "host": str,
+        "device_id": str,
+        "device_owner": str,
+        "admin_state_up": int,
+        "kind": str,
+        "netns": str,
+        "interface": str,
+        "status": str,
+        "status_reason": str,
+        "realised_revision": int,
+        "ip": _bytes,
+        "subnet_id": _bytes,
+    },
+    ("id", "ip", "mac", "device_id", "name", "host", "subnet_id", "network_id", "device_owner", "project_id"),
+)

@@ -1,0 +1,422 @@
+"""Desired state in one SQLite file: the embedded store. Fills store.base.Store; wired by roles.
+
+One writer: the file is locked against a second server for as long as it is open. WAL with synchronous=FULL: a commit
+that returned survives a power cut. Every other thread reads through a connection of its own, read-only, and sees
+committed state. Writes are few, large statements (`CHUNK` rows each): sqlite3 gives up the GIL at each step, and a step
+a row would hand it to a busy thread each time (up to 5 ms a row).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from alcor.model.ids import Id, ordinal_of
+from alcor.model.nouns import Network, Node, Port, Subnet
+from alcor.store.base import SCAN_BOUND, ChangeRecord, Changes, Query, StoreError
+from alcor.store.query import PORT_SELECT, Listing
+from alcor.store.record import record_of
+from alcor.store.schema import (
+    APPLICATION_ID,
+    NETWORKS,
+    NODES,
+    PORTS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    SUBNETS,
+    Table,
+    place_of_ip,
+)
+from alcor.store.sqlite_check import check_connection
+
+CHUNK = 128
+"""Rows of one INSERT. Measured: 50 to 250 are a tie, 1,000 is a fifth slower, one a row holds up other threads."""
+KEPT_COMMITS = 4096
+"""Commits that the change log remembers."""
+CACHE_KIB = 64 * 1024
+CHECKPOINT_PAGES = 4000
+BUSY_TIMEOUT_MS = 5000
+
+
+class SqliteStore:
+    """See the module. `path` is made if it is missing; its directory must exist."""
+
+    def __init__(self, path: str | os.PathLike[str], *, scan_bound: int = SCAN_BOUND) -> None:
+        self._path = Path(path)
+        self._scan_bound = scan_bound
+        self._record_encoder = msgspec.msgpack.Encoder()
+        self._record_decoder = msgspec.msgpack.Decoder(ChangeRecord)
+        self._readers = threading.local()
+        self._all_readers: list[sqlite3.Connection] = []
+        self._readers_lock = threading.Lock()
+        self._closed = False
+        self._lock_fd = _lock(self._path)
+        try:
+            self._writer = self._open_writer()
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+        self._last_ordinal = int(self._meta("last_ordinal"))
+
+    # Writing: one thread.
+
+    def commit(self, revision: int, changes: Changes) -> None:
+        """Writes everything in one transaction; durable when it returns. See store.base."""
+        writer = self._writer
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            self._delete(changes)
+            self._put_ports([after for _, after in changes.changed_ports], changed=True)
+            self._put_ports(changes.new_ports)
+            self._put(NETWORKS, changes.networks)
+            self._put(SUBNETS, changes.subnets)
+            self._put(NODES, changes.nodes)
+            self._put_statuses(changes)
+            record = record_of(revision, changes)
+            if record is not None:
+                writer.execute("INSERT INTO changes VALUES (?, ?)", (revision, self._record_encoder.encode(record)))
+                writer.execute("DELETE FROM changes WHERE revision <= ?", (revision - KEPT_COMMITS,))
+            ordinal = max(self._last_ordinal, changes.last_ordinal, _largest_ordinal(changes))
+            writer.execute("UPDATE meta SET revision = ?, last_ordinal = ?", (revision, ordinal))
+            writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise self._error(error) from error
+        self._last_ordinal = ordinal
+
+    def next_epoch(self) -> int:
+        """See store.base."""
+        try:
+            self._writer.execute("UPDATE meta SET epoch = epoch + 1")
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+        return int(self._meta("epoch"))
+
+    def close(self) -> None:
+        """Closes every connection and gives up the lock. Doing it twice is allowed; reading afterwards is not."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._readers_lock:
+            readers, self._all_readers = self._all_readers, []
+        for reader in readers:
+            reader.close()
+        self._writer.close()
+        os.close(self._lock_fd)
+
+    # Reading: any thread.
+
+    def revision(self) -> int:
+        """See store.base."""
+        return int(self._meta("revision"))
+
+    def last_ordinal(self) -> int:
+        """See store.base."""
+        return int(self._meta("last_ordinal"))
+
+    def networks(self) -> list[Network]:
+        """All of them, in the order of creation."""
+        return self._all(NETWORKS)
+
+    def subnets(self) -> list[Subnet]:
+        """All of them, in the order of creation."""
+        return self._all(SUBNETS)
+
+    def nodes(self) -> list[Node]:
+        """All of them, in the order of creation."""
+        return self._all(NODES)
+
+    def get_ports(self, ids: Iterable[Id]) -> list[Port]:
+        """See store.base."""
+        wanted = list(ids)
+        ordinals = _json_numbers(map(ordinal_of, wanted))
+        rows = self._read(f"{PORT_SELECT} WHERE p.n IN (SELECT value FROM json_each(?))", (ordinals,))
+        found = {row[0]: row for row in rows}
+        return [PORTS.noun(found[identifier]) for identifier in wanted if identifier in found]
+
+    def list_ports(self, query: Query) -> list[Port]:
+        """See store.base."""
+        return self._list(PORTS, query)
+
+    def list_networks(self, query: Query) -> list[Network]:
+        """See store.base."""
+        return self._list(NETWORKS, query)
+
+    def list_subnets(self, query: Query) -> list[Subnet]:
+        """See store.base."""
+        return self._list(SUBNETS, query)
+
+    def list_nodes(self, query: Query) -> list[Node]:
+        """See store.base."""
+        return self._list(NODES, query)
+
+    def ports_of_host(self, host: str) -> list[Port]:
+        """In the order of creation."""
+        if not host:
+            return []
+        rows = self._read(f"{PORT_SELECT} WHERE p.host = ? AND p.host <> '' ORDER BY p.n", (host,))
+        return [PORTS.noun(row) for row in rows]
+
+    def ports_of_network(self, network_id: Id) -> list[Port]:
+        """In the order of creation."""
+        rows = self._read(
+            f"{PORT_SELECT} WHERE p.network = ? AND w.id = ? ORDER BY p.n", (ordinal_of(network_id), network_id)
+        )
+        return [PORTS.noun(row) for row in rows]
+
+    def allocated_addresses(self, subnet_id: Id) -> list[int]:
+        """See store.base."""
+        ordinal = ordinal_of(subnet_id)
+        subnet = self._read("SELECT first FROM subnets WHERE n = ? AND id = ?", (ordinal, subnet_id))
+        if not subnet:
+            return []
+        base = place_of_ip(subnet[0][0])
+        rows = self._read("SELECT place FROM addresses WHERE subnet = ?", (ordinal,))
+        return sorted([(row[0] - base) & _OFFSET_MASK for row in rows])
+
+    def allocated_macs(self, network_id: Id) -> list[int]:
+        """See store.base."""
+        rows = self._read("SELECT mac FROM ports WHERE network = ? ORDER BY mac", (ordinal_of(network_id),))
+        return [row[0] for row in rows]
+
+    def hosts_of_networks(self) -> Sequence[tuple[Id, str, int]]:
+        """See store.base. Reads the index by host from end to end: at start, not on the way."""
+        rows = self._read(
+            "SELECT w.id, g.host, g.ports FROM (SELECT host, network, count(*) AS ports FROM ports "
+            "INDEXED BY port_host WHERE host <> '' GROUP BY host, network) g JOIN networks w ON w.n = g.network"
+        )
+        return [(Id(row[0]), row[1], row[2]) for row in rows]
+
+    def changes_since(self, revision: int, limit: int) -> list[ChangeRecord] | None:
+        """See store.base."""
+        rows = self._read("SELECT record FROM changes WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit))
+        if revision < self.revision() - KEPT_COMMITS:
+            return None
+        return [self._record_decoder.decode(row[0]) for row in rows]
+
+    def check(self) -> list[str]:
+        """See store.base."""
+        try:
+            return check_connection(self._connection())
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    # Inside.
+
+    def _open_writer(self) -> sqlite3.Connection:
+        writer: sqlite3.Connection | None = None
+        try:
+            writer = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=5.0
+            )
+            _adopt(writer, self._path)
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                f"busy_timeout={BUSY_TIMEOUT_MS}",
+                f"cache_size=-{CACHE_KIB}",
+                f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+            ):
+                writer.execute(f"PRAGMA {pragma}")
+            # Fails now rather than at the first commit where the file or its disk is read-only.
+            writer.execute("UPDATE meta SET one = 1")
+        except sqlite3.Error as error:
+            if writer is not None:
+                writer.close()
+            raise self._error(error) from error
+        except StoreError:
+            if writer is not None:
+                writer.close()
+            raise
+        return writer
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        if connection is None:
+            if self._closed:
+                raise StoreError(f"{self._path}: the store is closed")
+            connection = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=BUSY_TIMEOUT_MS / 1000,
+            )
+            connection.execute("PRAGMA query_only=1")
+            self._readers.connection = connection
+            with self._readers_lock:
+                self._all_readers.append(connection)
+        return connection
+
+    def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def _meta(self, column: str) -> Any:
+        return self._read(f"SELECT {column} FROM meta")[0][0]
+
+    def _all(self, table: Table) -> list[Any]:
+        columns = ", ".join(column for column in table.columns if column not in ("n", "first", "last"))
+        return [table.noun(row) for row in self._read(f"SELECT {columns} FROM {table.name} ORDER BY n")]
+
+    def _list(self, table: Table, query: Query) -> list[Any]:
+        return [table.noun(row) for row in Listing(table, query, self._read, self._scan_bound).rows()]
+
+    def _put(self, table: Table, nouns: Sequence[Any]) -> None:
+        self._insert(table.name, table.columns, list(map(table.row, nouns)), upsert=True)
+
+    def _put_ports(self, ports: Sequence[Port], *, changed: bool = False) -> None:
+        if not ports:
+            return
+        self._insert(PORTS.name, PORTS.columns, list(map(PORTS.row, ports)), upsert=changed)
+        from_bytes = int.from_bytes
+        owned = [
+            (from_bytes(fixed_ip.subnet_id[:5], "big"), from_bytes(fixed_ip.ip[8:], "big", signed=True), port_number)
+            for port in ports
+            for port_number in (from_bytes(port.id[:5], "big"),)
+            for fixed_ip in port.fixed_ips
+        ]
+        self._insert("addresses", ("subnet", "place", "port"), owned, upsert=False)
+
+    def _delete(self, changes: Changes) -> None:
+        """Everything that goes, before anything comes: what is given back may be taken in the same commit."""
+        execute = self._writer.execute
+        places: dict[int, list[int]] = {}
+        for port in chain(changes.deleted_ports, (before for before, _ in changes.changed_ports)):
+            for fixed_ip in port.fixed_ips:
+                places.setdefault(ordinal_of(fixed_ip.subnet_id), []).append(place_of_ip(fixed_ip.ip))
+        for subnet, gone in places.items():
+            execute(
+                "DELETE FROM addresses WHERE subnet = ? AND place IN (SELECT value FROM json_each(?))",
+                (subnet, _json_numbers(gone)),
+            )
+        for name, nouns in (
+            ("ports", changes.deleted_ports),
+            ("subnets", changes.deleted_subnets),
+            ("networks", changes.deleted_networks),
+            ("nodes", changes.deleted_nodes),
+        ):
+            if nouns:
+                ordinals = _json_numbers(ordinal_of(noun.id) for noun in nouns)
+                execute(f"DELETE FROM {name} WHERE n IN (SELECT value FROM json_each(?))", (ordinals,))
+
+    def _put_statuses(self, changes: Changes) -> None:
+        """One statement for all ports that get the same status and reason: nearly always one."""
+        alike: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for change in changes.statuses:
+            key = (change.status.value, change.reason)
+            alike.setdefault(key, []).append((ordinal_of(change.id), change.realised_revision))
+        for (status, reason), pairs in alike.items():
+            self._writer.execute(
+                "UPDATE ports SET status = ?, status_reason = ?, realised_revision = j.realised FROM "
+                "(SELECT value ->> 0 AS port, value ->> 1 AS realised FROM json_each(?)) j WHERE n = j.port",
+                (status, reason, msgspec.json.encode(pairs).decode()),
+            )
+
+    def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]], *, upsert: bool) -> None:
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            self._writer.execute(_insert_sql(table, tuple(columns), len(part), upsert), list(chain.from_iterable(part)))
+
+    def _roll_back(self) -> None:
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # The first error is the one that tells.
+
+    def _error(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(f"{self._path}: {error}. {_advice(error)}")
+
+
+def _lock(path: Path) -> int:
+    """Holds `<path>.lock` for this process (flock: the kernel lets go of it however the process ends)."""
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"{lock_path}: {error.strerror}. Create the directory, or point the server at one it may write to."
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise StoreError(
+            f"{path}: another server has it open (process {holder or 'unknown'}). Stop that one first, or give this "
+            "one a file of its own."
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _adopt(connection: sqlite3.Connection, path: Path) -> None:
+    """Makes the tables of an empty file; refuses a file that is not ours, or newer than this code."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if not tables and not application and not version:
+        connection.executescript(
+            f"BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+        )
+        return
+    if application != APPLICATION_ID:
+        raise StoreError(f"{path}: not an Alcor database (application id {application:#x}). Choose another path.")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: schema {version} was written by a newer Alcor, this one knows {SCHEMA_VERSION}. Run that version."
+        )
+    if version < SCHEMA_VERSION:
+        raise StoreError(f"{path}: schema {version} has no migration to {SCHEMA_VERSION}. Use another path.")
+
+
+@lru_cache(maxsize=1024)
+def _insert_sql(table: str, columns: tuple[str, ...], rows: int, upsert: bool) -> str:
+    """The statement for so many rows; the same string object each time, so that sqlite3's cache finds it fast."""
+    one = f"({', '.join('?' * len(columns))})"
+    conflict = ""
+    if upsert:
+        sets = ", ".join(f"{column} = excluded.{column}" for column in columns[1:])
+        conflict = f" ON CONFLICT (n) DO UPDATE SET {sets}"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([one] * rows)}{conflict}"
+
+
+def _json_numbers(numbers: Iterable[int]) -> str:
+    return msgspec.json.encode(list(numbers)).decode()
+
+
+def _largest_ordinal(changes: Changes) -> int:
+    made: Iterator[Any] = chain(changes.new_ports, changes.networks, changes.subnets, changes.nodes)
+    return max((ordinal_of(noun.id) for noun in made), default=0)
+
+
+def _advice(error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return _ADVICE.get(code, "Nothing was written by this commit. Check the file with `PRAGMA integrity_check`.")
+
+
+_OFFSET_MASK = (1 << 64) - 1
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: "Another process holds a lock on the database: end it (a backup or a sqlite3 shell?).",
+    sqlite3.SQLITE_LOCKED: "Another process holds a lock on the database: end it (a backup or a sqlite3 shell?).",
+    sqlite3.SQLITE_READONLY: "The file or its disk is read-only: mount it writable and check its owner.",
+    sqlite3.SQLITE_FULL: "The disk is full: free space, then start the server again.",
+    sqlite3.SQLITE_IOERR: "The disk failed: look at the kernel's log, then start the server again.",
+    sqlite3.SQLITE_CANTOPEN: "It cannot be opened: check that the directory exists and who may write there.",
+    sqlite3.SQLITE_CORRUPT: "It is damaged: restore a backup, or use `.recover` of the sqlite3 shell on a copy.",
+    sqlite3.SQLITE_NOTADB: "It is not a SQLite database: choose another path.",
+    sqlite3.SQLITE_CONSTRAINT: "Two rows claim one number, which the indexes should have refused: report this.",
+}

@@ -1,0 +1,66 @@
+"""Is what a SQLite store holds consistent? Reads everything; called by SqliteStore.check.
+
+The database's own check comes first, then what its constraints cannot say: every address, MAC and VNI that a row
+mentions is owned exactly once, by that row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+MAX_FINDINGS = 100
+
+_QUERIES = (
+    ("SELECT count(*) FROM ports p WHERE NOT EXISTS (SELECT 1 FROM networks w WHERE w.n = p.network)",
+     "{} ports are of a network that does not exist"),
+    ("SELECT count(*) FROM subnets s WHERE NOT EXISTS (SELECT 1 FROM networks w WHERE w.id = s.network_id)",
+     "{} subnets are of a network that does not exist"),
+    ("SELECT count(*) FROM addresses a WHERE NOT EXISTS (SELECT 1 FROM ports p WHERE p.n = a.port)",
+     "{} addresses are owned by a port that does not exist (leaked)"),
+    ("SELECT count(*) FROM addresses a WHERE NOT EXISTS (SELECT 1 FROM subnets s WHERE s.n = a.subnet)",
+     "{} addresses are of a subnet that does not exist (leaked)"),
+    ("SELECT count(*) FROM ports p WHERE p.host <> '' AND NOT EXISTS (SELECT 1 FROM nodes d WHERE d.name = p.host)",
+     "{} ports are bound to a node that does not exist"),
+    ("SELECT count(*) FROM ports p WHERE (p.host = '') <> (p.status = 'DOWN' AND p.host = '')",
+     "{} unbound ports are not DOWN"),
+    ("SELECT count(*) FROM ports WHERE revision > (SELECT revision FROM meta)",
+     "{} ports are newer than the newest commit"),
+    ("SELECT count(*) FROM (SELECT n FROM ports UNION ALL SELECT n FROM networks UNION ALL SELECT n FROM subnets "
+     "UNION ALL SELECT n FROM nodes) WHERE n > (SELECT last_ordinal FROM meta)",
+     "{} rows have an ordinal that was never given out"),
+)  # fmt: skip
+
+
+def check_connection(connection: sqlite3.Connection) -> list[str]:
+    """What is wrong, a sentence each, at most MAX_FINDINGS."""
+    findings = [
+        f"SQLite: {row[0]}" for row in connection.execute(f"PRAGMA integrity_check({MAX_FINDINGS})") if row[0] != "ok"
+    ]
+    for sql, sentence in _QUERIES:
+        count = connection.execute(sql).fetchone()[0]
+        if count:
+            findings.append(sentence.format(count))
+    findings += _check_addresses(connection)
+    return findings[:MAX_FINDINGS]
+
+
+def _check_addresses(connection: sqlite3.Connection) -> list[str]:
+    """Every address of a port row is in `addresses`, owned by that port, and there are no others."""
+    mentioned = 0
+    findings: list[str] = []
+    for number, blob in connection.execute("SELECT n, fixed_ips FROM ports"):
+        for at in range(0, len(blob), 32):
+            mentioned += 1
+            subnet, place = (
+                int.from_bytes(blob[at : at + 5], "big"),
+                int.from_bytes(blob[at + 24 : at + 32], "big", signed=True),
+            )
+            owner = connection.execute(
+                "SELECT port FROM addresses WHERE subnet = ? AND place = ?", (subnet, place)
+            ).fetchone()
+            if owner != (number,) and len(findings) < MAX_FINDINGS:
+                findings.append(f"port {number} has an address in subnet {subnet} whose owner is {owner}")
+    owned = connection.execute("SELECT count(*) FROM addresses").fetchone()[0]
+    if owned != mentioned:
+        findings.append(f"{owned} addresses are allocated, {mentioned} are referenced by ports")
+    return findings
