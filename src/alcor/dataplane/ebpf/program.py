@@ -1,0 +1,250 @@
+"""The compiled data plane of one host: loads it, pins it, finds it again, upgrades it under traffic.
+
+Called by the ebpf driver and by tests. Everything is pinned under one directory per host:
+
+    ports local remote counters drops config     the maps; they outlive agents and versions of the program
+    from_port_<digest> from_overlay_<digest>     the programs; <digest> is of the object file they came from
+
+An agent that starts finds both and loads nothing (under a millisecond); a new version of the program loads over the
+same maps, and the interfaces go over to it when wiring replaces their filters.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from alcor.dataplane.base import DataPlaneError
+from alcor.dataplane.ebpf import tables
+from alcor.dataplane.ebpf.tables import DropReason, HostConfig, Traffic
+from alcor.dataplane.kernel import bpf, libbpf
+from alcor.dataplane.kernel.bpf import BpfError, BpfMap
+
+OBJECT_PATH: Final = Path(__file__).with_name("alcor.bpf.o")
+MAPS: Final = ("ports", "local", "remote", "counters", "drops", "config")
+PROGRAMS: Final = ("from_port", "from_overlay")
+REMOTE_ENTRIES: Final = 4_194_304
+"""Endpoints on other hosts that one host can know. A map of that size takes 64 MiB for its buckets before the first."""
+
+_SHAPES: Final = {
+    "ports": (tables.IFINDEX.size, tables.PORT.size),
+    "local": (tables.ADDRESS_KEY.size, tables.LOCAL.size),
+    "remote": (tables.ADDRESS_KEY.size, tables.REMOTE.size),
+    "counters": (tables.IFINDEX.size, tables.TRAFFIC.size),
+    "drops": (tables.DROP_KEY.size, tables.DROP_COUNT.size),
+    "config": (len(tables.CONFIG_KEY), tables.CONFIG.size),
+}
+
+
+class Program:
+    """The programs and maps of one host, open. A context; closing lets go of them and changes nothing in the kernel.
+
+    `ports`, `local`, `remote`, `counters`, `drops` and `config` are the maps; `from_port` and `from_overlay` are file
+    descriptors of the programs, `from_port_pin` and `from_overlay_pin` where they are pinned.
+    """
+
+    def __init__(self, pin_dir: Path, maps: dict[str, BpfMap], programs: dict[str, tuple[int, Path]]) -> None:
+        """Takes over maps and programs. Use `open`."""
+        self.pin_dir = pin_dir
+        self._maps = maps
+        self.ports = maps["ports"]
+        self.local = maps["local"]
+        self.remote = maps["remote"]
+        self.counters = maps["counters"]
+        self.drops = maps["drops"]
+        self.config = maps["config"]
+        self.from_port, self.from_port_pin = programs["from_port"]
+        self.from_overlay, self.from_overlay_pin = programs["from_overlay"]
+
+    @classmethod
+    def open(
+        cls, object_path: Path | None, pin_dir: Path, config: HostConfig, *, remote_entries: int = REMOTE_ENTRIES
+    ) -> Program:
+        """Finds what is pinned in `pin_dir` (made, with a BPF file system on it, if need be), loads what is missing or
+        of another version, and writes `config`. Idempotent; the maps keep what they hold.
+
+        `object_path` None means the one beside this file. `remote_entries` sizes `remote` when it is made; a map that
+        exists keeps its size. Raises BpfError or DataPlaneError, nothing half-pinned that a second call would trip on.
+        """
+        path = object_path or OBJECT_PATH
+        digest = _digest(path)
+        bpf.mount_bpffs(pin_dir)
+        with _locked(pin_dir):
+            maps = _pinned_maps(pin_dir)
+            try:
+                programs = _pinned_programs(pin_dir, digest, maps) if len(maps) == len(MAPS) else None
+                if programs is None:
+                    programs = _load(path, digest, pin_dir, maps, remote_entries)
+            except BaseException:
+                for opened in maps.values():
+                    opened.close()
+                raise
+        program = cls(pin_dir, maps, programs)
+        program.config.put(tables.CONFIG_KEY, tables.pack_config(config))
+        return program
+
+    def close(self) -> None:
+        """Closes every file descriptor. What is pinned or attached stays."""
+        for opened in self._maps.values():
+            opened.close()
+        for name in PROGRAMS:
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def traffic(self) -> dict[int, Traffic]:
+        """Counters by ifindex, all CPUs added up."""
+        return {
+            tables.unpack_ifindex(key): Traffic(*bpf.sum_per_cpu(value, tables.TRAFFIC))
+            for key, value in self.counters.items()
+        }
+
+    def dropped(self) -> dict[int, dict[DropReason, int]]:
+        """Drops by ifindex (0: no port is to blame) and reason, all CPUs added up."""
+        found: dict[int, dict[DropReason, int]] = {}
+        for key, value in self.drops.items():
+            ifindex, reason = tables.unpack_drop_key(key)
+            found.setdefault(ifindex, {})[reason] = bpf.sum_per_cpu(value, tables.DROP_COUNT)[0]
+        return found
+
+    def zero_counters(self, ifindexes: list[int]) -> None:
+        """Makes (or zeroes) the rows of `counters` of new ports: without a row nothing is counted."""
+        self.counters.update_batch(
+            tables.pack_ifindexes(ifindexes), bytes(self.counters.stored_size * len(ifindexes)), len(ifindexes)
+        )
+
+    def forget_counters(self, ifindexes: list[int]) -> None:
+        """Removes the rows of `counters` and `drops` of ports that are gone. An ifindex without rows is passed over."""
+        self.counters.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
+        keys = [tables.pack_drop_key(ifindex, reason) for ifindex in ifindexes for reason in DropReason]
+        self.drops.delete_batch(b"".join(keys), len(keys))
+
+
+def probe() -> str | None:
+    """None when this process can run the ebpf driver on this machine; else why not and what to do. Leaves nothing."""
+    try:
+        with libbpf.ObjectFile(_existing(OBJECT_PATH)):
+            pass
+        bpf.create_map(bpf.MAP_TYPE_HASH, 4, 4, 1, "probe").close()
+        bpf.try_program()
+    except DataPlaneError as error:
+        return str(error)
+    return None
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataPlaneError(f"the compiled data plane {path} is missing: run `make setup`")
+    return path
+
+
+def _digest(path: Path) -> str:
+    return blake2b(_existing(path).read_bytes(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One loader at a time per host: an agent and its standby may start together."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _pinned_maps(pin_dir: Path) -> dict[str, BpfMap]:
+    """The maps that are pinned, checked to be of the shape this version reads and writes."""
+    found: dict[str, BpfMap] = {}
+    for name in MAPS:
+        try:
+            opened = BpfMap.open(pin_dir / name)
+        except BpfError as error:
+            if error.errno == errno.ENOENT:
+                continue
+            raise
+        found[name] = opened
+        if (opened.key_size, opened.value_size) != _SHAPES[name]:
+            for other in found.values():
+                other.close()
+            raise DataPlaneError(
+                f"the map pinned at {pin_dir / name} has keys of {opened.key_size} and values of {opened.value_size} "
+                f"bytes, this version of Alcor needs {_SHAPES[name][0]} and {_SHAPES[name][1]}: move this host's ports "
+                f"away, remove {pin_dir}/* and restart the agent, or go back to the version that made it"
+            )
+    return found
+
+
+def _program_pin(pin_dir: Path, name: str, digest: str) -> Path:
+    return pin_dir / f"{name}_{digest}"
+
+
+def _pinned_programs(pin_dir: Path, digest: str, maps: dict[str, BpfMap]) -> dict[str, tuple[int, Path]] | None:
+    """The programs of that object file, or None unless all are there and use the very maps that are pinned."""
+    ids = {opened.info.id for opened in maps.values()}
+    found: dict[str, tuple[int, Path]] = {}
+    for name in PROGRAMS:
+        pin = _program_pin(pin_dir, name, digest)
+        try:
+            fd = bpf.open_pin(pin)
+        except BpfError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            break
+        found[name] = fd, pin
+        if not bpf.program_info(fd, name).map_ids <= ids:
+            break
+    else:
+        return found
+    for fd, _ in found.values():
+        os.close(fd)
+    return None
+
+
+def _load(
+    path: Path, digest: str, pin_dir: Path, maps: dict[str, BpfMap], remote_entries: int
+) -> dict[str, tuple[int, Path]]:
+    """Loads the object over the maps that exist, adds the others to `maps` and pins what is new.
+
+    Programs of other versions lose their pins, not their attachments: interfaces forward with them until wiring
+    replaces the filter.
+    """
+    with libbpf.ObjectFile(path) as loaded:
+        if set(loaded.maps) != set(MAPS) or set(loaded.programs) != set(PROGRAMS):
+            raise DataPlaneError(f"{path} is not this version's data plane: run `make setup`")
+        for name, opened in maps.items():
+            loaded.reuse(name, opened.fd)
+        if "remote" not in maps:
+            loaded.resize("remote", remote_entries)
+        loaded.load()
+        for name in MAPS:
+            if name not in maps:
+                maps[name] = loaded.map(name)
+                bpf.pin(maps[name].fd, pin_dir / name)
+        programs: dict[str, tuple[int, Path]] = {}
+        for name in PROGRAMS:
+            pin = _program_pin(pin_dir, name, digest)
+            with suppress(FileNotFoundError):
+                pin.unlink()
+            programs[name] = loaded.program(name), pin
+            bpf.pin(programs[name][0], pin)
+    for old in pin_dir.iterdir():
+        if old.name.startswith(PROGRAMS) and not old.name.endswith(f"_{digest}"):
+            old.unlink()
+    return programs

@@ -1,0 +1,274 @@
+"""The rows of the ebpf driver's tables, as Python records and as the bytes that the compiled program reads. Pure.
+
+Called by program.py, the driver, its wiring and the differential tests. `alcor.h` has the same layouts in C and
+docs/pipeline.md says what they mean. Numbers are little- or big-endian as the machine is; addresses and the VXLAN port
+are in network order.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from enum import IntEnum, IntFlag
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+import msgspec
+
+from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, PortCounters
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac
+from alcor.model.ids import Id
+
+IFINDEX: Final = struct.Struct("=I")
+"""Key of `ports` and `counters`."""
+PORT: Final = struct.Struct("=16sII6sHQ")
+ADDRESS_KEY: Final = struct.Struct("=I16s")
+"""Key of `local` and `remote`."""
+LOCAL: Final = struct.Struct("=IH6s")
+REMOTE: Final = struct.Struct("=16s6s2x")
+TRAFFIC: Final = struct.Struct("=4Q")
+DROP_KEY: Final = struct.Struct("=II")
+DROP_COUNT: Final = struct.Struct("=Q")
+CONFIG: Final = struct.Struct("=16sI2s2x")
+CONFIG_KEY: Final = IFINDEX.pack(0)
+
+VXLAN_PORT: Final = 4789
+"""RFC 7348's UDP port."""
+
+
+class PortFlag(IntFlag):
+    """Flags of a row of `ports`."""
+
+    ROUTED = 1
+    PEER = 2
+    UP = 4
+
+
+class EndpointFlag(IntFlag):
+    """Flags of a row of `local`."""
+
+    GATEWAY = 1
+    PEER = 2
+
+
+class DropReason(IntEnum):
+    """Why a packet was dropped; the names in lower case are those of docs/pipeline.md."""
+
+    NO_PORT = 1
+    PORT_DOWN = 2
+    MALFORMED = 3
+    SPOOFED_MAC = 4
+    SPOOFED_IP = 5
+    NOT_SUPPORTED = 6
+    ARP_IGNORED = 7
+    ARP_UNKNOWN = 8
+    MULTICAST = 9
+    NO_ENDPOINT = 10
+    NOT_ROUTED = 11
+    GATEWAY = 12
+    TTL_EXCEEDED = 13
+    NO_UNDERLAY = 14
+    ENCAP_FAILED = 15
+
+
+class Verdict(IntEnum):
+    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY) or a DropReason (DROP)."""
+
+    DELIVER = 1
+    TUNNEL = 2
+    REPLY = 3
+    DROP = 4
+    PASS = 5
+
+
+class PortRow(NamedTuple):
+    """A row of `ports`."""
+
+    id: Id
+    vni: int
+    mtu: int
+    mac: Mac
+    flags: PortFlag
+    digest: int
+
+
+class LocalRow(NamedTuple):
+    """A row of `local`; `ifindex` 0 for a gateway."""
+
+    ifindex: int
+    flags: EndpointFlag
+    mac: Mac
+
+
+class HostConfig(NamedTuple):
+    """The row of `config`: this host's tunnel end."""
+
+    underlay_ip: Ip
+    underlay_ifindex: int
+    vxlan_port: int = VXLAN_PORT
+
+
+class Traffic(NamedTuple):
+    """A row of `counters`, all CPUs together."""
+
+    sent_packets: int
+    sent_bytes: int
+    received_packets: int
+    received_bytes: int
+
+
+GATEWAY_VALUE: Final = LOCAL.pack(0, EndpointFlag.GATEWAY, ROUTER_MAC)
+
+
+def pack_ifindex(ifindex: int) -> bytes:
+    """Key of `ports` and `counters`."""
+    return IFINDEX.pack(ifindex)
+
+
+def unpack_ifindex(key: bytes) -> int:
+    """The ifindex in a key of `ports` or `counters`."""
+    return int(IFINDEX.unpack(key)[0])
+
+
+def pack_port(row: PortRow) -> bytes:
+    """Value of `ports`."""
+    return PORT.pack(*row)
+
+
+def unpack_port(value: bytes) -> PortRow:
+    """A row of `ports` from its value."""
+    identifier, vni, mtu, mac, flags, digest = PORT.unpack(value)
+    return PortRow(Id(identifier), vni, mtu, Mac(mac), PortFlag(flags), digest)
+
+
+def pack_key(key: EndpointKey) -> bytes:
+    """Key of `local` and `remote`."""
+    return ADDRESS_KEY.pack(*key)
+
+
+def unpack_key(key: bytes) -> EndpointKey:
+    """The address that a key of `local` or `remote` names."""
+    vni, ip = ADDRESS_KEY.unpack(key)
+    return EndpointKey(vni, Ip(ip))
+
+
+def pack_local(row: LocalRow) -> bytes:
+    """Value of `local`."""
+    return LOCAL.pack(*row)
+
+
+def unpack_local(value: bytes) -> LocalRow:
+    """A row of `local` from its value."""
+    ifindex, flags, mac = LOCAL.unpack(value)
+    return LocalRow(ifindex, EndpointFlag(flags), Mac(mac))
+
+
+def pack_endpoint(endpoint: Endpoint) -> bytes:
+    """Value of `remote`."""
+    return REMOTE.pack(endpoint.host_ip, endpoint.mac)
+
+
+def unpack_endpoint(value: bytes) -> Endpoint:
+    """A row of `remote` from its value."""
+    host_ip, mac = REMOTE.unpack(value)
+    return Endpoint(Mac(mac), Ip(host_ip))
+
+
+def pack_config(config: HostConfig) -> bytes:
+    """Value of `config`."""
+    return CONFIG.pack(config.underlay_ip, config.underlay_ifindex, config.vxlan_port.to_bytes(2, "big"))
+
+
+def unpack_config(value: bytes) -> HostConfig:
+    """The row of `config` from its value."""
+    underlay_ip, underlay_ifindex, vxlan_port = CONFIG.unpack(value)
+    return HostConfig(Ip(underlay_ip), underlay_ifindex, int.from_bytes(vxlan_port, "big"))
+
+
+def pack_drop_key(ifindex: int, reason: DropReason) -> bytes:
+    """Key of `drops`; ifindex 0 where no port is to blame."""
+    return DROP_KEY.pack(ifindex, reason)
+
+
+def unpack_drop_key(key: bytes) -> tuple[int, DropReason]:
+    """The ifindex and the reason in a key of `drops`."""
+    ifindex, reason = DROP_KEY.unpack(key)
+    return ifindex, DropReason(reason)
+
+
+# ---- records of dataplane.base as rows ----
+
+
+def port_digest(port: LocalPort) -> int:
+    """A 64-bit hash of the whole port: equal digests in a row and of the desired port mean nothing to do."""
+    return int.from_bytes(blake2b(msgspec.msgpack.encode(port), digest_size=8).digest(), "little")
+
+
+def port_row(port: LocalPort, *, peer: bool) -> PortRow:
+    """The row of `ports`; `peer` when the workload is behind a veth in another namespace."""
+    flags = PortFlag(0)
+    if port.admin_state_up:
+        flags |= PortFlag.UP
+    if port.routed:
+        flags |= PortFlag.ROUTED
+    if peer:
+        flags |= PortFlag.PEER
+    return PortRow(port.id, port.vni, port.mtu, port.mac, flags, port_digest(port))
+
+
+def port_endpoints(port: LocalPort, ifindex: int, *, peer: bool) -> tuple[tuple[EndpointKey, LocalRow], ...]:
+    """The rows of `local` of a port behind `ifindex`, one for each of its addresses."""
+    row = LocalRow(ifindex, EndpointFlag.PEER if peer else EndpointFlag(0), port.mac)
+    return tuple((EndpointKey(port.vni, address.ip), row) for address in port.addresses)
+
+
+# ---- many rows at once, packed without gaps for `BpfMap.update_batch` ----
+
+
+def pack_ports(rows: Sequence[tuple[int, PortRow]]) -> tuple[bytes, bytes]:
+    """(ifindex, row) pairs as keys and values of `ports`."""
+    return (
+        b"".join([IFINDEX.pack(ifindex) for ifindex, _ in rows]),
+        b"".join([PORT.pack(*row) for _, row in rows]),
+    )
+
+
+def pack_locals(rows: Sequence[tuple[EndpointKey, LocalRow]]) -> tuple[bytes, bytes]:
+    """(address, row) pairs as keys and values of `local`."""
+    return pack_keys([key for key, _ in rows]), b"".join([LOCAL.pack(*row) for _, row in rows])
+
+
+def pack_endpoints(rows: Sequence[tuple[EndpointKey, Endpoint]]) -> tuple[bytes, bytes]:
+    """(address, endpoint) pairs as keys and values of `remote`."""
+    pack = REMOTE.pack
+    return pack_keys([key for key, _ in rows]), b"".join([pack(end.host_ip, end.mac) for _, end in rows])
+
+
+def pack_gateways(keys: Sequence[EndpointKey]) -> tuple[bytes, bytes]:
+    """Gateways' addresses as keys and values of `local`."""
+    return pack_keys(keys), GATEWAY_VALUE * len(keys)
+
+
+def pack_keys(keys: Iterable[EndpointKey]) -> bytes:
+    """Keys of `local` and `remote`."""
+    pack = ADDRESS_KEY.pack
+    return b"".join([pack(vni, ip) for vni, ip in keys])
+
+
+def pack_ifindexes(ifindexes: Iterable[int]) -> bytes:
+    """Keys of `ports` and `counters`."""
+    return b"".join([IFINDEX.pack(ifindex) for ifindex in ifindexes])
+
+
+# ---- counters ----
+
+
+def port_counters(traffic: Traffic, dropped: dict[DropReason, int]) -> PortCounters:
+    """What base.py calls a port's counters."""
+    return PortCounters(
+        sent_packets=traffic.sent_packets,
+        sent_bytes=traffic.sent_bytes,
+        received_packets=traffic.received_packets,
+        received_bytes=traffic.received_bytes,
+        dropped={reason.name.lower(): count for reason, count in sorted(dropped.items())},
+    )
