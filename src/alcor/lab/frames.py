@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from alcor.lab.pings import checksum, echo_request, visit
+from alcor.lab.pings import ECHO_REQUEST, ICMP_HEADER, checksum, echo_request, visit
 from alcor.model.addresses import Mac, parse_ip, parse_mac
 
 INTERFACE = "eth0"
@@ -24,7 +24,7 @@ _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 
 
 class Captures:
-    """Frames arriving at several workloads' interfaces, counted by a nonce inside them. Use as a context."""
+    """Echo requests that arrive at several workloads' interfaces, told apart by a nonce inside. Use as a context."""
 
     def __init__(self, namespaces: Sequence[Path]) -> None:
         self._namespaces = tuple(namespaces)
@@ -41,14 +41,15 @@ class Captures:
             one.close()
 
     def count(self, nonce: bytes) -> list[int]:
-        """How many frames with the nonce have arrived at each since the capture began (or was last asked)."""
+        """How many requests with the nonce have arrived at each since the capture began (or was last asked)."""
         counts = []
         for one in self._sockets:
             seen = 0
             with suppress(BlockingIOError):
                 while True:
                     frame, (_, _, kind, *_) = one.recvfrom(65536)
-                    seen += kind != PACKET_OUTGOING and nonce in frame
+                    at = frame.find(nonce) - ICMP_HEADER
+                    seen += kind != PACKET_OUTGOING and at > 0 and frame[at] == ECHO_REQUEST
             counts.append(seen)
         return counts
 

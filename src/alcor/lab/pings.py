@@ -1,7 +1,7 @@
 """ICMP echo from inside container namespaces, many at a time: real packets through the containers' own stacks.
 
-Called by proofs and measures. A raw ICMP socket belongs to the namespace its thread was in when it was opened, and works from
-any thread afterwards: so one thread walks through the namespaces to open sockets, and one loop serves them all.
+Called by proofs and measures. A raw ICMP socket belongs to the namespace its thread was in when it was opened, and
+works from any thread afterwards: so one thread walks through the namespaces to open sockets, one loop serves them all.
 (ICMP: RFC 792. IP_MTU_DISCOVER: ip(7).)
 """
 

@@ -1,9 +1,9 @@
 """The lab's fork server: starts the same `alcor` code as the command line, in milliseconds instead of half a second.
 
 Run by processes as `python -m alcor.lab.spawner FD`; it imports the program once and forks one process per request,
-each with its own namespace, log, environment and descriptors. Only imports happen before a fork: grpc starts its threads
-with the first channel or server, so a child is as if started by itself. A `fresh` request executes a new interpreter
-instead, for what must not share memory with its brothers.
+each with its own namespace, log, environment and descriptors. Only imports happen before a fork: grpc starts its
+threads with the first channel or server, so a child is as if started by itself. A `fresh` request executes a new
+interpreter instead, for what must not share memory with its brothers.
 
 Requests and answers are one JSON object per packet on a SOCK_SEQPACKET socket; descriptors ride along (SCM_RIGHTS) and
 appear in the child from 3 on, as systemd hands over sockets (sd_listen_fds(3)). When the lab's end closes, for whatever

@@ -86,7 +86,7 @@ def neighbours(them: Iterable[Workload]) -> list[Pair]:
 
 
 def across_subnets(them: Iterable[Workload]) -> list[Pair]:
-    """For every host, a workload and one of another subnet: on the next host, and on the same host where there is one."""
+    """For every host, a workload and one of another subnet: on the next host, and on the same host if it has one."""
     hosts = list(by_host(them).values())
     pairs: list[Pair] = []
     for here, there in zip(hosts, [*hosts[1:], hosts[0]], strict=True):
