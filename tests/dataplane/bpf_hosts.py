@@ -94,8 +94,26 @@ class Namespace:
     def ping(self, target: str, *, size: int = 56, count: int = 3) -> bool:
         """True when every ping is answered. Fragmentation is forbidden."""
         done = subprocess.run(
-            ["ip", "netns", "exec", self.name, "ping", "-q", "-n", "-i", "0.01", "-W", "2", "-M", "do"]
-            + ["-c", str(count), "-s", str(size), target],
+            [
+                "ip",
+                "netns",
+                "exec",
+                self.name,
+                "ping",
+                "-q",
+                "-n",
+                "-i",
+                "0.01",
+                "-W",
+                "2",
+                "-M",
+                "do",
+                "-c",
+                str(count),
+                "-s",
+                str(size),
+                target,
+            ],
             capture_output=True,
             text=True,
             timeout=60,
