@@ -24,7 +24,7 @@ import structlog
 
 from alcor.model.ids import Id, make_ids
 from alcor.services.commands import Command
-from alcor.services.dispatch import compute, ids_needed, ports_named, weight
+from alcor.services.dispatch import compute, ids_needed, needs_rest, ports_named, weight
 from alcor.services.errors import ControlPlaneBusy, ControlPlaneStopped, DomainError
 from alcor.services.indexes import DEFAULT_MAX_MTU, Indexes, Stamp
 from alcor.store.base import Changes, Store, StoreError
@@ -178,6 +178,8 @@ class Committer:
         answers: list[_Answer] = []
         for pending, own_names in zip(batch, names, strict=True):
             if touched and not touched.isdisjoint(own_names):
+                break
+            if needs_rest(pending.command) and changes:
                 break
             count = ids_needed(pending.command)
             ids = make_ids(self._ordinal + 1, count, self._entropy(ENTROPY_PER_ID * count)) if count else ()

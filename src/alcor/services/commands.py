@@ -198,6 +198,11 @@ class RecordPortReports(Command, frozen=True, gc=False, kw_only=True):
     reports: tuple[PortReport, ...]
 
 
+class CheckInvariants(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[str, ...]: what is wrong with the control plane's memory against the store, a sentence each; empty when
+    all is well. Nothing is written meanwhile, so it is for tests, operators and idle hours."""
+
+
 class Control(Protocol):
     """The control plane as its callers see it: one queue of commands. loops.commit fills it, roles wires it."""
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
-from alcor.services import networks, nodes, ports, status, subnets
+from alcor.services import invariants, networks, nodes, ports, status, subnets
 from alcor.services.commands import (
+    CheckInvariants,
     Command,
     CreateNetworks,
     CreateNodes,
@@ -27,6 +28,7 @@ from alcor.services.commands import (
     UpdateSubnet,
 )
 from alcor.services.indexes import Indexes, Outcome, Stamp
+from alcor.store.base import Changes
 
 
 def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp: Stamp) -> Outcome:
@@ -61,6 +63,8 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
             return nodes.update_node(indexes, command, stamp)
         case DeleteNode():
             return nodes.delete_node(indexes, command, stamp)
+        case CheckInvariants():
+            return Outcome(invariants.check(indexes), Changes())
         case _:
             raise TypeError(f"no service answers {type(command).__name__}")
 
@@ -76,6 +80,11 @@ def ports_named(command: Command) -> Sequence[Id]:
             return [report.id for report in command.reports]
         case _:
             return ()
+
+
+def needs_rest(command: Command) -> bool:
+    """True when the command compares memory with the store: it must be the first of its batch."""
+    return isinstance(command, CheckInvariants)
 
 
 def ids_needed(command: Command) -> int:

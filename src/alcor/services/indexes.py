@@ -125,6 +125,11 @@ class Indexes:
         """The allocators in memory, by subnet and by network (for the invariant checker)."""
         return self._addresses, self._macs
 
+    @property
+    def store(self) -> Store:
+        """Where allocators are rebuilt from (for the invariant checker)."""
+        return self._store
+
     def _put_subnet(self, subnet: Subnet) -> None:
         before = self.subnets.get(subnet.id)
         self.subnets[subnet.id] = subnet

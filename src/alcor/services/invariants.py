@@ -1,0 +1,55 @@
+"""Is what the control plane remembers what the store holds? Allocated == referenced, nothing leaked, nothing twice.
+
+Called by services.dispatch for CheckInvariants, while nothing is applied and not committed. What holds inside the
+database is the store's own `check`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from alcor.model.allocation import Allocator
+from alcor.model.ids import Id, format_id
+from alcor.services.indexes import Indexes
+
+MAX_FINDINGS = 100
+
+
+def check(indexes: Indexes) -> tuple[str, ...]:
+    """What is wrong, a sentence each, at most MAX_FINDINGS; empty when all is well."""
+    store = indexes.store
+    findings: list[str] = []
+    for name, known, stored in (
+        ("networks", indexes.networks, {network.id: network for network in store.networks()}),
+        ("subnets", indexes.subnets, {subnet.id: subnet for subnet in store.subnets()}),
+        ("nodes", indexes.nodes, {node.id: node for node in store.nodes()}),
+    ):
+        if known != stored:
+            findings.append(f"{len(known)} {name} in memory are not the {len(stored)} of the store")
+    findings += _differences("VNIs", None, indexes.vnis, [network.vni for network in indexes.networks.values()])
+    addresses, macs = indexes.loaded()
+    for subnet_id, allocator in addresses.items():
+        findings += _differences("addresses of subnet", subnet_id, allocator, store.allocated_addresses(subnet_id))
+    for network_id, allocator in macs.items():
+        findings += _differences("MACs of network", network_id, allocator, store.allocated_macs(network_id))
+    bound: Counter[str] = Counter()
+    for _, host, count in store.hosts_of_networks():
+        bound[host] += count
+    if bound != indexes.ports_on:
+        wrong = sorted(host for host in bound.keys() | indexes.ports_on.keys() if bound[host] != indexes.ports_on[host])
+        findings.append(f"ports are counted wrong on {len(wrong)} hosts, the first is {wrong[0]}")
+    return tuple(findings[:MAX_FINDINGS])
+
+
+def _differences(what: str, owner: Id | None, allocator: Allocator, referenced: list[int]) -> list[str]:
+    """Leaked: allocated, but of no row. Unowned: of a row, but free to be given out again. Twice: of two rows."""
+    name = what if owner is None else f"{what} {format_id(owner)}"
+    allocated, known = allocator.used(), set(referenced)
+    findings = []
+    if len(known) != len(referenced):
+        findings.append(f"{name}: {len(referenced) - len(known)} are referenced twice")
+    if leaked := allocated - known:
+        findings.append(f"{name}: {len(leaked)} are leaked, the first is {min(leaked)}")
+    if unowned := known - allocated:
+        findings.append(f"{name}: {len(unowned)} could be given out twice, the first is {min(unowned)}")
+    return findings

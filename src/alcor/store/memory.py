@@ -1,0 +1,234 @@
+"""Desired state in plain dicts: the store of tests and simulations, lost with the process. Fills store.base.Store.
+
+Enforces what SQLite's constraints enforce, so that a test that passes here does not break there. `fail` makes the next
+commits raise StoreError, for tests of what happens then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+from msgspec.structs import replace
+
+from alcor.model.addresses import ip_to_int
+from alcor.model.ids import Id, ordinal_of
+from alcor.model.nouns import Network, Node, Port, Subnet
+from alcor.store.base import ChangeRecord, Changes, MarkerNotFound, Query, QueryError, StatusChange, StoreError
+from alcor.store.record import record_of
+from alcor.store.schema import NETWORKS, NODES, PORTS, SUBNETS, Table
+
+KEPT_COMMITS = 4096
+
+
+class MemoryStore:
+    """See the module. Safe for one writer and many readers: reads copy under the same lock as a commit."""
+
+    def __init__(self) -> None:
+        self.fail: str | None = None
+        """Set: every commit raises StoreError with that reason."""
+        self._lock = threading.Lock()
+        self._networks: dict[Id, Network] = {}
+        self._subnets: dict[Id, Subnet] = {}
+        self._nodes: dict[Id, Node] = {}
+        self._ports: dict[Id, Port] = {}
+        self._macs: dict[tuple[Id, bytes], Id] = {}
+        self._addresses: dict[tuple[Id, bytes], Id] = {}
+        self._log: list[ChangeRecord] = []
+        self._epoch = 0
+        self._revision = 0
+        self._last_ordinal = 0
+
+    def commit(self, revision: int, changes: Changes) -> None:
+        """See store.base."""
+        with self._lock:
+            if self.fail is not None:
+                raise StoreError(f"memory: {self.fail}")
+            for port in chain(changes.deleted_ports, (before for before, _ in changes.changed_ports)):
+                self._release(port)
+            for port in changes.deleted_ports:
+                self._ports.pop(port.id, None)
+            for deleted, rows in (
+                (changes.deleted_subnets, self._subnets),
+                (changes.deleted_networks, self._networks),
+                (changes.deleted_nodes, self._nodes),
+            ):
+                for noun in deleted:
+                    rows.pop(noun.id, None)
+            for port in chain((after for _, after in changes.changed_ports), changes.new_ports):
+                self._claim(port)
+                self._ports[port.id] = port
+            self._networks.update((network.id, network) for network in changes.networks)
+            self._subnets.update((subnet.id, subnet) for subnet in changes.subnets)
+            self._nodes.update((node.id, node) for node in changes.nodes)
+            for change in changes.statuses:
+                if change.id in self._ports:
+                    self._ports[change.id] = _with_status(self._ports[change.id], change)
+            record = record_of(revision, changes)
+            if record is not None:
+                self._log = [*self._log, record][-KEPT_COMMITS:]
+            self._revision = revision
+            made = chain(changes.new_ports, changes.networks, changes.subnets, changes.nodes)
+            ordinals = [ordinal_of(noun.id) for noun in made]  # type: ignore[attr-defined]
+            self._last_ordinal = max(self._last_ordinal, changes.last_ordinal, *ordinals, 0)
+
+    def next_epoch(self) -> int:
+        """See store.base."""
+        with self._lock:
+            self._epoch += 1
+            return self._epoch
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def revision(self) -> int:
+        """See store.base."""
+        return self._revision
+
+    def last_ordinal(self) -> int:
+        """See store.base."""
+        return self._last_ordinal
+
+    def networks(self) -> list[Network]:
+        """All of them, in the order of creation."""
+        return self._sorted(self._networks)
+
+    def subnets(self) -> list[Subnet]:
+        """All of them, in the order of creation."""
+        return self._sorted(self._subnets)
+
+    def nodes(self) -> list[Node]:
+        """All of them, in the order of creation."""
+        return self._sorted(self._nodes)
+
+    def get_ports(self, ids: Iterable[Id]) -> list[Port]:
+        """See store.base."""
+        with self._lock:
+            return [self._ports[identifier] for identifier in ids if identifier in self._ports]
+
+    def list_ports(self, query: Query) -> list[Port]:
+        """See store.base."""
+        return _page(PORTS, self._sorted(self._ports), query)
+
+    def list_networks(self, query: Query) -> list[Network]:
+        """See store.base."""
+        return _page(NETWORKS, self.networks(), query)
+
+    def list_subnets(self, query: Query) -> list[Subnet]:
+        """See store.base."""
+        return _page(SUBNETS, self.subnets(), query)
+
+    def list_nodes(self, query: Query) -> list[Node]:
+        """See store.base."""
+        return _page(NODES, self.nodes(), query)
+
+    def ports_of_host(self, host: str) -> list[Port]:
+        """In the order of creation."""
+        return [port for port in self._sorted(self._ports) if host and port.host == host]
+
+    def ports_of_network(self, network_id: Id) -> list[Port]:
+        """In the order of creation."""
+        return [port for port in self._sorted(self._ports) if port.network_id == network_id]
+
+    def allocated_addresses(self, subnet_id: Id) -> list[int]:
+        """See store.base."""
+        with self._lock:
+            subnet = self._subnets.get(subnet_id)
+            if subnet is None:
+                return []
+            return sorted(ip_to_int(ip) - subnet.cidr.first for owner, ip in self._addresses if owner == subnet_id)  # type: ignore[arg-type]
+
+    def allocated_macs(self, network_id: Id) -> list[int]:
+        """See store.base."""
+        with self._lock:
+            return sorted(int.from_bytes(mac, "big") for owner, mac in self._macs if owner == network_id)
+
+    def hosts_of_networks(self) -> Sequence[tuple[Id, str, int]]:
+        """See store.base."""
+        counts = Counter((port.network_id, port.host) for port in self._sorted(self._ports) if port.host)
+        return [(network_id, host, count) for (network_id, host), count in counts.items()]
+
+    def changes_since(self, revision: int, limit: int) -> list[ChangeRecord] | None:
+        """See store.base."""
+        with self._lock:
+            if revision < self._revision - KEPT_COMMITS:
+                return None
+            return [record for record in self._log if record.revision > revision][:limit]
+
+    def check(self) -> list[str]:
+        """See store.base."""
+        with self._lock:
+            macs = {(port.network_id, port.mac): port.id for port in self._ports.values()}
+            addresses = {
+                (fixed_ip.subnet_id, fixed_ip.ip): port.id
+                for port in self._ports.values()
+                for fixed_ip in port.fixed_ips
+            }
+            findings = []
+            if macs != self._macs:
+                findings.append(f"{len(self._macs)} MACs are allocated, {len(macs)} are referenced by ports")
+            if addresses != self._addresses:
+                findings.append(
+                    f"{len(self._addresses)} addresses are allocated, {len(addresses)} are referenced by ports"
+                )
+            return findings
+
+    def _sorted(self, rows: dict[Id, Any]) -> list[Any]:
+        with self._lock:
+            return [rows[identifier] for identifier in sorted(rows)]
+
+    def _claim(self, port: Port) -> None:
+        _own(self._macs, (port.network_id, port.mac), port.id)
+        for fixed_ip in port.fixed_ips:
+            _own(self._addresses, (fixed_ip.subnet_id, fixed_ip.ip), port.id)
+
+    def _release(self, port: Port) -> None:
+        self._macs.pop((port.network_id, port.mac), None)
+        for fixed_ip in port.fixed_ips:
+            self._addresses.pop((fixed_ip.subnet_id, fixed_ip.ip), None)
+
+
+def _own(owners: dict[tuple[Id, bytes], Id], key: tuple[Id, bytes], owner: Id) -> None:
+    if owners.setdefault(key, owner) != owner:
+        raise StoreError(f"memory: {key[1].hex()} is owned twice, which the indexes should have refused: report this")
+
+
+def _with_status(port: Port, change: StatusChange) -> Port:
+    return replace(port, status=change.status, status_reason=change.reason, realised_revision=change.realised_revision)
+
+
+def _page(table: Table, nouns: list[Any], query: Query) -> list[Any]:
+    """Filter, sort and cut, by the same columns as SQLite."""
+    for name in chain(query.filters, (name for name, _ in query.sort)):
+        if name not in table.attributes:
+            raise QueryError(f"{table.word} have no attribute {name} to filter or sort by")
+    if query.limit < 1:
+        raise QueryError(f"limit {query.limit} must be at least 1")
+    sort = [*query.sort, ("id", True)]
+    if table is PORTS and any(name in ("ip", "subnet_id") for name, _ in sort):
+        raise QueryError("ports cannot be sorted by an address, of which a port may have several")
+    for name, up in reversed(sort):
+        convert = table.attributes[name]
+        nouns.sort(key=lambda noun: convert(getattr(noun, name)), reverse=up == query.reverse)
+    if query.marker is not None:
+        place = next((index for index, noun in enumerate(nouns) if noun.id == query.marker), None)
+        if place is None:
+            raise MarkerNotFound(f"marker {query.marker.hex()} is none of the {table.word}: start again without it")
+        nouns = nouns[place + 1 :]
+    page = [noun for noun in nouns if _matches(table, noun, query)][: query.limit]
+    return page[::-1] if query.reverse else page
+
+
+def _matches(table: Table, noun: Any, query: Query) -> bool:
+    wanted = {name: {table.attributes[name](value) for value in values} for name, values in query.filters.items()}
+    if table is PORTS:
+        ips, subnets = wanted.pop("ip", None), wanted.pop("subnet_id", None)
+        if (ips is not None or subnets is not None) and not any(
+            (ips is None or fixed_ip.ip in ips) and (subnets is None or fixed_ip.subnet_id in subnets)
+            for fixed_ip in noun.fixed_ips
+        ):
+            return False
+    return all(table.attributes[name](getattr(noun, name)) in values for name, values in wanted.items())
