@@ -223,10 +223,13 @@ def route(index: int, destination: Ip, length: int, gateway: Ip | None = None) -
     return message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
-def default_route(index: int, gateway: Ip) -> bytes:
-    """The default route of the gateway's family, replacing any. The interface must be up and reach the gateway."""
+def default_route(index: int, gateway: Ip, *, replace: bool = True) -> bytes:
+    """The default route of the gateway's family. The interface must be up and reach the gateway.
+
+    It replaces another default route; without `replace` it is refused with EEXIST when there is one.
+    """
     body = _route(index, None, 0, gateway, ip_version(gateway))
-    return message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
+    return message(RTM_NEWROUTE, NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL), body)
 
 
 def delete_default_route(index: int, gateway: Ip) -> bytes:

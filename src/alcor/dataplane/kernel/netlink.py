@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -27,8 +28,9 @@ RECEIVE_BUFFER_BYTES = 1024 * 1024
 RECV_BYTES = 128 * 1024
 """A dump's datagrams are at most 32 KiB, an answer's much less."""
 MAX_DUMP_ATTEMPTS = 16
-ANSWER_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 60
 """The kernel answers from within sendmsg; only a lost answer would make us wait."""
+_ANSWER_TIMEOUT = struct.pack("=qq", ANSWER_TIMEOUT_S, 0)
 
 # linux/netlink.h
 NLMSG_ERROR = 2
@@ -142,23 +144,60 @@ def batches(messages: Sequence[bytes]) -> Iterator[tuple[int, int]]:
 
 # ---- the socket ----
 
+_per_thread = threading.local()
+
+
+def _receive_buffer() -> bytearray:
+    # One per reading thread, for all its sockets: thousands are opened, and each is read to the end before the next.
+    buffer = getattr(_per_thread, "buffer", None)
+    if buffer is None:
+        buffer = _per_thread.buffer = bytearray(RECV_BYTES)
+    return buffer
+
+
+def _walk(buffer: bytearray, size: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """(type, sequence, flags, start of body, end) of each message received."""
+    offset = 0
+    while offset + 16 <= size:
+        length, kind, flags, sequence, _ = HEADER.unpack_from(buffer, offset)
+        if length < 16 or offset + length > size:
+            raise NetlinkError(errno.EBADMSG, "the kernel's answer is cut short")
+        yield kind, sequence, flags, offset + 16, offset + length
+        offset += (length + 3) & ~3
+
+
+def _answer(buffer: bytearray, start: int, end: int) -> Ack:
+    code: int = -struct.unpack_from("=i", buffer, start)[0]
+    if not code:
+        return DONE
+    flags = struct.unpack_from("=H", buffer, start - 16 + _FLAGS_OFFSET)[0]
+    if not flags & NLM_F_ACK_TLVS:
+        return Ack(code)
+    echoed = 16 if flags & NLM_F_CAPPED else (_U32.unpack_from(buffer, start + 4)[0] + 3) & ~3
+    found = parse_attributes(bytes(buffer[start + 4 + echoed : end]))
+    return Ack(code, text_of(found.get(NLMSGERR_ATTR_MSG, b"")))
+
 
 class Netlink:
-    """An rtnetlink socket in the network namespace of the thread that opens it. Close it, or use it as a context."""
+    """An rtnetlink socket in the network namespace of the thread that opens it. Close it, or use it as a context.
+
+    `receive_buffer_bytes` 0 keeps the system's default: enough for a few messages at a time.
+    """
 
     def __init__(self, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         try:
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
-            self._set_receive_buffer(receive_buffer_bytes)
-            self._socket.settimeout(ANSWER_TIMEOUT_S)
+            if receive_buffer_bytes:
+                self._set_receive_buffer(receive_buffer_bytes)
+            # In the kernel, not with settimeout: that costs a poll() before every send and receive.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIMEOUT)
             self._socket.bind((0, 0))
         except OSError:
             self._socket.close()
             raise
         self._sequence = 0
-        self._buffer = bytearray(RECV_BYTES)
 
     def _set_receive_buffer(self, size: int) -> None:
         so_rcvbufforce = 33
@@ -214,18 +253,21 @@ class Netlink:
         packet[offset + _FLAGS_OFFSET] |= NLM_F_ACK
         self._sequence = (base + last - first - 1) & 0xFFFFFFFF
         self._socket.send(packet)
+        buffer = _receive_buffer()
         while True:
             try:
-                size = self._socket.recv_into(self._buffer)
+                size = self._socket.recv_into(buffer)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self._give_up(answers, first, last)
                 return
-            for _, sequence, _, start, end in self._walk(size, NLMSG_ERROR):
+            for kind, sequence, _, start, end in _walk(buffer, size):
+                if kind != NLMSG_ERROR:
+                    continue
                 index = first + ((sequence - base) & 0xFFFFFFFF)
                 if index < last:  # else: left over from a batch that was given up
-                    answers[index] = self._answer(start, end)
+                    answers[index] = _answer(buffer, start, end)
                 if index == last - 1:
                     return
 
@@ -235,34 +277,12 @@ class Netlink:
             if not answers[index].errno:
                 answers[index] = lost
 
-    def _walk(self, size: int, *kinds: int) -> Iterator[tuple[int, int, int, int, int]]:
-        """(type, sequence, flags, start of body, end) of each message received; only of `kinds` if any are given."""
-        offset = 0
-        while offset + 16 <= size:
-            length, kind, flags, sequence, _ = HEADER.unpack_from(self._buffer, offset)
-            if length < 16 or offset + length > size:
-                raise NetlinkError(errno.EBADMSG, "the kernel's answer is cut short")
-            if not kinds or kind in kinds:
-                yield kind, sequence, flags, offset + 16, offset + length
-            offset += (length + 3) & ~3
-
-    def _answer(self, start: int, end: int) -> Ack:
-        code: int = -struct.unpack_from("=i", self._buffer, start)[0]
-        if not code:
-            return DONE
-        flags = struct.unpack_from("=H", self._buffer, start - 16 + _FLAGS_OFFSET)[0]
-        if not flags & NLM_F_ACK_TLVS:
-            return Ack(code)
-        echoed = 16 if flags & NLM_F_CAPPED else (_U32.unpack_from(self._buffer, start + 4)[0] + 3) & ~3
-        found = parse_attributes(bytes(self._buffer[start + 4 + echoed : end]))
-        return Ack(code, text_of(found.get(NLMSGERR_ATTR_MSG, b"")))
-
     def dump(self, request: bytes, parse: Callable[[bytes], T | None]) -> list[T]:
         """Everything the kernel answers to `request` (a message made with NLM_F_DUMP), each body through `parse`.
 
-        `parse` is given the body (what follows the header) and may return None to leave it out. A dump that changes
-        underneath (NLM_F_DUMP_INTR) is started again, at most MAX_DUMP_ATTEMPTS times; then, and when the kernel
-        refuses, NetlinkError.
+        `parse` is given the body (what follows the header) and may return None to leave it out; it must not use
+        netlink itself. A dump that changes underneath (NLM_F_DUMP_INTR) is started again, at most MAX_DUMP_ATTEMPTS
+        times; then, and when the kernel refuses, NetlinkError.
         """
         for _ in range(MAX_DUMP_ATTEMPTS):
             found = self._dump_once(request, parse)
@@ -277,20 +297,21 @@ class Netlink:
         self._socket.send(packet)
         found: list[T] = []
         interrupted = False
+        buffer = _receive_buffer()
         while True:
-            size = self._socket.recv_into(self._buffer)
-            for kind, sequence, flags, start, end in self._walk(size):
+            size = self._socket.recv_into(buffer)
+            for kind, sequence, flags, start, end in _walk(buffer, size):
                 if sequence != wanted:
                     continue
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if kind == NLMSG_DONE:
-                    code = -struct.unpack_from("=i", self._buffer, start)[0] if end - start >= 4 else 0
+                    code = -struct.unpack_from("=i", buffer, start)[0] if end - start >= 4 else 0
                     if code > 0:
                         raise NetlinkError(code, f"dump refused: {os.strerror(code)}")
                     return None if interrupted else found
                 if kind == NLMSG_ERROR:
-                    answer = self._answer(start, end)
+                    answer = _answer(buffer, start, end)
                     raise NetlinkError(answer.errno, f"dump refused: {answer}")
-                one = parse(bytes(self._buffer[start:end]))
+                one = parse(bytes(buffer[start:end]))
                 if one is not None:
                     found.append(one)

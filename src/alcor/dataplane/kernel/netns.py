@@ -137,17 +137,33 @@ def make_here() -> int:
 
 
 def bind(fd: int, path: Path) -> None:
-    """Gives the namespace of `fd` a name: bind-mounts it on `path`, which must not exist.
+    """Gives the namespace of `fd` a name: bind-mounts it on `path`, whose directory must exist.
 
-    Raises FileExistsError when the name is taken. The directory must exist.
+    Raises FileExistsError when the name is taken. An empty file on which nothing is mounted is no name: a reboot
+    leaves such where /run is on a disk.
     """
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
-    source = f"/proc/thread-self/fd/{fd}".encode()
     try:
-        _checked(_libc.mount(source, os.fsencode(path), b"none", MS_BIND, None), f"bind mount on {path}")
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    except FileExistsError:
+        if is_named(path) or not path.is_file() or path.stat().st_size:
+            raise
+    try:
+        _mount(b"/proc/thread-self/fd/%d" % fd, path)
     except OSError:
         path.unlink(missing_ok=True)
         raise
+
+
+def _mount(source: bytes, path: Path) -> None:
+    _checked(_libc.mount(source, os.fsencode(path), b"none", MS_BIND, None), f"bind mount on {path}")
+
+
+def is_named(path: Path) -> bool:
+    """True when `path` names a namespace."""
+    try:
+        return path.stat().st_dev == _nsfs_device()
+    except OSError:
+        return False
 
 
 def create(path: Path) -> None:
@@ -182,12 +198,10 @@ def create_many(paths: Sequence[Path]) -> None:
 
 def delete(path: Path) -> None:
     """Takes the name away; the namespace goes with its last user. What is absent is gone already. Idempotent."""
-    # Several mounts may be stacked on one name (a crash between two tries): take all.
-    while _libc.umount2(os.fsencode(path), MNT_DETACH) == 0:
-        pass
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOENT):
-        raise OSError(code, f"umount {path}: {os.strerror(code)}")
+    if _libc.umount2(os.fsencode(path), MNT_DETACH):
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOENT):
+            raise OSError(code, f"umount {path}: {os.strerror(code)}")
     with suppress(FileNotFoundError):
         path.unlink()
 

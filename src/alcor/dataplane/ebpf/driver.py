@@ -1,0 +1,350 @@
+"""The driver `ebpf`: carries plans out with the compiled data plane. Made by roles (or the lab), called by the agent.
+
+It fills `dataplane.base.Driver`. Work belongs to three others: `program` holds the tables, `hands` namespaces and
+interfaces, `attaching` the programs; `sorting` judges what is there. What it knows of its own after amnesia: table rows
+pinned in the BPF file system, the alias `alcor:<port id>` on interfaces, our block on adopted ones. The map `records`
+keeps each port's description beside its row, and is written *before* anything is made for the port: what a crash
+leaves half-made is therefore known, and nothing else is ever removed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from alcor.dataplane.base import (
+    Applied,
+    DataPlaneError,
+    EndpointKey,
+    LocalPort,
+    Observed,
+    Plan,
+    PortCounters,
+    PortResult,
+)
+from alcor.dataplane.ebpf import attaching, sorting, tables, wiring
+from alcor.dataplane.ebpf.hands import Change, Hands, Job
+from alcor.dataplane.ebpf.planning import Claims, Indexes
+from alcor.dataplane.ebpf.program import REMOTE_ENTRIES, Program
+from alcor.dataplane.ebpf.records import Records
+from alcor.dataplane.ebpf.sorting import Carried, Leftover, Snapshot, Sorted, is_peer
+from alcor.dataplane.ebpf.tables import VXLAN_PORT, HostConfig
+from alcor.dataplane.kernel import links, netns
+from alcor.model.addresses import Ip
+from alcor.model.ids import Id, format_id
+from alcor.model.nouns import PortKind
+
+
+class EbpfConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the driver must know of its host."""
+
+    pin_dir: Path
+    """Where maps and programs are pinned; a BPF file system is mounted there if it is in none."""
+    device: str
+    """The underlay device: tunnel packets enter and leave there."""
+    underlay_ip: Ip
+    netns_dir: Path = netns.RUN_NETNS
+    """Where namespaces that Alcor makes get their names (`ip netns` looks in /run/netns)."""
+    vxlan_port: int = VXLAN_PORT
+    pool_size: int = 0
+    """Namespaces kept ready; 0: each is made on demand."""
+    object_path: Path | None = None
+    """The compiled program; None: the one in the package."""
+    remote_entries: int = REMOTE_ENTRIES
+
+
+class EbpfDriver:
+    """A host's data plane in the network namespace of the thread that makes it. Call it from that thread only."""
+
+    name = "ebpf"
+
+    def __init__(self, config: EbpfConfig) -> None:
+        """Loads the data plane or finds it as it was, and attaches it. Raises DataPlaneError."""
+        self._config = config
+        config.netns_dir.mkdir(parents=True, exist_ok=True)
+        self._hands = Hands(config.netns_dir, config.pool_size)
+        try:
+            home = netns.open_own()
+            try:
+                attaching.quiet_host_ports(home)
+            finally:
+                os.close(home)
+            self._underlay = attaching.find_underlay(self._hands.netlink, config.device)
+            host = HostConfig(config.underlay_ip, self._underlay.ifindex, config.vxlan_port)
+            self._program = Program.open(config.object_path, config.pin_dir, host, remote_entries=config.remote_entries)
+            try:
+                self._records = Records.open(config.pin_dir)
+                attaching.attach(self._hands.netlink, self._program, self._underlay)
+            except BaseException:
+                self._program.close()
+                raise
+        except BaseException:
+            self._hands.close()
+            raise
+        self._known: Sorted | None = None
+        self._claims = Claims(())
+        self._indexes = Indexes()
+        self._started = 0
+        self._tables_ns = 0
+
+    @property
+    def hands(self) -> Hands:
+        """For the bench, which waits for the pool to fill."""
+        return self._hands
+
+    def close(self) -> None:
+        """Lets go of handles and threads; what is programmed stays and forwards on."""
+        self._hands.close()
+        self._records.close()
+        self._program.close()
+
+    # ---- observing ----
+
+    def observe(self) -> Observed:
+        """Reads tables, interfaces and qdiscs. A port is listed only if the kernel confirms it in all its parts."""
+        known = self._look()
+        return Observed(
+            ports={key: one.port for key, one in known.carried.items() if one.right},
+            endpoints={
+                tables.unpack_key(key): tables.unpack_endpoint(value) for key, value in self._program.remote.items()
+            },
+            gateways=known.gateways,
+            orphans=known.orphans,
+        )
+
+    def _look(self) -> Sorted:
+        there = {one.ifindex: one for one in links.links(self._hands.netlink)}
+        self._underlay = there.get(self._underlay.ifindex, self._underlay)
+        attached = {one.ifindex for one in links.qdiscs(self._hands.netlink) if one.ingress_block == wiring.PORT_BLOCK}
+        seen = Snapshot(
+            rows={tables.unpack_ifindex(k): tables.unpack_port(v) for k, v in self._program.ports.items()},
+            records=self._records.all(),
+            local={tables.unpack_key(k): tables.unpack_local(v) for k, v in self._program.local.items()},
+            links=there,
+            attached=frozenset(attached),
+        )
+        self._indexes.reserve([*there, *seen.rows, *seen.records])
+        self._known = known = sorting.sort_out(seen)
+        self._claims = Claims(one.port for one in known.carried.values())
+        return known
+
+    def counters(self) -> dict[Id, PortCounters]:
+        """Traffic per local port, read from the tables."""
+        traffic, dropped = self._program.traffic(), self._program.dropped()
+        none = tables.Traffic(0, 0, 0, 0)
+        return {
+            tables.unpack_port(value).id: tables.port_counters(traffic.get(ifindex, none), dropped.get(ifindex, {}))
+            for ifindex, value in ((tables.unpack_ifindex(key), value) for key, value in self._program.ports.items())
+        }
+
+    # ---- applying ----
+
+    def apply(self, plan: Plan) -> Applied:
+        """Carries the plan out in the order of its fields. A port's failure is its own; `error` is of the tables."""
+        self._started = time.monotonic_ns()
+        self._tables_ns = 0
+        known = self._known or self._look()
+        results = self._remove_ports(known, plan.remove_ports)
+        error = self._write_tables(plan)
+        results += self._put_ports(known, plan.put_ports)
+        total_us, tables_us = self._elapsed_us(), self._tables_ns // 1000
+        return Applied(ports=tuple(results), error=error, wiring_us=total_us - tables_us, tables_us=tables_us)
+
+    def sweep(self, orphans: tuple[str, ...]) -> None:
+        """Removes the named leftovers that are still leftovers: it looks again first. Whole ports and what is foreign
+        stay."""
+        known = self._look()
+        wanted = set(orphans)
+        stale = [key for key in known.stale if sorting.address_name(key) in wanted]
+        self._program.local.delete_batch(tables.pack_keys(stale), len(stale))
+        self._clear(known, [one for one in known.leftovers.values() if one.name in wanted])
+        self._known = None
+
+    def _elapsed_us(self) -> int:
+        return (time.monotonic_ns() - self._started) // 1000
+
+    def _result(self, identifier: Id, error: str = "") -> PortResult:
+        return PortResult(identifier, error, self._elapsed_us())
+
+    def _write_tables(self, plan: Plan) -> str:
+        begun = time.monotonic_ns()
+        program = self._program
+        try:
+            program.remote.delete_batch(tables.pack_keys(plan.remove_endpoints), len(plan.remove_endpoints))
+            program.local.delete_batch(tables.pack_keys(plan.remove_gateways), len(plan.remove_gateways))
+            program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
+            program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))
+        except DataPlaneError as error:
+            return str(error)
+        finally:
+            self._tables_ns += time.monotonic_ns() - begun
+        return ""
+
+    # ---- removing ports ----
+
+    def _remove_ports(self, known: Sorted, identifiers: Sequence[Id]) -> list[PortResult]:
+        if not identifiers:
+            return []
+        gone = [known.carried[one] for one in identifiers if one in known.carried]
+        errors = self._take_down(known, gone)
+        self._clear(known, [known.leftovers[one] for one in identifiers if one in known.leftovers])
+        return [self._result(one, errors.get(one, "")) for one in identifiers]
+
+    def _take_down(self, known: Sorted, gone: Sequence[Carried]) -> dict[Id, str]:
+        """Removes ports: first their rows, so that no packet meets a half-removed port; their records last."""
+        if not gone:
+            return {}
+        begun = time.monotonic_ns()
+        ifindexes = [one.ifindex for one in gone]
+        keys = [EndpointKey(one.port.vni, each.ip) for one in gone for each in one.port.addresses]
+        self._program.ports.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
+        self._program.local.delete_batch(tables.pack_keys(keys), len(keys))
+        self._tables_ns += time.monotonic_ns() - begun
+        errors = self._hands.remove([Job(one.port, one.ifindex) for one in gone])
+        begun = time.monotonic_ns()
+        self._program.forget_counters(ifindexes)
+        self._records.forget([one.ifindex for one in gone if one.port.id not in errors])
+        self._tables_ns += time.monotonic_ns() - begun
+        for one in gone:
+            del known.carried[one.port.id]
+        self._claims.withdraw(one.port.id for one in gone)
+        if errors:
+            # What stayed is a leftover now: found, named and tried again.
+            self._known = None
+        return errors
+
+    def _clear(self, known: Sorted, leftovers: Sequence[Leftover]) -> None:
+        """Removes what is left of ports that were not whole."""
+        if not leftovers:
+            return
+        ifindexes = [ifindex for one in leftovers for ifindex in one.ifindexes]
+        self._program.ports.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
+        mine = {ifindex for one in leftovers for ifindex in one.links}
+        error = self._hands.delete_links(sorted(mine))
+        self._hands.detach(ifindex for ifindex in ifindexes if ifindex not in mine)
+        for one in leftovers:
+            if one.own_netns:
+                with suppress(OSError):
+                    netns.delete(self._config.netns_dir / format_id(one.id))
+            known.leftovers.pop(one.id, None)
+        self._program.forget_counters(ifindexes)
+        if not error:
+            self._records.forget(ifindexes)
+
+    # ---- putting ports ----
+
+    def _put_ports(self, known: Sorted, wanted: Sequence[LocalPort]) -> list[PortResult]:
+        if not wanted:
+            return []
+        results: dict[Id, PortResult] = {}
+        latest = {port.id: port for port in wanted}
+        # All let go first, so that two ports may swap addresses.
+        self._claims.withdraw(latest)
+        changes: list[Change] = []
+        fresh: list[LocalPort] = []
+        for port in latest.values():
+            old = known.carried.get(port.id)
+            refused = wiring.refuse(port, self._underlay.mtu) or self._claims.claim(port)
+            if refused:
+                results[port.id] = self._result(port.id, refused)
+                if old is not None:
+                    self._claims.claim(old.port)
+            elif old is not None and wiring.changes_in_place(old.port, port):
+                changes.append(Change(old.port, port, old.ifindex, old.attached))
+            else:
+                fresh.append(port)
+        fresh += self._change(known, changes, results)
+        self._make(known, fresh, results)
+        return [results[identifier] for identifier in latest]
+
+    def _change(self, known: Sorted, changes: Sequence[Change], results: dict[Id, PortResult]) -> list[LocalPort]:
+        """Changes ports in place; returns those that must be made anew."""
+        if not changes:
+            return []
+        errors = self._hands.change(changes)
+        done = [one for one in changes if one.new.id not in errors]
+        begun = time.monotonic_ns()
+        old = {EndpointKey(one.old.vni, each.ip) for one in done for each in one.old.addresses}
+        new = {EndpointKey(one.new.vni, each.ip) for one in done for each in one.new.addresses}
+        gone = sorted(old - new)
+        self._program.local.delete_batch(tables.pack_keys(gone), len(gone))
+        self._tables_ns += time.monotonic_ns() - begun
+        jobs = [Job(one.new, one.ifindex) for one in done]
+        self._records.keep(jobs)
+        refused = self._carry(known, jobs, results, zero=False)
+        for identifier, error in refused.items():
+            results[identifier] = self._result(identifier, error)
+        return [one.new for one in changes if one.new.id in errors]
+
+    def _make(self, known: Sorted, fresh: Sequence[LocalPort], results: dict[Id, PortResult]) -> None:
+        """Makes ports anew; what there is of them goes first."""
+        if not fresh:
+            return
+        stuck = self._take_down(known, [known.carried[port.id] for port in fresh if port.id in known.carried])
+        self._clear(known, [known.leftovers[port.id] for port in fresh if port.id in known.leftovers])
+        jobs = []
+        taken: dict[int, Id] = {}
+        adoptable: dict[str, int] = {}
+        if any(port.kind is PortKind.ADOPTED for port in fresh):
+            taken = {one.ifindex: one.port.id for one in known.carried.values()}
+            adoptable = {link.name: link.ifindex for link in links.links(self._hands.netlink)}
+        for port in fresh:
+            if port.id in stuck:
+                results[port.id] = self._result(port.id, stuck[port.id])
+                continue
+            if port.kind is not PortKind.ADOPTED:
+                jobs.append(Job(port, self._indexes.take()))
+                continue
+            error = self._adopt(port, adoptable.get(port.interface, 0), taken, jobs)
+            if error:
+                results[port.id] = self._result(port.id, error)
+        try:
+            self._records.keep(jobs)
+        except DataPlaneError as error:
+            results |= {job.port.id: self._result(job.port.id, str(error)) for job in jobs}
+            return
+        errors = self._hands.make(jobs, lambda made: self._carry(known, made, results, zero=True))
+        self._records.forget([job.ifindex for job in jobs if job.port.id in errors])
+        self._claims.withdraw(errors)
+        for identifier, text in errors.items():
+            results[identifier] = self._result(identifier, text)
+
+    def _adopt(self, port: LocalPort, ifindex: int, taken: dict[int, Id], jobs: list[Job]) -> str:
+        if not ifindex:
+            return f"interface '{port.interface}' is not there: make it before the port adopts it"
+        if ifindex == self._underlay.ifindex:
+            return f"interface '{port.interface}' is the underlay device: it cannot be a port"
+        if ifindex in taken:
+            return f"interface '{port.interface}' belongs to port {format_id(taken[ifindex])}: remove that port first"
+        taken[ifindex] = port.id
+        jobs.append(Job(port, ifindex))
+        return ""
+
+    def _carry(self, known: Sorted, jobs: Sequence[Job], results: dict[Id, PortResult], *, zero: bool) -> dict[Id, str]:
+        """Writes the rows of ports that are wired: addresses and counters, then `ports`, which says "wired whole"."""
+        begun = time.monotonic_ns()
+        ifindexes = [job.ifindex for job in jobs]
+        ends = [end for job in jobs for end in tables.port_endpoints(job.port, job.ifindex, peer=is_peer(job.port))]
+        rows = [(job.ifindex, tables.port_row(job.port, peer=is_peer(job.port))) for job in jobs]
+        try:
+            self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
+            if zero:
+                self._program.zero_counters(ifindexes)
+            self._program.ports.update_batch(*tables.pack_ports(rows), len(rows))
+        except DataPlaneError as error:
+            self._known = None
+            keys = [key for key, _ in ends]
+            self._program.ports.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
+            self._program.local.delete_batch(tables.pack_keys(keys), len(keys))
+            return {job.port.id: str(error) for job in jobs}
+        finally:
+            self._tables_ns += time.monotonic_ns() - begun
+        for job in jobs:
+            known.carried[job.port.id] = Carried(job.port, job.ifindex, True, True)
+            results[job.port.id] = self._result(job.port.id)
+        return {}

@@ -1,0 +1,73 @@
+"""Which interface index a new port gets, and which port has which MAC and address. Pure.
+
+Called by the driver before anything is made, so that two ports that cannot both be are told apart by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from alcor.dataplane.base import LocalPort
+from alcor.dataplane.ebpf.wiring import FIRST_INDEX, LAST_INDEX
+from alcor.model.addresses import Ip, Mac, format_ip, format_mac
+from alcor.model.ids import Id, format_id
+
+
+class Indexes:
+    """Interface indexes of our own range, given out in turn: one that was freed comes back last."""
+
+    def __init__(self) -> None:
+        self._last = FIRST_INDEX - 1
+        self._used: set[int] = set()
+
+    def reserve(self, ifindexes: Iterable[int]) -> None:
+        """Says which indexes are in use now (others were freed), and goes on after the highest of our range."""
+        self._used = {ifindex for ifindex in ifindexes if FIRST_INDEX <= ifindex <= LAST_INDEX}
+        self._last = max(self._last, *self._used) if self._used else self._last
+
+    def take(self) -> int:
+        """An index that nobody uses."""
+        while True:
+            self._last = self._last + 1 if self._last < LAST_INDEX else FIRST_INDEX
+            if self._last not in self._used:
+                return self._last
+
+
+class Claims:
+    """Who has which MAC and address, per VNI."""
+
+    def __init__(self, ports: Iterable[LocalPort]) -> None:
+        self._macs: dict[tuple[int, Mac], Id] = {}
+        self._ips: dict[tuple[int, Ip], Id] = {}
+        self._of: dict[Id, LocalPort] = {}
+        for port in ports:
+            self.claim(port)
+
+    def withdraw(self, identifiers: Iterable[Id]) -> None:
+        """Forgets what these ports have: they claim anew."""
+        for identifier in identifiers:
+            port = self._of.pop(identifier, None)
+            if port is None:
+                continue
+            if self._macs.get((port.vni, port.mac)) == identifier:
+                del self._macs[port.vni, port.mac]
+            for one in port.addresses:
+                if self._ips.get((port.vni, one.ip)) == identifier:
+                    del self._ips[port.vni, one.ip]
+
+    def claim(self, port: LocalPort) -> str:
+        """Gives the port its MAC and addresses; "" or who has one of them already (then it gets none)."""
+        owner = self._macs.get((port.vni, port.mac), port.id)
+        if owner != port.id:
+            return f"MAC {format_mac(port.mac)} is taken by port {format_id(owner)} in VNI {port.vni}: choose another"
+        for one in port.addresses:
+            owner = self._ips.get((port.vni, one.ip), port.id)
+            if owner != port.id:
+                return (
+                    f"address {format_ip(one.ip)} is taken by port {format_id(owner)} in VNI {port.vni}: choose another"
+                )
+        self._of[port.id] = port
+        self._macs[port.vni, port.mac] = port.id
+        for one in port.addresses:
+            self._ips[port.vni, one.ip] = port.id
+        return ""

@@ -1,0 +1,140 @@
+"""Sorts what the kernel holds into ports that are right, ports to mend, and leftovers of a crash. Pure.
+
+Called by the driver with the tables and interfaces that it read; the port records in the map `records` are believed
+only as far as the kernel confirms them: the row in `ports` carries the digest of the record, the interface with that
+index carries our alias, our qdisc is on it, and its addresses lead to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from alcor.dataplane.base import EndpointKey, LocalPort
+from alcor.dataplane.ebpf import wiring
+from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, PortRow, port_digest, port_row
+from alcor.dataplane.kernel.links import Link
+from alcor.model.addresses import format_ip
+from alcor.model.ids import Id, format_id
+from alcor.model.nouns import PortKind
+
+
+class Snapshot(NamedTuple):
+    """What was read from the kernel. A record that cannot be read is None."""
+
+    rows: Mapping[int, PortRow]
+    records: Mapping[int, LocalPort | None]
+    local: Mapping[EndpointKey, LocalRow]
+    links: Mapping[int, Link]
+    attached: frozenset[int]
+    """Interfaces whose ingress runs our block."""
+
+
+class Carried(NamedTuple):
+    """A port whose interface is there and known. `right`: nothing about it needs mending."""
+
+    port: LocalPort
+    ifindex: int
+    attached: bool
+    right: bool
+
+
+class Leftover(NamedTuple):
+    """What is left of a port that is not whole: table rows and records by ifindex, interfaces, perhaps a namespace."""
+
+    id: Id
+    ifindexes: tuple[int, ...]
+    links: tuple[int, ...]
+    """Of `ifindexes`, the interfaces that are ours to delete."""
+    own_netns: bool
+
+    @property
+    def name(self) -> str:
+        """How `observe` reports it and `sweep` is told of it."""
+        return f"port {format_id(self.id)}"
+
+
+class Sorted(NamedTuple):
+    """The host's ports, by whether they are whole. `stale`: addresses that lead to no port that is carried."""
+
+    carried: dict[Id, Carried]
+    leftovers: dict[Id, Leftover]
+    gateways: frozenset[EndpointKey]
+    stale: tuple[EndpointKey, ...]
+
+    @property
+    def orphans(self) -> tuple[str, ...]:
+        """The names of everything that `sweep` would remove."""
+        return (*(self.leftovers[key].name for key in sorted(self.leftovers)), *map(address_name, self.stale))
+
+
+def address_name(key: EndpointKey) -> str:
+    """How `observe` reports a stale address."""
+    return f"address {format_ip(key.ip)} of VNI {key.vni}"
+
+
+def is_peer(port: LocalPort) -> bool:
+    """True when packets are delivered into the namespace behind the port's veth."""
+    return port.kind is PortKind.CONTAINER
+
+
+def sort_out(seen: Snapshot) -> Sorted:
+    """What there is. A port that is whole twice (a crash while it was made anew) is kept once, the newest."""
+    carried: dict[Id, Carried] = {}
+    parts: dict[Id, set[int]] = {}
+    for ifindex, record in sorted(seen.records.items()):
+        row = seen.rows.get(ifindex)
+        link = seen.links.get(ifindex)
+        if record is None or row is None or row.id != record.id or link is None or not wiring.is_ours(link, record):
+            continue
+        if record.id in carried:
+            parts.setdefault(record.id, set()).add(carried[record.id].ifindex)
+        carried[record.id] = _judge(seen, record, ifindex, row, link)
+    kept = {one.ifindex for one in carried.values()}
+    for ifindex, row in seen.rows.items():
+        if ifindex not in kept:
+            parts.setdefault(row.id, set()).add(ifindex)
+    for ifindex, record in seen.records.items():
+        if ifindex not in kept and record is not None:
+            parts.setdefault(record.id, set()).add(ifindex)
+    for ifindex, link in seen.links.items():
+        identifier = wiring.id_of_alias(link.alias)
+        if identifier is not None and ifindex not in kept:
+            parts.setdefault(identifier, set()).add(ifindex)
+    leftovers = {key: _leftover(seen, key, sorted(parts[key]), key in carried) for key in sorted(parts)}
+    expected = {
+        EndpointKey(one.port.vni, each.ip): one.ifindex for one in carried.values() for each in one.port.addresses
+    }
+    gateways = frozenset(key for key, row in seen.local.items() if row.flags & EndpointFlag.GATEWAY)
+    stale = sorted(
+        key for key, row in seen.local.items() if key not in gateways and expected.get(key, 0) != row.ifindex
+    )
+    return Sorted(carried, leftovers, gateways, tuple(stale))
+
+
+def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Link) -> Carried:
+    attached = ifindex in seen.attached
+    reached = all(
+        (found := seen.local.get(EndpointKey(port.vni, one.ip))) is not None
+        and (found.ifindex, found.mac) == (ifindex, port.mac)
+        for one in port.addresses
+    )
+    same = row.digest == port_digest(port) and row == port_row(port, peer=is_peer(port))
+    return Carried(
+        port, ifindex, attached, attached and reached and same and (link.up or port.kind is PortKind.ADOPTED)
+    )
+
+
+def _leftover(seen: Snapshot, identifier: Id, ifindexes: Sequence[int], carried: bool) -> Leftover:
+    ours = []
+    own_netns = False
+    for ifindex in ifindexes:
+        link = seen.links.get(ifindex)
+        record = seen.records.get(ifindex)
+        by_alias = link is not None and wiring.id_of_alias(link.alias) == identifier
+        made = record is not None and record.id == identifier and record.kind is not PortKind.ADOPTED
+        if link is not None and (by_alias or (made and record is not None and wiring.is_ours(link, record))):
+            ours.append(ifindex)
+        # Without a record it cannot be told whether the namespace was given to us: only ours has the port's id as name.
+        own_netns |= wiring.owns_netns(record) if record is not None and record.id == identifier else by_alias
+    return Leftover(identifier, tuple(ifindexes), tuple(ours), own_netns and not carried)
