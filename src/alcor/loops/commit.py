@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import structlog
 
@@ -38,6 +38,12 @@ ENTROPY_PER_ID = 11
 
 Listener = Callable[[int, Changes], None]
 
+class _Loop(Protocol):
+    """What the writer needs of an event loop."""
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> object: ...
+
+
 _log = structlog.get_logger(__name__)
 
 
@@ -46,7 +52,7 @@ class _Pending(NamedTuple):
 
     command: Command
     answer: asyncio.Future[object]
-    loop: asyncio.AbstractEventLoop
+    loop: _Loop
     weight: int
 
 
@@ -89,7 +95,7 @@ class Committer:
         self._wake = threading.Condition()
         self._closing = False
         self._failure: StoreError | None = None
-        self._watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._watchers: list[tuple[_Loop, asyncio.Future[None]]] = []
         self._thread = threading.Thread(target=self._run, name="alcor-commit", daemon=True)
 
     def start(self) -> None:
@@ -245,14 +251,14 @@ def _touched(changes: Changes) -> Iterable[Id]:
 
 def _tell(answers: list[_Answer]) -> None:
     """One call into each event loop, however many answers."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+    by_loop: dict[_Loop, list[_Answer]] = {}
     for answer in answers:
         by_loop.setdefault(answer.pending.loop, []).append(answer)
     for loop, some in by_loop.items():
         _call(loop, _deliver, some)
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], argument: object) -> None:
+def _call(loop: _Loop, function: Callable[..., None], argument: object) -> None:
     with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
         loop.call_soon_threadsafe(function, argument)
 
