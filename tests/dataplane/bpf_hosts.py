@@ -156,7 +156,7 @@ class Host:
         self.pin_dir = Path(tempfile.mkdtemp(prefix="alcor-test-"))
         self._stack.callback(self.pin_dir.rmdir)
         self._stack.callback(bpf.unmount_bpffs, self.pin_dir)
-        config = HostConfig(self.underlay_ip, self.namespace.ifindex("under"))
+        config = HostConfig(self.underlay_ip, self.namespace.ifindex("under"), onlink_length=24)
         self.program = Program.open(None, self.pin_dir, config, remote_entries=4096)
         self._stack.callback(self.program.close)
         self.namespace.tc("qdisc", "add", "dev", "under", "clsact")

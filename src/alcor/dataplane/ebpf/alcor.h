@@ -107,6 +107,7 @@ struct host_config {
 	__u32 underlay_ifindex;
 	__be16 vxlan_port;
 	__u8 zero[2];
+	__be32 onlink_mask; /* of the underlay prefix whose hosts are neighbours; 0: ask the routes */
 };
 
 #endif

@@ -29,7 +29,7 @@ REMOTE: Final = struct.Struct("=16s6s2x")
 TRAFFIC: Final = struct.Struct("=4Q")
 DROP_KEY: Final = struct.Struct("=II")
 DROP_COUNT: Final = struct.Struct("=Q")
-CONFIG: Final = struct.Struct("=16sI2s2x")
+CONFIG: Final = struct.Struct("=16sI2s2x4s")
 CONFIG_KEY: Final = IFINDEX.pack(0)
 
 VXLAN_PORT: Final = 4789
@@ -106,6 +106,9 @@ class HostConfig(NamedTuple):
     underlay_ip: Ip
     underlay_ifindex: int
     vxlan_port: int = VXLAN_PORT
+    onlink_length: int = 0
+    """Prefix length of `underlay_ip` within which every host is a direct neighbour on the interface; spares a route
+    lookup per packet. 0: the kernel's routes decide."""
 
 
 class Traffic(NamedTuple):
@@ -176,13 +179,17 @@ def unpack_endpoint(value: bytes) -> Endpoint:
 
 def pack_config(config: HostConfig) -> bytes:
     """Value of `config`."""
-    return CONFIG.pack(config.underlay_ip, config.underlay_ifindex, config.vxlan_port.to_bytes(2, "big"))
+    mask = (0xFFFFFFFF << (32 - config.onlink_length)) & 0xFFFFFFFF
+    return CONFIG.pack(
+        config.underlay_ip, config.underlay_ifindex, config.vxlan_port.to_bytes(2, "big"), mask.to_bytes(4, "big")
+    )
 
 
 def unpack_config(value: bytes) -> HostConfig:
     """The row of `config` from its value."""
-    underlay_ip, underlay_ifindex, vxlan_port = CONFIG.unpack(value)
-    return HostConfig(Ip(underlay_ip), underlay_ifindex, int.from_bytes(vxlan_port, "big"))
+    underlay_ip, underlay_ifindex, vxlan_port, mask = CONFIG.unpack(value)
+    onlink_length = int.from_bytes(mask, "big").bit_count()
+    return HostConfig(Ip(underlay_ip), underlay_ifindex, int.from_bytes(vxlan_port, "big"), onlink_length)
 
 
 def pack_drop_key(ifindex: int, reason: DropReason) -> bytes:
