@@ -1,0 +1,91 @@
+"""The REST face as one ASGI application: every path, and the handlers behind it. Called by roles and tests.
+
+Starlette routes; the endpoints are Alcor's own (exchange). A trailing slash is the same path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from alcor.api import discovery, errors
+from alcor.api.context import Context
+from alcor.api.exchange import Endpoint, Handler, Limits, next_request_id
+from alcor.api.networks import Networks
+from alcor.api.nodes import Nodes
+from alcor.api.ports import Ports
+from alcor.api.subnets import Subnets
+from alcor.services.commands import Control
+from alcor.store.base import Store
+
+READERS = 4
+"""Threads that answer lists."""
+
+
+def create_app(control: Control, store: Store, *, limits: Limits | None = None) -> Starlette:
+    """The application. It owns its reader threads (they end with the lifespan), not `control` and not `store`."""
+    readers = ThreadPoolExecutor(READERS, thread_name_prefix="alcor-api-read")
+    limits = limits or Limits()
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            readers.shutdown(wait=True, cancel_futures=True)
+
+    paths = handlers(Context(control, store, readers))
+    routes = []
+    for path, methods in paths.items():
+        endpoint = Endpoint(methods, limits)
+        routes.append(Route(path, endpoint))
+    routes += [
+        Route(f"{path}/", route.endpoint) for path, route in zip(paths, list(routes), strict=True) if path != "/"
+    ]
+    app = Starlette(
+        routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error, Exception: _unexpected}
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
+    """Path -> method -> handler, the paths asked most first (Starlette tries them in order)."""
+    ports, networks, subnets, nodes = Ports(context), Networks(context), Subnets(context), Nodes(context)
+    found: dict[str, dict[str, Handler]] = {}
+    for collection, resource in (("ports", ports), ("networks", networks), ("subnets", subnets), ("nodes", nodes)):
+        found[f"/v2.0/{collection}"] = {"GET": resource.list, "POST": resource.create}
+        found[f"/v2.0/{collection}/{{member}}"] = {
+            "GET": resource.show,
+            "PUT": resource.update,
+            "DELETE": resource.delete,
+        }
+    found["/"] = {"GET": discovery.versions}
+    found["/v2.0"] = {"GET": discovery.resources}
+    found["/v2.0/extensions"] = {"GET": discovery.extensions}
+    found["/v2.0/extensions/{member}"] = {"GET": discovery.extension}
+    return found
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router refuses: no such path."""
+    reply = errors.path_not_found(request.url.path)
+    return _response(reply, next_request_id())
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    request_id = next_request_id()
+    return _response(errors.to_reply(error, request_id, f"{request.method} {request.url.path}"), request_id)
+
+
+def _response(reply: errors.Reply, request_id: str) -> Response:
+    headers = {name.decode("ascii"): value.decode("ascii") for name, value in reply.headers}
+    headers["x-openstack-request-id"] = request_id
+    return Response(reply.body, reply.status, headers, "application/json")

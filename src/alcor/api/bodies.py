@@ -1,0 +1,368 @@
+"""The shapes of request and response bodies, and how a body becomes one. Called by the resources and openapi. Pure.
+
+A `...Create` or `...Update` holds exactly the attributes that Alcor honours: an unknown one is refused, never stored.
+Attributes of Neutron that have only one honest value so far (no security groups, no profile, ...) are taken with that
+value, because clients send it, and refused with any other; `Only` marks them. Text that a person writes is bounded as
+in Neutron.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType, field
+
+from alcor.api.errors import BadRequest
+from alcor.model.nouns import PortKind, PortStatus
+
+NAME_LENGTH = 255
+PATH_LENGTH = 4095
+INTERFACE_LENGTH = 15
+"""IFNAMSIZ less the final zero."""
+
+Text = Annotated[str, Meta(max_length=NAME_LENGTH)]
+PathText = Annotated[str, Meta(max_length=PATH_LENGTH)]
+InterfaceText = Annotated[str, Meta(max_length=INTERFACE_LENGTH)]
+UuidText = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+IpText = Annotated[str, Meta(extra_json_schema={"format": "ipv4"})]
+IpOrNone = Annotated[str | None, Meta(extra_json_schema={"format": "ipv4"})]
+CidrText = Annotated[str, Meta(extra_json_schema={"pattern": r"^[0-9.]+/[0-9]{1,2}$", "example": "10.0.0.0/16"})]
+CidrOrNone = Annotated[str | None, Meta(extra_json_schema={"pattern": r"^[0-9.]+/[0-9]{1,2}$"})]
+MacText = Annotated[str, Meta(extra_json_schema={"pattern": "^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$"})]
+TimeText = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Mtu = Annotated[int, Meta(ge=0, le=65535)]
+"""0 stands for the default, as in Neutron."""
+Segment = Annotated[int, Meta(ge=1, le=(1 << 24) - 1)]
+TcpPort = Annotated[int, Meta(ge=1, le=65535)]
+OnlyTrue = Annotated[bool, Meta(extra_json_schema={"enum": [True]})]
+OnlyFalse = Annotated[bool, Meta(extra_json_schema={"enum": [False]})]
+OnlyEmptyList = Annotated[tuple[str, ...], Meta(extra_json_schema={"maxItems": 0})]
+OnlyEmptyObject = Annotated[dict[str, object], Meta(extra_json_schema={"maxProperties": 0})]
+
+
+class Input(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """The root of what a client sends."""
+
+
+class View(msgspec.Struct, kw_only=True, gc=False):
+    """The root of what a client gets."""
+
+    id: UuidText
+
+
+class NetworkCreate(Input, kw_only=True):
+    """A network; with `cidr` it is a VPC."""
+
+    name: Text = ""
+    description: Text = ""
+    project_id: Text | UnsetType = UNSET
+    tenant_id: Text | UnsetType = UNSET
+    cidr: CidrOrNone = None
+    mtu: Mtu | UnsetType = UNSET
+    admin_state_up: bool = True
+    shared: bool = False
+    network_type: Literal["vxlan"] = field(default="vxlan", name="provider:network_type")
+    segmentation_id: Segment | UnsetType = field(default=UNSET, name="provider:segmentation_id")
+    physical_network: None = field(default=None, name="provider:physical_network")
+    router_external: OnlyFalse = field(default=False, name="router:external")
+    port_security_enabled: OnlyTrue = True
+    availability_zone_hints: OnlyEmptyList = ()
+
+
+class NetworkUpdate(Input, kw_only=True):
+    name: Text | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    cidr: CidrOrNone | UnsetType = UNSET
+    mtu: Mtu | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
+    shared: bool | UnsetType = UNSET
+    router_external: OnlyFalse = field(default=False, name="router:external")
+    port_security_enabled: OnlyTrue = True
+
+
+class NetworkView(View, kw_only=True):
+    name: str
+    description: str
+    project_id: str
+    tenant_id: str
+    status: Literal["ACTIVE"] = "ACTIVE"
+    """A network is there as soon as it is committed; its ports tell how they fare."""
+    admin_state_up: bool
+    shared: bool
+    subnets: list[UuidText]
+    mtu: int
+    cidr: CidrOrNone
+    network_type: Literal["vxlan"] = field(default="vxlan", name="provider:network_type")
+    segmentation_id: int = field(name="provider:segmentation_id")
+    physical_network: None = field(default=None, name="provider:physical_network")
+    router_external: OnlyFalse = field(default=False, name="router:external")
+    port_security_enabled: OnlyTrue = True
+    availability_zone_hints: OnlyEmptyList = ()
+    availability_zones: OnlyEmptyList = ()
+    created_at: TimeText
+    updated_at: TimeText
+    revision_number: int
+
+
+class PoolBody(Input, kw_only=True):
+    """A range of addresses, both ends included."""
+
+    start: IpText
+    end: IpText
+
+
+class SubnetCreate(Input, kw_only=True):
+    """A subnet; `gateway_ip` is the first address when left out, none when null."""
+
+    network_id: UuidText
+    cidr: CidrText
+    name: Text = ""
+    description: Text = ""
+    project_id: Text | UnsetType = UNSET
+    tenant_id: Text | UnsetType = UNSET
+    ip_version: Literal[4] = 4
+    gateway_ip: IpOrNone | UnsetType = UNSET
+    allocation_pools: list[PoolBody] | UnsetType = UNSET
+    enable_dhcp: bool = True
+    dns_nameservers: list[IpText] = []
+    host_routes: OnlyEmptyList = ()
+    service_types: OnlyEmptyList = ()
+    subnetpool_id: None = None
+    ipv6_address_mode: None = None
+    ipv6_ra_mode: None = None
+
+
+class SubnetUpdate(Input, kw_only=True):
+    name: Text | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    gateway_ip: IpOrNone | UnsetType = UNSET
+    allocation_pools: list[PoolBody] | UnsetType = UNSET
+    enable_dhcp: bool | UnsetType = UNSET
+    dns_nameservers: list[IpText] | UnsetType = UNSET
+    host_routes: OnlyEmptyList = ()
+    service_types: OnlyEmptyList = ()
+
+
+class SubnetView(View, kw_only=True):
+    name: str
+    description: str
+    project_id: str
+    tenant_id: str
+    network_id: UuidText
+    cidr: CidrText
+    ip_version: Literal[4, 6]
+    gateway_ip: IpOrNone
+    allocation_pools: list[PoolBody]
+    enable_dhcp: bool
+    dns_nameservers: tuple[str, ...]
+    host_routes: OnlyEmptyList = ()
+    service_types: OnlyEmptyList = ()
+    subnetpool_id: None = None
+    ipv6_address_mode: None = None
+    ipv6_ra_mode: None = None
+    created_at: TimeText
+    updated_at: TimeText
+    revision_number: int
+
+
+class FixedIpCreate(Input, kw_only=True):
+    """An address to have: in that subnet, or that very one, or both. At least one of the two."""
+
+    subnet_id: UuidText | UnsetType = UNSET
+    ip_address: IpText | UnsetType = UNSET
+
+
+class FixedIpView(msgspec.Struct, gc=False):
+    subnet_id: UuidText
+    ip_address: IpText
+
+
+class PortCreate(Input, kw_only=True):
+    """A port. Without `fixed_ips` it gets an address of the network's first subnet with room; with [] none."""
+
+    network_id: UuidText
+    name: Text = ""
+    description: Text = ""
+    project_id: Text | UnsetType = UNSET
+    tenant_id: Text | UnsetType = UNSET
+    mac_address: MacText | UnsetType = UNSET
+    fixed_ips: list[FixedIpCreate] | UnsetType = UNSET
+    host_id: Text | None = field(default="", name="binding:host_id")
+    device_id: Text = ""
+    device_owner: Text = ""
+    admin_state_up: bool = True
+    kind: PortKind | UnsetType = field(default=UNSET, name="alcor:kind")
+    netns: PathText = field(default="", name="alcor:netns")
+    interface: InterfaceText = field(default="", name="alcor:interface")
+    vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
+    profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
+    port_security_enabled: OnlyTrue = True
+    security_groups: OnlyEmptyList = ()
+    allowed_address_pairs: OnlyEmptyList = ()
+    extra_dhcp_opts: OnlyEmptyList = ()
+
+
+class PortUpdate(Input, kw_only=True):
+    name: Text | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    mac_address: MacText | UnsetType = UNSET
+    fixed_ips: list[FixedIpCreate] | UnsetType = UNSET
+    host_id: Text | UnsetType | None = field(default=UNSET, name="binding:host_id")
+    device_id: Text | UnsetType = UNSET
+    device_owner: Text | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
+    kind: PortKind | UnsetType = field(default=UNSET, name="alcor:kind")
+    netns: PathText | UnsetType = field(default=UNSET, name="alcor:netns")
+    interface: InterfaceText | UnsetType = field(default=UNSET, name="alcor:interface")
+    vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
+    profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
+    port_security_enabled: OnlyTrue = True
+    security_groups: OnlyEmptyList = ()
+    allowed_address_pairs: OnlyEmptyList = ()
+    extra_dhcp_opts: OnlyEmptyList = ()
+
+
+class VifDetails(msgspec.Struct, omit_defaults=True, gc=False):
+    """What the host said last: the revision that its kernel carries, and why it refused the present one."""
+
+    realised_revision: int = 0
+    error: str = ""
+
+
+class PortView(View, kw_only=True):
+    network_id: UuidText
+    name: str
+    description: str
+    project_id: str
+    tenant_id: str
+    mac_address: MacText
+    fixed_ips: list[FixedIpView]
+    status: PortStatus
+    admin_state_up: bool
+    device_id: str
+    device_owner: str
+    host_id: str = field(name="binding:host_id")
+    vif_type: Literal["unbound", "tap", "other", "binding_failed"] = field(name="binding:vif_type")
+    vif_details: VifDetails = field(name="binding:vif_details")
+    vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
+    profile: OnlyEmptyObject = field(default_factory=dict, name="binding:profile")
+    kind: PortKind = field(name="alcor:kind")
+    netns: str = field(name="alcor:netns")
+    interface: str = field(name="alcor:interface")
+    port_security_enabled: OnlyTrue = True
+    security_groups: OnlyEmptyList = ()
+    allowed_address_pairs: OnlyEmptyList = ()
+    extra_dhcp_opts: OnlyEmptyList = ()
+    created_at: TimeText
+    updated_at: TimeText
+    revision_number: int
+
+
+class NodeCreate(Input, kw_only=True):
+    """A compute host. `agent_host` is `local_ip` when left out."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)]
+    local_ip: IpText
+    agent_host: Text = ""
+    agent_port: TcpPort = 50001
+
+
+class NodeUpdate(Input, kw_only=True):
+    local_ip: IpText | UnsetType = UNSET
+    agent_host: Text | UnsetType = UNSET
+    agent_port: TcpPort | UnsetType = UNSET
+
+
+class NodeView(View, kw_only=True):
+    name: str
+    local_ip: IpText
+    agent_host: str
+    agent_port: int
+    created_at: TimeText
+    updated_at: TimeText
+    revision_number: int
+
+
+Body = TypeVar("Body", bound=Input)
+
+
+class CreateReader(Generic[Body]):
+    """Reads `{"port": {...}}` and `{"ports": [{...}, ...]}`."""
+
+    def __init__(self, kind: type[Body], view: type[View], one: str, many: str) -> None:
+        self._one, self._many = one, many
+        envelope = msgspec.defstruct(
+            f"{kind.__name__}Envelope",
+            [(one, kind | UnsetType, UNSET), (many, list[kind] | UnsetType, UNSET)],  # type: ignore[valid-type]
+            kw_only=True,
+            forbid_unknown_fields=True,
+        )
+        self._decoder = msgspec.json.Decoder(envelope)
+        self._readable = _names(view)
+
+    def read(self, raw: bytes) -> tuple[list[Body], bool]:
+        """The bodies, and whether they came as a bulk. Raises BadRequest."""
+        envelope = _decode(self._decoder, raw, self._readable, "POST")
+        one: Body | UnsetType = getattr(envelope, self._one)
+        many: list[Body] | UnsetType = getattr(envelope, self._many)
+        if one is UNSET and many is UNSET:
+            raise BadRequest(f"Unable to find '{self._one}' or '{self._many}' in request body")
+        if many is UNSET:
+            assert one is not UNSET
+            return [one], False
+        if one is not UNSET:
+            raise BadRequest(f"Give '{self._one}' or '{self._many}', not both")
+        if not many:
+            raise BadRequest(f"Resources required: '{self._many}' is empty")
+        return many, True
+
+
+class UpdateReader(Generic[Body]):
+    """Reads `{"port": {...}}` of a PUT."""
+
+    def __init__(self, kind: type[Body], view: type[View], one: str) -> None:
+        self._one = one
+        envelope = msgspec.defstruct(f"{kind.__name__}Envelope", [(one, kind)], forbid_unknown_fields=True)
+        self._decoder = msgspec.json.Decoder(envelope)
+        self._readable = _names(view)
+
+    def read(self, raw: bytes) -> Body:
+        """The body. Raises BadRequest."""
+        body: Body = getattr(_decode(self._decoder, raw, self._readable, "PUT"), self._one)
+        return body
+
+
+_PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+
+
+def _decode(decoder: msgspec.json.Decoder[msgspec.Struct], raw: bytes, readable: Iterable[str], method: str) -> object:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise BadRequest(_explain(str(error), readable, method)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = "it is empty" if not raw else f"{error}"
+        raise BadRequest(f"The request body is not valid JSON: {reason}") from None
+
+
+def _explain(text: str, readable: Iterable[str], method: str) -> str:
+    """msgspec's words in Neutron's: the field first."""
+    match = _PLACE.fullmatch(text)
+    what, where = (match["what"], match["where"] or "") if match else (text, "")
+    inside = f" in {where}" if where else ""
+    if unknown := _UNKNOWN.fullmatch(what):
+        if unknown[1] in readable:
+            return f"Attribute '{unknown[1]}' not allowed in {method}{inside}"
+        return f"Unrecognized attribute(s) '{unknown[1]}'{inside}"
+    if missing := _MISSING.fullmatch(what):
+        return f"Failed to parse request. Required attribute '{missing[1]}' not specified{inside}"
+    return f"Invalid input for {where or 'the request body'}. Reason: {what}."
+
+
+def _names(view: type[View]) -> frozenset[str]:
+    return frozenset(found.encode_name for found in msgspec.structs.fields(view))

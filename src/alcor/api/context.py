@@ -1,0 +1,26 @@
+"""What a resource's handlers are handed: control plane, store, and a way to read it off the loop. Made by app."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from alcor.services.commands import Control
+from alcor.store.base import Store
+
+Found = TypeVar("Found")
+
+
+class Context:
+    """The seams of the API. Reads of one row happen at once (microseconds); lists happen in `readers`."""
+
+    def __init__(self, control: Control, store: Store, readers: Executor) -> None:
+        self.control = control
+        self.store = store
+        self._readers = readers
+
+    async def read(self, question: Callable[[], Found]) -> Found:
+        """The answer to a question of any size, without blocking the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, question)

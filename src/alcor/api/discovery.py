@@ -1,0 +1,98 @@
+"""What a client asks first: versions, resources, extensions. Called by app.
+
+An extension is listed only if Alcor keeps what its alias promises; clients change their behaviour by this list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from alcor.api.errors import Reply, error_reply
+from alcor.api.exchange import Call
+
+RESOURCES = (("network", "networks"), ("subnet", "subnets"), ("port", "ports"), ("node", "nodes"))
+_EPOCH = "2026-11-23T00:00:00-00:00"
+_encode = msgspec.json.Encoder().encode
+
+
+class Link(msgspec.Struct, kw_only=True):
+    """Where something is."""
+
+    rel: str
+    href: str
+
+
+class Extension(msgspec.Struct, frozen=True, kw_only=True):
+    """A set of attributes or behaviour beyond the core API, by its alias."""
+
+    alias: str
+    name: str
+    description: str
+    updated: str = _EPOCH
+    links: tuple[str, ...] = ()
+
+
+def _extension(alias: str, name: str, description: str) -> Extension:
+    return Extension(alias=alias, name=name, description=description)
+
+
+EXTENSIONS = {
+    extension.alias: extension
+    for extension in (
+        _extension("alcor", "Alcor", "Networks with cidr (VPCs), ports with alcor:kind, netns and interface, nodes."),
+        _extension("binding", "Port Binding", "Binds ports to hosts and says how the host plugs them."),
+        _extension("empty-string-filtering", "Empty String Filtering", "Filters by attributes that are empty."),
+        _extension("filter-validation", "Filter parameters validation", "Refuses filters that no attribute answers."),
+        _extension("net-mtu", "Network MTU", "Shows the MTU of a network."),
+        _extension("net-mtu-writable", "Network MTU (writable)", "Sets the MTU of a network."),
+        _extension("pagination", "Pagination support", "Lists in pages: limit, marker, page_reverse."),
+        _extension("project-id", "project_id field enabled", "Uses project_id beside tenant_id."),
+        _extension("provider", "Provider Network", "Shows type and segmentation id of a network; sets the latter."),
+        _extension("revision-if-match", "If-Match constraints", "Changes only the revision that the client saw."),
+        _extension("sorting", "Sorting support", "Sorts lists: sort_key, sort_dir."),
+        _extension("standard-attr-description", "standard-attr-description", "Describes resources."),
+        _extension("standard-attr-revisions", "Resource revision numbers", "Numbers the revisions of resources."),
+        _extension("standard-attr-timestamp", "Resource timestamps", "Says when a resource was made and changed."),
+    )
+}
+"""By alias. Missing on purpose: security-group, port-security, allowed-address-pairs, external-net, router, quotas,
+network_availability_zone, standard-attr-tag: nothing keeps them yet."""
+
+
+async def versions(call: Call) -> Reply:
+    """GET /"""
+    link = Link(rel="self", href=f"{call.host_url()}/v2.0/")
+    return Reply(200, _encode({"versions": [{"id": "v2.0", "status": "CURRENT", "links": [link]}]}))
+
+
+async def resources(call: Call) -> Reply:
+    """GET /v2.0/"""
+    base = f"{call.host_url()}/v2.0"
+    found = [
+        {"name": one, "collection": many, "links": [Link(rel="self", href=f"{base}/{many}")]} for one, many in RESOURCES
+    ]
+    return Reply(200, _encode({"resources": found}))
+
+
+async def extensions(_call: Call) -> Reply:
+    """GET /v2.0/extensions"""
+    return Reply(200, _encode({"extensions": list(EXTENSIONS.values())}))
+
+
+async def extension(call: Call) -> Reply:
+    """GET /v2.0/extensions/{alias}"""
+    found = EXTENSIONS.get(call.member)
+    if found is None:
+        return error_reply(404, "ExtensionNotFound", f"Extension with alias {call.member} does not exist.")
+    return Reply(200, _encode({"extension": found}))
+
+
+def document(text: Callable[[], bytes]) -> Callable[[Call], object]:
+    """GET of a document that never changes."""
+
+    async def show(_call: Call) -> Reply:
+        return Reply(200, text())
+
+    return show

@@ -1,0 +1,170 @@
+"""Subnets over REST. Called by app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from alcor.api.bodies import CreateReader, PoolBody, SubnetCreate, SubnetUpdate, SubnetView, UpdateReader
+from alcor.api.context import Context
+from alcor.api.convert import each, id_text, identifier, ip, member, only, prefix, project, time_text
+from alcor.api.errors import FieldError, Reply
+from alcor.api.exchange import Call
+from alcor.api.listing import (
+    OWNED,
+    Constant,
+    Filter,
+    Listing,
+    boolean,
+    cut,
+    find_page,
+    page_reply,
+    read_fields,
+    read_page,
+)
+from alcor.model.addresses import Ip, format_ip, parse_ip, parse_prefix
+from alcor.model.ids import Id, format_id, parse_id
+from alcor.model.nouns import Pool, Subnet
+from alcor.services.commands import CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
+from alcor.services.errors import SubnetNotFound
+from alcor.store.base import Query
+
+LISTING = Listing(
+    "subnets",
+    SubnetNotFound,
+    {
+        **OWNED,
+        "network_id": Filter("network_id", parse_id),
+        "cidr": Filter("cidr", parse_prefix),
+        "gateway_ip": Filter("gateway", lambda text: parse_ip(text) if text else None),
+        "enable_dhcp": Filter("enable_dhcp", boolean),
+        "ip_version": Constant(4),
+        "subnetpool_id": Constant(None),
+        "ipv6_address_mode": Constant(None),
+        "ipv6_ra_mode": Constant(None),
+        "shared": Constant(False),
+        "router:external": Constant(False),
+    },
+)
+
+_creates = CreateReader(SubnetCreate, SubnetView, "subnet", "subnets")
+_updates = UpdateReader(SubnetUpdate, SubnetView, "subnet")
+_encode = msgspec.json.Encoder().encode
+
+
+class Subnets:
+    """Handlers of /v2.0/subnets and /v2.0/subnets/{id}."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def create(self, call: Call) -> Reply:
+        bodies, bulk = _creates.read(call.body)
+        owner = call.project_id()
+        specs = await each(bodies, lambda body: _spec(body, owner), "subnets", bulk=bulk)
+        answer = await self._context.control.submit(CreateSubnets(specs=tuple(specs)))
+        views = [subnet_view(subnet) for subnet in cast(tuple[Subnet, ...], answer)]
+        return Reply(201, _encode({"subnets": views} if bulk else {"subnet": views[0]}))
+
+    async def list(self, call: Call) -> Reply:
+        page = read_page(call, LISTING)
+        subnets = await find_page(self._context, LISTING, page, self._context.store.list_subnets)
+        return page_reply(call, LISTING, page, [subnet_view(subnet) for subnet in subnets])
+
+    async def show(self, call: Call) -> Reply:
+        subnet_id = member(call, SubnetNotFound, "Subnet")
+        found = self._context.store.list_subnets(Query(filters={"id": (subnet_id,)}, limit=1))
+        if not found:
+            raise SubnetNotFound(f"Subnet {format_id(subnet_id)} could not be found.")
+        view = subnet_view(found[0])
+        fields = read_fields(call)
+        return Reply(200, _encode({"subnet": cut(view, fields) if fields else view}))
+
+    async def update(self, call: Call) -> Reply:
+        subnet_id = member(call, SubnetNotFound, "Subnet")
+        command = _change(subnet_id, _updates.read(call.body), call.if_match())
+        subnet = cast(Subnet, await self._context.control.submit(command))
+        return Reply(200, _encode({"subnet": subnet_view(subnet)}))
+
+    async def delete(self, call: Call) -> Reply:
+        subnet_id = member(call, SubnetNotFound, "Subnet")
+        await self._context.control.submit(DeleteSubnet(id=subnet_id, if_match=call.if_match()))
+        return Reply(204)
+
+
+def subnet_view(subnet: Subnet) -> SubnetView:
+    """The subnet as REST shows it."""
+    return SubnetView(
+        id=format_id(subnet.id),
+        name=subnet.name,
+        description=subnet.description,
+        project_id=subnet.project_id,
+        tenant_id=subnet.project_id,
+        network_id=id_text(subnet.network_id),
+        cidr=str(subnet.cidr),
+        ip_version=4 if subnet.cidr.version == 4 else 6,
+        gateway_ip=None if subnet.gateway is None else format_ip(subnet.gateway),
+        allocation_pools=[PoolBody(start=format_ip(pool.first), end=format_ip(pool.last)) for pool in subnet.pools],
+        enable_dhcp=subnet.enable_dhcp,
+        dns_nameservers=subnet.dns_nameservers,
+        created_at=time_text(subnet.created_at),
+        updated_at=time_text(subnet.updated_at),
+        revision_number=subnet.revision,
+    )
+
+
+def _spec(body: SubnetCreate, owner: str) -> SubnetSpec:
+    _check_neutral(body)
+    cidr = prefix(body.cidr, "cidr")
+    if cidr.version != body.ip_version:
+        raise FieldError("ip_version", f"it says {body.ip_version}, cidr {cidr} is of version {cidr.version}")
+    return SubnetSpec(
+        network_id=identifier(body.network_id, "network_id"),
+        cidr=cidr,
+        project_id=project(body.project_id, body.tenant_id, owner),
+        name=body.name,
+        description=body.description,
+        gateway=_gateway(body.gateway_ip),
+        pools=None if body.allocation_pools is UNSET else _pools(body.allocation_pools),
+        enable_dhcp=body.enable_dhcp,
+        dns_nameservers=_nameservers(body.dns_nameservers),
+    )
+
+
+def _change(subnet_id: Id, body: SubnetUpdate, if_match: int | None) -> UpdateSubnet:
+    _check_neutral(body)
+    return UpdateSubnet(
+        id=subnet_id,
+        name=body.name,
+        description=body.description,
+        gateway=_gateway(body.gateway_ip),
+        pools=UNSET if body.allocation_pools is UNSET else _pools(body.allocation_pools),
+        enable_dhcp=body.enable_dhcp,
+        dns_nameservers=UNSET if body.dns_nameservers is UNSET else _nameservers(body.dns_nameservers),
+        if_match=if_match,
+    )
+
+
+def _gateway(text: str | UnsetType | None) -> Ip | UnsetType | None:
+    return ip(text, "gateway_ip") if isinstance(text, str) else text
+
+
+def _pools(bodies: Sequence[PoolBody]) -> tuple[Pool, ...]:
+    return tuple(
+        Pool(ip(body.start, f"allocation_pools[{at}].start"), ip(body.end, f"allocation_pools[{at}].end"))
+        for at, body in enumerate(bodies)
+    )
+
+
+def _nameservers(texts: Sequence[str]) -> tuple[str, ...]:
+    servers = tuple(format_ip(ip(text, f"dns_nameservers[{at}]")) for at, text in enumerate(texts))
+    only("dns_nameservers", len(set(servers)) == len(servers), "an address is in it twice")
+    return servers
+
+
+def _check_neutral(body: SubnetCreate | SubnetUpdate) -> None:
+    only("host_routes", not body.host_routes, "host routes are not offered yet; leave it out or give []")
+    only("service_types", not body.service_types, "service types are not offered; leave it out or give []")
