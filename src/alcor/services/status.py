@@ -23,7 +23,7 @@ def record_port_reports(ports: Mapping[Id, Port], command: RecordPortReports) ->
     changed: dict[Id, StatusChange] = {}
     for report in command.reports:
         port = ports.get(report.id)
-        if port is None or report.host != port.host or report.revision != port.revision:
+        if port is None or not port.host or report.host != port.host or report.revision != port.revision:
             continue
         changed[report.id] = status_of(port, report)
     statuses = [
