@@ -58,6 +58,8 @@ _SK_BUFF_BYTES: Final = 192
 _SK_BUFF_IFINDEX: Final = 40
 _SK_BUFF_CB: Final = struct.Struct("=5I")
 _SK_BUFF_CB_AT: Final = 48
+_CLOSED: Final = 0xFFFFFFFF
+"""No file descriptor: the kernel answers EBADF."""
 _BPF_FS_MAGIC: Final = 0xCAFE4A11
 
 _ADVICE: Final = {
@@ -65,6 +67,7 @@ _ADVICE: Final = {
     errno.EACCES: "run as root; when a program was refused, its log says why",
     errno.E2BIG: "the map is full: load it with more entries, or delete what is not needed",
     errno.ENOMEM: "free memory on this host, or load the map with fewer entries",
+    errno.EBADF: "it was closed: open the data plane anew",
     errno.ENOENT: "what was named does not exist: open the data plane anew",
     errno.ENODEV: "the interface does not exist in this network namespace",
     errno.ENOSYS: "this kernel has no BPF: use the driver 'fake' or 'ovs'",
@@ -180,9 +183,9 @@ class BpfMap:
 
     def close(self) -> None:
         """Lets go of the map; what it holds stays while a pin or a program refers to it."""
-        if self.fd >= 0:
+        if self.fd != _CLOSED:
             os.close(self.fd)
-            self.fd = -1
+            self.fd = _CLOSED
 
     def get(self, key: BYTES_LIKE) -> bytes | None:
         """The value stored under the key, or None."""

@@ -1,0 +1,239 @@
+"""Table rows: the Python layouts are the C structs' own, and what is packed is read back."""
+
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort
+from alcor.dataplane.ebpf import tables
+from alcor.dataplane.ebpf.tables import (
+    DropReason,
+    EndpointFlag,
+    HostConfig,
+    LocalRow,
+    PortFlag,
+    PortRow,
+    Traffic,
+    Verdict,
+)
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip
+from alcor.model.ids import Id
+from alcor.model.nouns import PortKind
+
+HEADER = Path(tables.__file__).with_name("alcor.h")
+FIELDS = {
+    "port": (tables.PORT, ("id", "vni", "mtu", "mac", "flags", "digest")),
+    "address_key": (tables.ADDRESS_KEY, ("vni", "ip")),
+    "local_endpoint": (tables.LOCAL, ("ifindex", "flags", "mac")),
+    "remote_endpoint": (tables.REMOTE, ("host_ip", "mac", "zero")),
+    "traffic": (tables.TRAFFIC, ("sent_packets", "sent_bytes", "received_packets", "received_bytes")),
+    "drop_key": (tables.DROP_KEY, ("ifindex", "reason")),
+    "host_config": (
+        tables.CONFIG,
+        ("underlay_ip", "underlay_ifindex", "vxlan_port", "zero", "onlink_mask"),
+    ),
+}
+
+PORT = LocalPort(
+    id=Id(bytes(range(16))),
+    vni=70_000,
+    mac=Mac(b"\x02\x00\x00\x00\x00\x01"),
+    addresses=(
+        Address(parse_ip("10.0.0.4"), 24, parse_ip("10.0.0.1")),
+        Address(parse_ip("2001:db8::4"), 64, None),
+    ),
+    mtu=1450,
+    admin_state_up=True,
+    routed=True,
+    kind=PortKind.CONTAINER,
+    netns="",
+    interface="eth0",
+)
+ips = st.one_of(
+    st.binary(min_size=16, max_size=16), st.binary(min_size=4, max_size=4).map(lambda b: b"\0" * 10 + b"\xff\xff" + b)
+)
+macs = st.binary(min_size=6, max_size=6)
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+
+
+def sizes(layout: struct.Struct) -> list[int]:
+    """The size of every field of a layout, padding included, in order."""
+    found: list[int] = []
+    for count, code in re.findall(r"(\d*)([a-zA-Z])", layout.format.lstrip("=")):
+        repeat = 1 if code in "sx" or not count else int(count)
+        found += [struct.calcsize(f"={count}{code}" if code in "sx" else f"={code}")] * repeat
+    return found
+
+
+def test_layouts_are_the_compilers() -> None:
+    """Size and offset of every field in tables.py are what the compiler makes of alcor.h, and so are the numbers."""
+    claims = []
+    for name, (layout, fields) in FIELDS.items():
+        claims.append(f"sizeof(struct {name}) == {layout.size}")
+        at = 0
+        for field, size in zip(fields, sizes(layout), strict=True):
+            claims.append(f"__builtin_offsetof(struct {name}, {field}) == {at}")
+            claims.append(f"sizeof(((struct {name} *)0)->{field}) == {size}")
+            at += size
+    for kind, prefix in ((DropReason, "DROP"), (Verdict, "VERDICT"), (PortFlag, "PORT"), (EndpointFlag, "ENDPOINT")):
+        claims += [f"{prefix}_{member.name} == {member.value}" for member in kind]
+    source = f'#include "{HEADER}"\n' + "".join(f'_Static_assert({c}, "{c}");\n' for c in claims)
+    source += "static const __u8 router_mac[6] = ROUTER_MAC_BYTES;\n"
+    if shutil.which("clang") is None:
+        pytest.skip("SKIPPED LOUDLY: clang is missing: run `make setup`")
+    done = subprocess.run(
+        ["clang", "-fsyntax-only", "-target", "bpf", f"-I/usr/include/{platform_triplet()}", "-xc", "-"],
+        input=source,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+
+
+def platform_triplet() -> str:
+    """Where Debian keeps asm/types.h."""
+    return (
+        subprocess.run(["clang", "-print-target-triple"], capture_output=True, text=True, timeout=60, check=True)
+        .stdout.strip()
+        .replace("-pc-", "-")
+    )
+
+
+def test_every_reason_of_the_header_is_known() -> None:
+    """A reason, verdict or flag that is added to alcor.h must be added to tables.py."""
+    text = HEADER.read_text(encoding="ascii")
+    for kind, prefix in ((DropReason, "DROP"), (Verdict, "VERDICT"), (PortFlag, "PORT"), (EndpointFlag, "ENDPOINT")):
+        named = dict(re.findall(rf"^\t{prefix}_(\w+) = (\d+),", text, re.MULTILINE))
+        assert {member.name: str(member.value) for member in kind} == named
+
+
+def test_the_router_has_one_mac() -> None:
+    """alcor.h and the model name the same router MAC."""
+    text = HEADER.read_text(encoding="ascii")
+    digits = re.search(r"ROUTER_MAC_BYTES \{(.*)\}", text)
+    assert digits is not None
+    assert bytes(int(part, 16) for part in digits[1].split(",")) == ROUTER_MAC
+
+
+@given(st.binary(min_size=16, max_size=16), u32, u32, macs, st.sampled_from(list(PortFlag)), u64)
+def test_port_rows_survive(identifier: bytes, vni: int, mtu: int, mac: bytes, flags: PortFlag, digest: int) -> None:
+    """A row of `ports` is read back as it was packed."""
+    row = PortRow(Id(identifier), vni, mtu, Mac(mac), flags, digest)
+    assert row == tables.unpack_port(tables.pack_port(row))
+
+
+@given(u32, ips, u32, st.sampled_from([EndpointFlag(0), *EndpointFlag]), macs)
+def test_local_rows_survive(vni: int, ip: bytes, ifindex: int, flags: EndpointFlag, mac: bytes) -> None:
+    """A row of `local` is read back as it was packed."""
+    key, row = EndpointKey(vni, Ip(ip)), LocalRow(ifindex, flags, Mac(mac))
+    assert key == tables.unpack_key(tables.pack_key(key))
+    assert row == tables.unpack_local(tables.pack_local(row))
+
+
+@given(macs, ips)
+def test_remote_rows_survive(mac: bytes, ip: bytes) -> None:
+    """A row of `remote` is read back as it was packed."""
+    endpoint = Endpoint(Mac(mac), Ip(ip))
+    assert endpoint == tables.unpack_endpoint(tables.pack_endpoint(endpoint))
+
+
+@given(ips, u32, st.integers(0, 65535), st.integers(0, 32))
+def test_config_survives(ip: bytes, ifindex: int, port: int, length: int) -> None:
+    """The row of `config` is read back as it was packed."""
+    config = HostConfig(Ip(ip), ifindex, port, length)
+    assert config == tables.unpack_config(tables.pack_config(config))
+
+
+@given(u32, st.sampled_from(DropReason))
+def test_drop_keys_survive(ifindex: int, reason: DropReason) -> None:
+    """A key of `drops` is read back as it was packed."""
+    assert (ifindex, reason) == tables.unpack_drop_key(tables.pack_drop_key(ifindex, reason))
+
+
+def test_the_wire_orders_what_it_must() -> None:
+    """The VXLAN port and the on-link mask are in network order."""
+    value = tables.pack_config(HostConfig(parse_ip("192.0.2.1"), 3, 4789, 24))
+    assert b"\x12\xb5" == value[20:22]
+    assert b"\xff\xff\xff\x00" == value[24:28]
+
+
+def test_batches_are_the_rows_one_after_another() -> None:
+    """A batch holds exactly what packing row by row gives."""
+    keys = [EndpointKey(7, parse_ip(f"10.0.0.{n}")) for n in range(5)]
+    ends = [Endpoint(Mac(bytes((2, 0, 0, 0, 0, n))), parse_ip(f"192.0.2.{n}")) for n in range(5)]
+    locals_ = [LocalRow(n + 1, EndpointFlag.PEER, ends[n].mac) for n in range(5)]
+    ports = [(n + 1, tables.port_row(PORT, peer=n % 2 == 0)) for n in range(5)]
+    expected_keys = b"".join(map(tables.pack_key, keys))
+    remote_batch = tables.pack_endpoints(list(zip(keys, ends, strict=True)))
+    assert (expected_keys, b"".join(map(tables.pack_endpoint, ends))) == remote_batch
+    local_batch = tables.pack_locals(list(zip(keys, locals_, strict=True)))
+    assert (expected_keys, b"".join(map(tables.pack_local, locals_))) == local_batch
+    gateway = tables.pack_local(LocalRow(0, EndpointFlag.GATEWAY, ROUTER_MAC))
+    assert (expected_keys, gateway * 5) == tables.pack_gateways(keys)
+    expected_ports = b"".join(tables.pack_ifindex(n) for n, _ in ports), b"".join(tables.pack_port(r) for _, r in ports)
+    assert expected_ports == tables.pack_ports(ports)
+    assert (b"", b"") == tables.pack_ports([])
+
+
+def test_a_port_becomes_its_rows() -> None:
+    """Flags come from the port's state, and each address gets a row on the port's interface."""
+    row = tables.port_row(PORT, peer=True)
+    assert PortFlag.UP | PortFlag.ROUTED | PortFlag.PEER == row.flags
+    assert (PORT.id, PORT.vni, PORT.mtu, PORT.mac) == row[:4]
+    down = msgspec.structs.replace(PORT, admin_state_up=False, routed=False)
+    assert PortFlag(0) == tables.port_row(down, peer=False).flags
+    expected = LocalRow(9, EndpointFlag.PEER, PORT.mac)
+    assert (
+        (EndpointKey(PORT.vni, PORT.addresses[0].ip), expected),
+        (EndpointKey(PORT.vni, PORT.addresses[1].ip), expected),
+    ) == tables.port_endpoints(PORT, 9, peer=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": Id(bytes(16))},
+        {"vni": 1},
+        {"mac": Mac(bytes(6))},
+        {"addresses": PORT.addresses[:1]},
+        {"mtu": 1400},
+        {"admin_state_up": False},
+        {"routed": False},
+        {"kind": PortKind.ADOPTED},
+        {"netns": "/run/netns/x"},
+        {"interface": "eth1"},
+    ],
+)
+def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
+    """Ports that differ in any field have different digests; equal ports have equal ones."""
+    assert tables.port_digest(PORT) == tables.port_digest(msgspec.structs.replace(PORT))
+    assert tables.port_digest(PORT) != tables.port_digest(msgspec.structs.replace(PORT, **change))
+
+
+def test_the_digest_cases_are_complete() -> None:
+    """A field that is added to LocalPort must be added to the cases above."""
+    assert {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"} == set(
+        LocalPort.__struct_fields__
+    )
+
+
+def test_counters_name_reasons_as_the_page_does() -> None:
+    """Drops are told by the names of docs/pipeline.md, in their order."""
+    counters = tables.port_counters(Traffic(1, 2, 3, 4), {DropReason.SPOOFED_IP: 5, DropReason.MALFORMED: 6})
+    assert ["malformed", "spoofed_ip"] == list(counters.dropped)
+    assert (1, 2, 3, 4) == (
+        counters.sent_packets,
+        counters.sent_bytes,
+        counters.received_packets,
+        counters.received_bytes,
+    )
