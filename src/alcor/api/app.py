@@ -15,9 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from alcor.api import discovery, errors
+from alcor.api import discovery, errors, openapi
 from alcor.api.context import Context
-from alcor.api.exchange import Endpoint, Handler, Limits, next_request_id
+from alcor.api.errors import Reply
+from alcor.api.exchange import Call, Endpoint, Handler, Limits, next_request_id
 from alcor.api.networks import Networks
 from alcor.api.nodes import Nodes
 from alcor.api.ports import Ports
@@ -71,7 +72,12 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
     found["/v2.0"] = {"GET": discovery.resources}
     found["/v2.0/extensions"] = {"GET": discovery.extensions}
     found["/v2.0/extensions/{member}"] = {"GET": discovery.extension}
+    found["/v2.0/openapi.json"] = {"GET": _openapi}
     return found
+
+
+async def _openapi(_call: Call) -> Reply:
+    return Reply(200, openapi.served())
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -85,7 +91,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return _response(errors.to_reply(error, request_id, f"{request.method} {request.url.path}"), request_id)
 
 
-def _response(reply: errors.Reply, request_id: str) -> Response:
+def _response(reply: Reply, request_id: str) -> Response:
     headers = {name.decode("ascii"): value.decode("ascii") for name, value in reply.headers}
     headers["x-openstack-request-id"] = request_id
     return Response(reply.body, reply.status, headers, "application/json")

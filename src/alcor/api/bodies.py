@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
@@ -40,7 +40,7 @@ TcpPort = Annotated[int, Meta(ge=1, le=65535)]
 OnlyTrue = Annotated[bool, Meta(extra_json_schema={"enum": [True]})]
 OnlyFalse = Annotated[bool, Meta(extra_json_schema={"enum": [False]})]
 OnlyEmptyList = Annotated[tuple[str, ...], Meta(extra_json_schema={"maxItems": 0})]
-OnlyEmptyObject = Annotated[dict[str, object], Meta(extra_json_schema={"maxProperties": 0})]
+OnlyEmptyObject = Annotated[dict[str, Any], Meta(extra_json_schema={"maxProperties": 0})]
 
 
 class Input(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):

@@ -5,8 +5,6 @@ An extension is listed only if Alcor keeps what its alias promises; clients chan
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from alcor.api.errors import Reply, error_reply
@@ -87,12 +85,3 @@ async def extension(call: Call) -> Reply:
     if found is None:
         return error_reply(404, "ExtensionNotFound", f"Extension with alias {call.member} does not exist.")
     return Reply(200, _encode({"extension": found}))
-
-
-def document(text: Callable[[], bytes]) -> Callable[[Call], object]:
-    """GET of a document that never changes."""
-
-    async def show(_call: Call) -> Reply:
-        return Reply(200, text())
-
-    return show

@@ -125,7 +125,7 @@ def read_page(call: Call, listing: Listing) -> Page:
         sort=_sort(asked.get("sort_key", []), asked.get("sort_dir", []), listing),
         limit=min(limit, call.limits.page_items) or call.limits.page_items,
         marker=_marker(marker, listing) if marker else None,
-        reverse=asked.get("page_reverse", [""])[-1].lower() == "true",
+        reverse=boolean(asked.get("page_reverse", ["false"])[-1]),
     )
     fields = tuple(dict.fromkeys(field for field in asked.get("fields", []) if field))
     return Page(query if possible else None, fields, limited=limit > 0)

@@ -1,0 +1,365 @@
+"""The OpenAPI 3.1 document, from the Structs and the listings that the handlers themselves use. Called by app. Pure.
+
+`python -m alcor.api.openapi > docs/openapi.json` writes the committed copy; a test fails when the two differ.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from alcor.api import networks, nodes, ports, subnets
+from alcor.api.bodies import (
+    Input,
+    NetworkCreate,
+    NetworkUpdate,
+    NetworkView,
+    NodeCreate,
+    NodeUpdate,
+    NodeView,
+    PortCreate,
+    PortUpdate,
+    PortView,
+    SubnetCreate,
+    SubnetUpdate,
+    SubnetView,
+    View,
+)
+from alcor.api.discovery import Extension, Link
+from alcor.api.errors import ErrorBody
+from alcor.api.listing import Compound, Constant, Filter, Listing, boolean, integer
+from alcor.model.ids import parse_id
+
+Json = dict[str, Any]
+
+
+class Resource(NamedTuple):
+    """What the document says of one resource."""
+
+    one: str
+    listing: Listing
+    create: type[Input]
+    update: type[Input]
+    view: type[View]
+    owned: bool
+    """Belongs to a project."""
+    create_errors: Sequence[int]
+    delete_errors: Sequence[int]
+
+
+RESOURCES = (
+    Resource("network", networks.LISTING, NetworkCreate, NetworkUpdate, NetworkView, True, (409,), (409,)),
+    Resource("subnet", subnets.LISTING, SubnetCreate, SubnetUpdate, SubnetView, True, (404, 409), (409,)),
+    Resource("port", ports.LISTING, PortCreate, PortUpdate, PortView, True, (404, 409), ()),
+    Resource("node", nodes.LISTING, NodeCreate, NodeUpdate, NodeView, False, (409,), (409,)),
+)
+
+_ERRORS = {
+    400: "The request cannot be read, or names a value that cannot be; the message names the field.",
+    404: "Nobody has that id, or an id in the body.",
+    409: "True of the value, but not of the present state: in use, exhausted, overlapping.",
+    412: "`If-Match` names another revision than the present one.",
+    413: "The body is larger than the server's limit.",
+    500: "A fault of the server; its log has the id that the message names.",
+    503: "Too much waits, or the control plane is stopping: nothing was done. See `Retry-After`.",
+}
+
+
+def document() -> Json:
+    """The whole document."""
+    paths: Json = {}
+    for resource in RESOURCES:
+        paths[f"/v2.0/{resource.listing.collection}"] = {"get": _list(resource), "post": _create(resource)}
+        paths[f"/v2.0/{resource.listing.collection}/{{{resource.one}_id}}"] = {
+            "parameters": [
+                {
+                    "name": f"{resource.one}_id",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "format": "uuid"},
+                }
+            ],
+            "get": _show(resource),
+            "put": _update(resource),
+            "delete": _delete(resource),
+        }
+    paths |= _discovery()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Alcor",
+            "version": "2.0",
+            "description": "OpenStack Networking v2.0, and Alcor's own resources beside it in the same style.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "http://127.0.0.1:9696", "description": "`alcor server` with its defaults"}],
+        "tags": [{"name": resource.listing.collection} for resource in RESOURCES] + [{"name": "discovery"}],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "responses": {f"Error{status}": _error(status) for status in _ERRORS},
+            "parameters": _parameters(),
+        },
+    }
+
+
+@lru_cache(maxsize=1)
+def served() -> bytes:
+    """The document as GET /v2.0/openapi.json answers it."""
+    return msgspec.json.encode(document())
+
+
+def _schemas() -> Json:
+    types = [kind for resource in RESOURCES for kind in (resource.create, resource.update, resource.view)]
+    _, found = msgspec.json.schema_components(
+        [*types, ErrorBody, Link, Extension], ref_template="#/components/schemas/{name}"
+    )
+    for resource in RESOURCES:
+        whole = found[resource.view.__name__]
+        part = {key: value for key, value in whole.items() if key != "required"}
+        found[_part_name(resource)] = {**part, "title": _part_name(resource), "minProperties": 0}
+    for schema in found.values():
+        _one_line(schema)
+    return dict(sorted(found.items()))
+
+
+def _part_name(resource: Resource) -> str:
+    """The view's schema when `fields` may leave out any of it."""
+    return resource.view.__name__.removesuffix("View") + "Part"
+
+
+def _one_line(schema: Json) -> None:
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split())
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _object(properties: Json, required: Sequence[str], *, closed: bool = False) -> Json:
+    schema: Json = {"type": "object", "properties": properties, "required": list(required)}
+    if closed:
+        schema["additionalProperties"] = False
+    return schema
+
+
+def _answer(description: str, schema: Json) -> Json:
+    return {"description": description, "content": _json(schema)}
+
+
+def _error(status: int) -> Json:
+    response = _answer(_ERRORS[status], _ref("ErrorBody"))
+    if status == 503:
+        response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return response
+
+
+def _errors(*statuses: int) -> Json:
+    return {str(status): {"$ref": f"#/components/responses/Error{status}"} for status in sorted({*statuses, 500})}
+
+
+def _operation(tag: str, name: str, summary: str, responses: Json, **rest: Any) -> Json:
+    return {"tags": [tag], "operationId": name, "summary": summary, **rest, "responses": responses}
+
+
+def _list(resource: Resource) -> Json:
+    many = resource.listing.collection
+    body = _object(
+        {
+            many: {"type": "array", "items": _ref(_part_name(resource))},
+            f"{many}_links": {"type": "array", "items": _ref("Link")},
+        },
+        [many],
+    )
+    return _operation(
+        many,
+        f"list_{many}",
+        f"Lists {many}, in pages.",
+        {"200": _answer(f"A page of {many}, and links to its neighbours.", body), **_errors(400, 404)},
+        parameters=[
+            *(_shared(name) for name in ("fields", "limit", "marker", "page_reverse")),
+            *_sorting(resource.listing),
+            *_filters(resource.listing),
+        ],
+    )
+
+
+def _create(resource: Resource) -> Json:
+    one, many = resource.one, resource.listing.collection
+    item, view = _ref(resource.create.__name__), _ref(resource.view.__name__)
+    sent = [
+        _object({one: item}, [one], closed=True),
+        _object({many: {"type": "array", "items": item, "minItems": 1}}, [many], closed=True),
+    ]
+    got = [_object({one: view}, [one]), _object({many: {"type": "array", "items": view}}, [many])]
+    return _operation(
+        many,
+        f"create_{many}",
+        f"Makes one of the {many}, or any number of them: all or none, in one transaction.",
+        {
+            "201": _answer("Made, and durable. A bulk answers in its own order.", {"oneOf": got}),
+            **_errors(400, 413, 503, *resource.create_errors),
+        },
+        **({"parameters": [_shared("project")]} if resource.owned else {}),
+        requestBody={"required": True, "content": _json({"oneOf": sent})},
+    )
+
+
+def _show(resource: Resource) -> Json:
+    one = resource.one
+    body = _object({one: _ref(_part_name(resource))}, [one])
+    return _operation(
+        resource.listing.collection,
+        f"show_{one}",
+        f"Shows a {one}.",
+        {"200": _answer(f"The {one}.", body), **_errors(400, 404)},
+        parameters=[_shared("fields")],
+    )
+
+
+def _update(resource: Resource) -> Json:
+    one = resource.one
+    return _operation(
+        resource.listing.collection,
+        f"update_{one}",
+        f"Changes what is given of a {one}.",
+        {
+            "200": _answer("Changed, and durable.", _object({one: _ref(resource.view.__name__)}, [one])),
+            **_errors(400, 404, 409, 412, 413, 503),
+        },
+        parameters=[_shared("if_match")],
+        requestBody={
+            "required": True,
+            "content": _json(_object({one: _ref(resource.update.__name__)}, [one], closed=True)),
+        },
+    )
+
+
+def _delete(resource: Resource) -> Json:
+    one = resource.one
+    return _operation(
+        resource.listing.collection,
+        f"delete_{one}",
+        f"Deletes a {one}.",
+        {"204": {"description": "Gone, durably."}, **_errors(400, 404, 412, 503, *resource.delete_errors)},
+        parameters=[_shared("if_match")],
+    )
+
+
+def _shared(name: str) -> Json:
+    return {"$ref": f"#/components/parameters/{name}"}
+
+
+def _query(name: str, description: str, schema: Json, *, repeated: bool = False) -> Json:
+    schema = {"type": "array", "items": schema} if repeated else schema
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def _header(name: str, description: str, schema: Json) -> Json:
+    return {"name": name, "in": "header", "description": description, "schema": schema}
+
+
+def _parameters() -> Json:
+    text: Json = {"type": "string"}
+    return {
+        "fields": _query("fields", "Attributes to show; all when none is named.", text, repeated=True),
+        "limit": _query(
+            "limit",
+            "Items of a page, at most the server's limit; 0 stands for that.",
+            {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+        ),
+        "marker": _query("marker", "The id of the last item of the page before.", {**text, "format": "uuid"}),
+        "page_reverse": _query("page_reverse", "The page before the marker instead.", {"type": "boolean"}),
+        "project": _header("X-Project-Id", "Whose the resource is, unless its body says so.", text),
+        "if_match": _header(
+            "If-Match", "Do it only to that revision.", {**text, "pattern": r"^(\*|revision_number=[0-9]{1,18})$"}
+        ),
+    }
+
+
+def _sorting(listing: Listing) -> list[Json]:
+    keys = sorted(name for name, column in listing.filters.items() if not isinstance(column, Compound))
+    return [
+        _query("sort_key", "Attributes to sort by, as many as sort_dir.", {"enum": keys}, repeated=True),
+        _query("sort_dir", "The direction of each sort_key.", {"enum": ["asc", "desc"]}, repeated=True),
+    ]
+
+
+_KINDS: Mapping[Callable[[str], object], Json] = {
+    boolean: {"type": "boolean"},
+    integer: {"type": "integer"},
+    parse_id: {"type": "string", "format": "uuid"},
+}
+
+
+def _filters(listing: Listing) -> list[Json]:
+    found = []
+    for name, column in sorted(listing.filters.items()):
+        if isinstance(column, Compound):
+            parts = "|".join(sorted(column.parts))
+            schema: Json = {"type": "string", "pattern": f"^({parts})=.*$"}
+        elif isinstance(column, Filter):
+            schema = _KINDS.get(column.parse, {"type": "string"})
+        else:
+            schema = {"type": "boolean"} if isinstance(column.value, bool) else {"type": "string"}
+        found.append(_query(name, _filter_text(column), schema, repeated=True))
+    return found
+
+
+def _filter_text(column: Filter | Constant | Compound) -> str:
+    if isinstance(column, Constant):
+        return f"Always {json.dumps(column.value)}; any other value selects nothing."
+    return "Selects what has one of these values."
+
+
+def _discovery() -> Json:
+    links = {"type": "array", "items": _ref("Link")}
+    text: Json = {"type": "string"}
+    version = _object({"id": text, "status": text, "links": links}, ["id", "status", "links"])
+    entry = _object({"name": text, "collection": text, "links": links}, ["name", "collection", "links"])
+    extension = _ref("Extension")
+
+    def show(name: str, summary: str, key: str, schema: Json) -> Json:
+        body = _object({key: schema}, [key])
+        return _operation("discovery", name, summary, {"200": _answer(summary, body), **_errors()})
+
+    extension_path = show("show_extension", "One extension.", "extension", extension)
+    extension_path["responses"] |= _errors(404)
+    extension_path["parameters"] = [{"name": "alias", "in": "path", "required": True, "schema": text}]
+    return {
+        "/": {
+            "get": show("list_versions", "The versions of the API.", "versions", {"type": "array", "items": version})
+        },
+        "/v2.0": {"get": show("list_resources", "The resources.", "resources", {"type": "array", "items": entry})},
+        "/v2.0/extensions": {
+            "get": show("list_extensions", "The extensions.", "extensions", {"type": "array", "items": extension})
+        },
+        "/v2.0/extensions/{alias}": {"get": extension_path},
+        "/v2.0/openapi.json": {
+            "get": _operation(
+                "discovery",
+                "show_openapi",
+                "This document.",
+                {"200": _answer("OpenAPI 3.1.", {"type": "object"}), **_errors()},
+            )
+        },
+    }
+
+
+def main() -> None:
+    """Writes the document to standard output."""
+    sys.stdout.write(json.dumps(document(), indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
