@@ -1,0 +1,80 @@
+"""What a running lab measures: single ports through the fast path, and serial against batch. Called by run and bench.
+
+End to end, as a client sees it: from sending the POST until the API says ACTIVE.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from alcor.lab.client import Client, Resource
+from alcor.lab.results import LabError, Scale
+from alcor.lab.scenario import Check, Progress, Vpc, port_bodies, provision, reason
+from alcor.lab.topology import Machine
+
+SINGLE_TIMEOUT_S = 30.0
+ASK_EVERY_S = 0.0005
+"""Between two questions for a single port's status: what the answer is exact to, beside the request itself."""
+REST_S = 0.05
+"""Between two samples, so that the lab is idle when the next begins."""
+FAST_POLL_S = 0.001
+
+
+def single(client: Client, body: Resource, check: Check) -> float:
+    """POST of one port -> ACTIVE, in milliseconds. Raises LabError when it ends otherwise, or not at all."""
+    started = time.perf_counter()
+    port = client.create("ports", body)
+    path = f"/v2.0/ports/{port['id']}"
+    while port["status"] != "ACTIVE":
+        elapsed = time.perf_counter() - started
+        if port["status"] == "ERROR" or elapsed > SINGLE_TIMEOUT_S:
+            check()
+            raise LabError(f"port {port['id']} is {port['status']} after {elapsed:.1f} s: {reason(port) or 'no word'}")
+        time.sleep(ASK_EVERY_S)
+        port = client.get(path)["port"]
+    return (time.perf_counter() - started) * 1000
+
+
+def singles(
+    client: Client, vpc: Vpc, hosts: Sequence[Machine], samples: int, *, progress: Progress, check: Check
+) -> list[float]:
+    """So many single ports, one at a time, on the hosts in turn, each begun on an idle lab: milliseconds each."""
+    times = []
+    for number, body in enumerate(port_bodies(vpc, hosts, samples, name="single"), 1):
+        times.append(single(client, body, check))
+        progress(number)
+        time.sleep(REST_S)
+    return times
+
+
+def serial_and_batch(
+    client: Client,
+    make_vpc: Callable[[str], Vpc],
+    hosts: Sequence[Machine],
+    scales: Sequence[int],
+    *,
+    progress: Progress,
+    check: Check,
+) -> list[Scale]:
+    """For every scale, that many ports one after another (each ACTIVE before the next) and all in one POST.
+
+    Each of the two has a VPC of its own, so that neither pays for the other's ports. `progress` counts ports.
+    """
+    found, done = [], 0
+    for ports in scales:
+        bodies = port_bodies(make_vpc(f"serial-{ports}"), hosts, ports, name="serial")
+        started = time.perf_counter()
+        for body in bodies:
+            single(client, body, check)
+            done += 1
+            progress(done)
+        serial_ms = (time.perf_counter() - started) * 1000
+        bodies = port_bodies(make_vpc(f"batch-{ports}"), hosts, ports, name="batch")
+        _, result = provision(client, bodies, progress=lambda _: None, check=check, poll_s=FAST_POLL_S)
+        if result.active != ports:
+            raise LabError(f"only {result.active} of {ports} ports became ACTIVE: {'; '.join(result.errors)}")
+        done += ports
+        progress(done)
+        found.append(Scale(ports=ports, serial_ms=serial_ms, batch_ms=result.active_ms))
+    return found
