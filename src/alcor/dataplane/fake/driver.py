@@ -51,7 +51,12 @@ class FakeDriver:
             for key, endpoint in plan.put_endpoints:
                 carried.tables.remote[key] = RemoteRow(endpoint.host_ip, endpoint.mac)
         tabled = time.monotonic_ns()
-        results += [self._attempt(port.id, port, started) for port in plan.put_ports]
+        with self._switch.changing() as carried:
+            taken = carried.taken(plan.put_ports)
+        for port in plan.put_ports:
+            error = taken.get(port.id, "")
+            result = PortResult(port.id, error, (time.monotonic_ns() - started) // 1000)
+            results.append(result if error else self._attempt(port.id, port, started))
         if not plan.empty:
             self._switch.save()
         tables_us = (tabled - wired) // 1000
@@ -92,6 +97,7 @@ class FakeDriver:
         """The port's workload pings; every request is awaited for `timeout_s`. Blocks. Raises DataPlaneError."""
         return self._switch.ping(port_id, destination, count, timeout_s)
 
-    def received(self, port_id: Id) -> tuple[bytes, ...]:
-        """Takes the frames that the port's workload was given since the last call. Raises DataPlaneError."""
-        return self._switch.received(port_id)
+    def received(self, port_id: Id, timeout_s: float = 0.0) -> tuple[bytes, ...]:
+        """Takes the frames that the port's workload was given since the last call; waits for the first. Raises
+        DataPlaneError."""
+        return self._switch.received(port_id, timeout_s)

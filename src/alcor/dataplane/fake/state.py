@@ -7,6 +7,7 @@ reboot.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from alcor.dataplane.fake.pipeline import (
     RemoteRow,
     Tables,
 )
-from alcor.model.addresses import ROUTER_MAC, Ip
+from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
 
@@ -148,6 +149,29 @@ class Carried:
         flags = (PortFlag.ROUTED if port.routed else 0) | (PortFlag.UP if port.admin_state_up else 0)
         self.tables.ports[ifindex] = PortRow(port.id, port.vni, port.mtu, port.mac, int(flags))
 
+    def taken(self, wanted: Sequence[LocalPort]) -> dict[Id, str]:
+        """Which of these ports cannot be carried because another has their MAC or address, and which other that is.
+
+        The ports of one plan let go of what they had before any takes anew, so two of them may swap addresses.
+        """
+        putting = {port.id for port in wanted}
+        owner = {
+            claim: row.id
+            for ifindex, row in self.tables.ports.items()
+            if row.id not in putting
+            for claim in _claims(self.devices[ifindex].port)
+        }
+        refused: dict[Id, str] = {}
+        for port in wanted:
+            for (vni, what), text in _claims(port).items():
+                other = owner.get((vni, what), port.id)
+                if other != port.id:
+                    refused[port.id] = f"{text} is taken by port {format_id(other)} in VNI {vni}: choose another"
+                    break
+            else:
+                owner.update(dict.fromkeys(_claims(port), port.id))
+        return refused
+
     def add_device(self, port: LocalPort) -> int:
         """Makes or takes the port's interface; returns its ifindex, never one used before. Raises DataPlaneError."""
         adopted = port.kind is PortKind.ADOPTED
@@ -255,6 +279,13 @@ class Carried:
         """Adds a dropped packet."""
         reasons = self._drops.setdefault(ifindex, {})
         reasons[int(reason)] = reasons.get(int(reason), 0) + 1
+
+
+def _claims(port: LocalPort) -> dict[tuple[int, bytes], str]:
+    """What the port alone may have in its VNI, and how to say it."""
+    claims: dict[tuple[int, bytes], str] = {(port.vni, port.mac): f"MAC {format_mac(port.mac)}"}
+    claims.update({(port.vni, one.ip): f"address {format_ip(one.ip)}" for one in port.addresses})
+    return claims
 
 
 def _place(port: LocalPort) -> tuple[PortKind, str, str]:

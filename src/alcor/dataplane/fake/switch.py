@@ -173,10 +173,11 @@ class Switch:
             for frame in outgoing:
                 self._carry(ifindex, frame)
 
-    def received(self, port_id: Id) -> tuple[bytes, ...]:
-        """The frames that the workload was given since the last call (the newest 1,024)."""
+    def received(self, port_id: Id, timeout_s: float = 0.0) -> tuple[bytes, ...]:
+        """The frames that the workload was given since the last call (the newest 1,024), waiting for the first."""
         with self._changed:
             workload = self._workloads[self._require(port_id)]
+            self._changed.wait_for(lambda: len(workload.received) > 0, timeout_s)
             taken = tuple(workload.received)
             workload.received.clear()
             return taken
