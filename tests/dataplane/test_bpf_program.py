@@ -1,0 +1,207 @@
+"""Loading, finding again and upgrading the compiled data plane."""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey
+from alcor.dataplane.ebpf import program, tables
+from alcor.dataplane.ebpf.program import MAPS, OBJECT_PATH, PROGRAMS, Program
+from alcor.dataplane.ebpf.tables import DropReason, HostConfig, Traffic, Verdict
+from alcor.dataplane.kernel import bpf
+from alcor.dataplane.kernel.bpf import BpfError, BpfMap
+from alcor.model.addresses import Ip, Mac, parse_ip
+from alcor.model.ids import Id
+
+pytestmark = [
+    pytest.mark.privileged,
+    pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED LOUDLY: the compiled data plane needs root and BPF"),
+]
+
+CONFIG = HostConfig(parse_ip("192.0.2.1"), 1)
+KEY = EndpointKey(7, parse_ip("10.0.0.9"))
+ENDPOINT = Endpoint(Mac(b"\x02\0\0\0\0\x09"), parse_ip("192.0.2.9"))
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Iterator[Path]:
+    directory = tmp_path / "bpf"
+    yield directory
+    bpf.unmount_bpffs(directory)
+
+
+def opened(pins: Path, object_path: Path | None = None, config: HostConfig = CONFIG) -> Program:
+    return Program.open(object_path, pins, config, remote_entries=1024)
+
+
+@pytest.fixture
+def next_version(tmp_path: Path) -> Path:
+    """The same program in a file with other content, as a new version would be."""
+    path = tmp_path / "next.bpf.o"
+    path.write_bytes(OBJECT_PATH.read_bytes() + b"\0")
+    return path
+
+
+def program_ids(found: Program) -> tuple[int, int]:
+    return bpf.program_info(found.from_port, "from_port").id, bpf.program_info(found.from_overlay, "from_overlay").id
+
+
+def pinned(pins: Path) -> set[str]:
+    """What is pinned; names with a dot are the kernel's own iterators, there in every BPF file system."""
+    return {path.name for path in pins.iterdir() if "." not in path.name}
+
+
+def test_this_machine_can_run_it() -> None:
+    """The probe finds nothing against the driver where these tests run."""
+    assert program.probe() is None
+
+
+def test_the_probe_names_a_missing_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the compiled object the probe says how to make it."""
+    monkeypatch.setattr(program, "OBJECT_PATH", tmp_path / "absent.o")
+    assert "run `make setup`" in (program.probe() or "")
+
+
+def test_first_opening_pins_everything(pins: Path) -> None:
+    """Six maps and two programs are pinned, and the programs use exactly those maps."""
+    with opened(pins) as found:
+        assert {*MAPS, found.from_port_pin.name, found.from_overlay_pin.name} == pinned(pins)
+        ids = {getattr(found, name).info.id for name in MAPS}
+        used = bpf.program_info(found.from_port, "").map_ids | bpf.program_info(found.from_overlay, "").map_ids
+        assert ids == used
+        stored = found.config.get(tables.CONFIG_KEY)
+        assert stored is not None
+        assert CONFIG == tables.unpack_config(stored)
+
+
+def test_opening_again_loads_nothing(pins: Path) -> None:
+    """A restarted agent finds the very same programs, and its maps with what they held; only `config` is written."""
+    with opened(pins) as first:
+        first.remote.put(tables.pack_key(KEY), tables.pack_endpoint(ENDPOINT))
+        ids = program_ids(first)
+    moved = HostConfig(parse_ip("192.0.2.77"), 2, 8472, 16)
+    with opened(pins, config=moved) as second:
+        assert ids == program_ids(second)
+        assert tables.pack_endpoint(ENDPOINT) == second.remote.get(tables.pack_key(KEY))
+        stored = second.config.get(tables.CONFIG_KEY)
+        assert stored is not None
+        assert moved == tables.unpack_config(stored)
+
+
+def test_another_version_loads_over_the_same_maps(pins: Path, next_version: Path) -> None:
+    """An upgrade changes the programs and their pins, and leaves the maps as they are; a downgrade likewise."""
+    with opened(pins) as first, opened(pins, next_version) as second:
+        assert not set(program_ids(first)) & set(program_ids(second))
+        assert first.remote.info.id == second.remote.info.id
+        assert {*MAPS, second.from_port_pin.name, second.from_overlay_pin.name} == pinned(pins)
+        first.remote.put(tables.pack_key(KEY), tables.pack_endpoint(ENDPOINT))
+        assert tables.pack_endpoint(ENDPOINT) == second.remote.get(tables.pack_key(KEY))
+    with opened(pins) as back:
+        assert {*MAPS, back.from_port_pin.name, back.from_overlay_pin.name} == pinned(pins)
+
+
+@pytest.mark.parametrize("lost", [*MAPS, *PROGRAMS])
+def test_a_lost_pin_is_made_again(pins: Path, lost: str) -> None:
+    """Whatever pin is gone (a crash while loading), opening ends with programs and maps that belong together."""
+    with opened(pins) as first:
+        (pins / lost if lost in MAPS else getattr(first, f"{lost}_pin")).unlink()
+    with opened(pins) as second:
+        ids = {getattr(second, name).info.id for name in MAPS}
+        assert bpf.program_info(second.from_port, "").map_ids <= ids
+        assert bpf.program_info(second.from_overlay, "").map_ids <= ids
+        assert {*MAPS, second.from_port_pin.name, second.from_overlay_pin.name} == pinned(pins)
+
+
+def test_a_map_of_another_shape_is_refused(pins: Path) -> None:
+    """Rows of another layout are never read as ours: the error names the pin, the sizes and the ways out."""
+    bpf.mount_bpffs(pins)
+    foreign = bpf.create_map(bpf.MAP_TYPE_HASH, 8, 8, 16, "foreign")
+    bpf.pin(foreign.fd, pins / "local")
+    foreign.close()
+    with pytest.raises(DataPlaneError, match=r"bpf/local has keys of 8 and values of 8 bytes.* needs 20 and 12: move"):
+        opened(pins)
+    assert {"local"} == pinned(pins)
+
+
+def test_a_missing_object_says_make_setup(pins: Path, tmp_path: Path) -> None:
+    """Without the compiled object the error says how to make it."""
+    with pytest.raises(DataPlaneError, match=r"absent\.o is missing: run `make setup`"):
+        opened(pins, tmp_path / "absent.o")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an object", b"\x7fELF" + bytes(60)], ids=["empty", "text", "cut"])
+def test_a_broken_object_is_refused(pins: Path, tmp_path: Path, content: bytes) -> None:
+    """What is no BPF object leaves no pins behind."""
+    path = tmp_path / "broken.o"
+    path.write_bytes(content)
+    with pytest.raises(BpfError, match=r"broken\.o"):
+        opened(pins, path)
+    assert set() == pinned(pins)
+
+
+def test_two_openers_at_once_agree(pins: Path) -> None:
+    """An agent and its standby that start together end with the same programs and maps."""
+    found: list[Program] = []
+    threads = [threading.Thread(target=lambda: found.append(opened(pins))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 4 == len(found)
+    assert 1 == len({program_ids(each) for each in found})
+    assert 1 == len({each.ports.info.id for each in found})
+    for each in found:
+        each.close()
+
+
+def test_a_map_keeps_its_size(pins: Path) -> None:
+    """`remote` has the size it was made with, whatever a later opening asks for."""
+    opened(pins).close()
+    with Program.open(None, pins, CONFIG, remote_entries=2048) as second:
+        assert 1024 == second.remote.info.max_entries
+
+
+def test_closing_twice_is_fine(pins: Path) -> None:
+    """Closing lets go once; what is pinned stays."""
+    found = opened(pins)
+    found.close()
+    found.close()
+    assert 8 == len(pinned(pins))
+
+
+def test_counters_come_and_go_with_ports(pins: Path) -> None:
+    """Rows are made at zero, counted in by the program, read as sums, and removed with their drops."""
+    with opened(pins) as found:
+        row = tables.PortRow(Id(bytes(16)), 7, 1500, Mac(b"\x02\0\0\0\0\x01"), tables.PortFlag.UP, 0)
+        found.ports.update_batch(*tables.pack_ports([(1, row)]), 1)
+        found.zero_counters([1, 2])
+        run = bpf.test_run(found.from_port, bytes(60), 1)
+        assert (Verdict.DROP, DropReason.SPOOFED_MAC) == run.cb[:2]
+        assert {1: Traffic(1, 60, 0, 0), 2: Traffic(0, 0, 0, 0)} == found.traffic()
+        assert {1: {DropReason.SPOOFED_MAC: 1}} == found.dropped()
+        found.forget_counters([1, 2, 3])
+        assert {} == found.traffic()
+        assert {} == found.dropped()
+        found.zero_counters([])
+        found.forget_counters([])
+
+
+def test_drops_are_counted_once_each(pins: Path) -> None:
+    """Every run of the program over a frame without a port is one drop at ifindex 0."""
+    with opened(pins) as found:
+        for size in (14, 60, 1514):
+            run = bpf.test_run(found.from_port, bytes(size), 1)
+            assert (2, bytes(size)) == (run.retval, run.frame)
+        assert {0: {DropReason.NO_PORT: 3}} == found.dropped()
+
+
+def test_a_full_map_of_endpoints_says_so(pins: Path) -> None:
+    """More endpoints than `remote` holds is an error that names the map."""
+    with opened(pins) as found:
+        keys = tables.pack_keys([EndpointKey(7, Ip(n.to_bytes(16, "big"))) for n in range(4096)])
+        with pytest.raises(BpfError, match=r"map 'remote'.*full"):
+            found.remote.update_batch(keys, tables.pack_endpoint(ENDPOINT) * 4096, 4096)
+        BpfMap.open(pins / "remote").close()
