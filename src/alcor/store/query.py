@@ -57,6 +57,8 @@ class Listing:
         driver = self._driver()
         streams = driver is None or (driver != "ip" and len(self._filters[driver]) == 1)
         driving = [] if driver is None else [self._clause(driver, driving=True)]
+        if driving and not driving[0].values and driver == "ip":
+            return []
         rest = [self._clause(name, driving=False) for name in self._filters if name != driver]
         sort = self._sort()
         if not streams or rest or len(sort) > 1 or sort[0][0] != "id":

@@ -50,9 +50,16 @@ BUSY_TIMEOUT_MS = 5000
 class SqliteStore:
     """See the module. `path` is made if it is missing; its directory must exist."""
 
-    def __init__(self, path: str | os.PathLike[str], *, scan_bound: int = SCAN_BOUND) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scan_bound: int = SCAN_BOUND,
+        busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    ) -> None:
         self._path = Path(path)
         self._scan_bound = scan_bound
+        self._busy_timeout_ms = busy_timeout_ms
         self._record_encoder = msgspec.msgpack.Encoder()
         self._record_decoder = msgspec.msgpack.Decoder(ChangeRecord)
         self._readers = threading.local()
@@ -216,13 +223,17 @@ class SqliteStore:
         writer: sqlite3.Connection | None = None
         try:
             writer = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=5.0
+                self._path,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=512,
+                timeout=self._busy_timeout_ms / 1000,
             )
             _adopt(writer, self._path)
             for pragma in (
                 "journal_mode=WAL",
                 "synchronous=FULL",
-                f"busy_timeout={BUSY_TIMEOUT_MS}",
+                f"busy_timeout={self._busy_timeout_ms}",
                 f"cache_size=-{CACHE_KIB}",
                 f"wal_autocheckpoint={CHECKPOINT_PAGES}",
             ):
@@ -249,7 +260,7 @@ class SqliteStore:
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
-                timeout=BUSY_TIMEOUT_MS / 1000,
+                timeout=self._busy_timeout_ms / 1000,
             )
             connection.execute("PRAGMA query_only=1")
             self._readers.connection = connection

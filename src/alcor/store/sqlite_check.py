@@ -21,7 +21,7 @@ _QUERIES = (
      "{} addresses are of a subnet that does not exist (leaked)"),
     ("SELECT count(*) FROM ports p WHERE p.host <> '' AND NOT EXISTS (SELECT 1 FROM nodes d WHERE d.name = p.host)",
      "{} ports are bound to a node that does not exist"),
-    ("SELECT count(*) FROM ports p WHERE (p.host = '') <> (p.status = 'DOWN' AND p.host = '')",
+    ("SELECT count(*) FROM ports WHERE host = '' AND status <> 'DOWN'",
      "{} unbound ports are not DOWN"),
     ("SELECT count(*) FROM ports WHERE revision > (SELECT revision FROM meta)",
      "{} ports are newer than the newest commit"),
