@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from alcor.dataplane.kernel import netns
@@ -34,6 +35,11 @@ LOG_TAIL_LINES = 12
 WINDOW = 32
 """Requests on their way to the fork server at a time: their answers must fit the socket's buffer."""
 POLL_S = 0.005
+TICK_S = 0.1
+
+
+class _Waited(LabError):
+    """It took too long."""
 
 
 class Processes:
@@ -43,7 +49,6 @@ class Processes:
         self._run = run
         self._running: dict[str, Process] = {}
         self._ended: dict[str, int] = {}
-        self._logs: dict[str, Path] = {}
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, (run.data / "spawner.log").open("ab") as log:
             self._spawner = subprocess.Popen(
@@ -92,11 +97,14 @@ class Processes:
         *,
         netns_path: Path | None,
         fds: Iterable[int] = (),
-        env: Mapping[str, str] | None = None,
         fresh: bool = False,
+        module: str = "",
     ) -> Process:
-        """Starts `alcor ARGV...` as `name`, inside a namespace; `fresh`: in an interpreter that shares no memory."""
-        self.start_nowait(name, argv, netns_path=netns_path, fds=fds, env=env, fresh=fresh)
+        """Starts `alcor ARGV...` as `name`, inside a namespace; `fresh`: in an interpreter that shares no memory.
+
+        With `module`, starts `python -m MODULE ARGV...` instead, in an interpreter of its own.
+        """
+        self.start_nowait(name, argv, netns_path=netns_path, fds=fds, fresh=fresh, module=module)
         self._pump(lambda: name in self._running or name in self._ended, f"{name} to start")
         return self.running(name)
 
@@ -107,12 +115,11 @@ class Processes:
         *,
         netns_path: Path | None,
         fds: Iterable[int] = (),
-        env: Mapping[str, str] | None = None,
         fresh: bool = False,
+        module: str = "",
     ) -> None:
         """Like `start`, not waiting for the fork. Raises LabError when the fork server is gone."""
         self.await_spawner()
-        self._logs[name] = log = self._run.data / f"{name}.log"
         self._running.pop(name, None)
         self._ended.pop(name, None)
         request = {
@@ -120,9 +127,9 @@ class Processes:
             "name": name,
             "argv": list(argv),
             "netns": str(netns_path) if netns_path else None,
-            "log": str(log),
-            "env": dict(env or {}),
+            "log": str(self.log_of(name)),
             "fresh": fresh,
+            "module": module,
             "run": str(self._run.path),
         }
         try:
@@ -158,17 +165,33 @@ class Processes:
         self._pump(lambda: name in self._ended, f"{name} to end")
         del self._ended[name]
 
+    def await_end(self, name: str, timeout_s: float, tick: Callable[[], None]) -> None:
+        """Until a process that ends by itself has done so; `tick` is called meanwhile. Raises LabError if it fails."""
+        deadline = time.monotonic() + timeout_s
+        while name not in self._ended:
+            with suppress(_Waited):
+                self._pump(lambda: name in self._ended, f"{name} to end", TICK_S)
+            tick()
+            if time.monotonic() > deadline:
+                raise LabError(f"{name} did not end in {timeout_s:.0f} s\n{self.log_tail(name)}")
+        if code := self._ended.pop(name):
+            raise LabError(f"{name} failed with code {code}\n{self.log_tail(name)}")
+
     def check(self) -> None:
         """Raises LabError when a process ended that was not told to, with the end of its log."""
         self._pump(lambda: True, "")
         for name, code in sorted(self._ended.items()):
             raise LabError(f"{name} ended by itself with code {code}\n{self.log_tail(name)}")
 
+    def log_of(self, name: str) -> Path:
+        """Where a process of that name writes its output."""
+        return self._run.data / f"{name}.log"
+
     def log_tail(self, name: str) -> str:
         """The last lines that the process wrote."""
-        path = self._logs.get(name)
+        path = self.log_of(name)
         try:
-            lines = path.read_text(errors="replace").splitlines() if path else []
+            lines = path.read_text(errors="replace").splitlines()
         except OSError:
             lines = []
         return "\n".join(lines[-LOG_TAIL_LINES:]) or f"(nothing in {path})"
@@ -183,7 +206,7 @@ class Processes:
                 if finished:
                     return
                 if time.monotonic() >= deadline:
-                    raise LabError(f"waited {timeout_s:.0f} s for {what}: see the logs in {self._run.data}")
+                    raise _Waited(f"waited {timeout_s:.0f} s for {what}: see the logs in {self._run.data}")
                 continue
             data = self._channel.recv(MAX_PACKET)
             if not data:
@@ -224,7 +247,6 @@ def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller:
         "database": run.data / "controller" / "alcor.db",
         "tls_dir": tls,
         "max_mtu": mtu - 50,
-        "default_mtu": min(1500, mtu - 50),
         "log_level": "WARNING",
     }
     path.write_text(to_toml(values))

@@ -48,7 +48,7 @@ def server(
 ) -> None:
     """Runs the control plane: REST API, store, goal state, paths to the agents.
 
-    Settings: flags, then ALCOR_SERVER_* variables, then the file. Stops on SIGTERM or Ctrl-C; nothing acknowledged is lost.
+    Settings: flags, then ALCOR_SERVER_* variables, then the file. Stops on SIGTERM or Ctrl-C.
     """
     from alcor.roles.server import run
 

@@ -1,0 +1,111 @@
+"""`alcor server`: wires the control plane in one process. Called by main.
+
+    api -> Committer -> SqliteStore           commands down
+    Committer -> Publisher -> FastPath        goal state out, by commit
+    FastPath -> StatusRecorder -> Committer   acknowledgements back
+
+Everything lives in one task group: a part that fails (above all a store that cannot write) ends the process, loudly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+
+from alcor.api.app import create_app
+from alcor.kit import logs
+from alcor.kit.clock import SystemClock
+from alcor.loops.commit import Committer
+from alcor.roles.activation import notify_ready, take_sockets
+from alcor.roles.config import ConfigError, ServerConfig, is_loopback, parse_listen
+from alcor.store.base import StoreError
+from alcor.store.sqlite import SqliteStore
+
+BACKLOG = 2048
+SHUTDOWN_S = 5
+_log = logging.getLogger(__name__)
+
+
+def run(config: ServerConfig) -> None:
+    """Runs until told to stop. Raises ConfigError; exits with 1 when the store fails."""
+    logs.set_up(config.log_level, role="server")
+    sockets = take_sockets(os.environ) or [_listen(config)]
+    try:
+        uvloop.run(_serve(config, sockets))
+    except* StoreError as failures:
+        for failure in failures.exceptions:
+            _log.critical("the store failed: %s", failure)
+        sys.exit(1)
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    host, port = parse_listen(config.listen)
+    if not is_loopback(host) and not config.insecure_listen:
+        raise ConfigError(
+            f"listen = '{config.listen}' is reachable from other machines, and requests are not authenticated: "
+            "listen on 127.0.0.1 (behind a proxy that authenticates), or set insecure_listen = true"
+        )
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {config.listen}: {error.strerror}") from None
+    return listener
+
+
+async def _serve(config: ServerConfig, sockets: list[socket.socket]) -> None:
+    config.database.parent.mkdir(parents=True, exist_ok=True)
+    store = SqliteStore(config.database)
+    clock = SystemClock()
+    committer = Committer(store, clock=clock.now_ms, entropy=os.urandom, max_mtu=config.max_mtu)
+    committer.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            fatal = group.create_task(committer.wait_failed())
+            await _serve_api(create_app(committer, store), sockets)
+            fatal.cancel()
+    finally:
+        committer.close()
+        store.close()
+
+
+async def _serve_api(app: Starlette, sockets: list[socket.socket]) -> None:
+    """Answers REST until SIGTERM or SIGINT; requests under way are answered first."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    config = server.config
+    if not config.loaded:
+        config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=sockets)
+    if server.should_exit:
+        return
+    for listener in sockets:
+        _log.info("REST API on %s", listener.getsockname())
+    notify_ready(os.environ)
+    try:
+        await server.main_loop()
+    finally:
+        await server.shutdown(sockets=sockets)
