@@ -9,7 +9,6 @@ leaves half-made is therefore known, and nothing else is ever removed.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -69,11 +68,7 @@ class EbpfDriver:
         config.netns_dir.mkdir(parents=True, exist_ok=True)
         self._hands = Hands(config.netns_dir, config.pool_size)
         try:
-            home = netns.open_own()
-            try:
-                attaching.quiet_host_ports(home)
-            finally:
-                os.close(home)
+            attaching.quiet_host_ports()
             self._underlay = attaching.find_underlay(self._hands.netlink, config.device)
             host = HostConfig(config.underlay_ip, self._underlay.ifindex, config.vxlan_port)
             self._program = Program.open(config.object_path, config.pin_dir, host, remote_entries=config.remote_entries)

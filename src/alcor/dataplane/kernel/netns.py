@@ -75,12 +75,17 @@ def inode(fd: int) -> int:
     return os.fstat(fd).st_ino
 
 
-def is_machine(fd: int) -> bool:
-    """True when `fd` is the namespace of process 1, or that cannot be told: then leave its settings alone."""
-    try:
-        return Path("/proc/1/ns/net").stat().st_ino == inode(fd)
-    except OSError:
+def in_machines_own() -> bool:
+    """True when the calling thread is in the machine's own namespace: the initial one, or that of process 1.
+
+    The initial one is known by settings that only it has; process 1's cannot be read without CAP_SYS_PTRACE over it.
+    """
+    if Path("/proc/sys/net/core/dev_weight").exists():
         return True
+    try:
+        return Path("/proc/1/ns/net").stat().st_ino == Path(OWN).stat().st_ino
+    except OSError:
+        return False
 
 
 @contextmanager
