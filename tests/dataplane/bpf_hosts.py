@@ -6,9 +6,12 @@ Used by tests/dataplane/test_bpf_*.py. Needs root. `Underlay` is a context: on l
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import hashlib
 import itertools
 import os
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -31,6 +34,8 @@ from alcor.model.nouns import PortKind
 T = TypeVar("T")
 
 BLOCK = 22
+TRANSFER = 8 << 20
+ETH_P_ALL = 3
 OFFLOADS = ("tx", "rx", "gso", "tso", "gro", "sg")
 _serial = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -91,7 +96,7 @@ class Namespace:
     def ifindex(self, interface: str) -> int:
         return self.call(lambda: socket.if_nametoindex(interface))
 
-    def ping(self, target: str, *, size: int = 56, count: int = 3) -> bool:
+    def ping(self, target: str, *, size: int = 56, count: int = 3, patience_s: float = 5) -> bool:
         """True when every ping is answered. Fragmentation is forbidden."""
         done = subprocess.run(
             [
@@ -105,7 +110,7 @@ class Namespace:
                 "-i",
                 "0.01",
                 "-W",
-                "2",
+                str(patience_s),
                 "-M",
                 "do",
                 "-c",
@@ -128,12 +133,12 @@ class Namespace:
 class Container:
     """A port: its record, its namespace, and the host-side interface."""
 
-    def __init__(self, port: LocalPort, namespace: Namespace, interface: str, ifindex: int) -> None:
+    def __init__(self, port: LocalPort, namespace: Namespace, interface: str, ifindex: int, ip: str = "") -> None:
         self.port = port
         self.namespace = namespace
         self.interface = interface
         self.ifindex = ifindex
-        self.ip = format_ip(port.addresses[0].ip)
+        self.ip = ip or format_ip(port.addresses[0].ip)
 
 
 class Host:
@@ -250,6 +255,7 @@ class Underlay:
                 host.namespace.ip("addr", "add", f"{format_ip(host.underlay_ip)}/24", "dev", "under")
                 host.namespace.ip("link", "set", "under", "up")
                 host.start()
+            self.offloads("on")
             self._stack = stack.pop_all()
         return self
 
@@ -262,6 +268,8 @@ class Underlay:
     def offloads(self, state: str) -> None:
         """Turns checksum and segmentation offload of the underlay on or off, at both ends."""
         words = [word for name in OFFLOADS for word in (name, state)]
+        # docs/pipeline.md, "MTU and offloads": segmented UDP must not cross a virtual underlay whole.
+        words += ["tx-udp-segmentation", "off"]
         for host in (self.a, self.b):
             host.namespace.execute("ethtool", "-K", "under", *words)
 
@@ -272,3 +280,67 @@ def publish(*placed: tuple[Host, Container]) -> None:
         for other, container in placed:
             if other is not host:
                 host.know(container, other.underlay_ip)
+
+
+# ---- what workloads do ----
+
+
+def udp_socket(container: Container, port: int = 0) -> socket.socket:
+    """A socket bound to the container's address; gives up reading after 10 s."""
+
+    def make() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        made.bind((container.ip, port))
+        made.settimeout(10)
+        return made
+
+    return container.namespace.call(make)
+
+
+def packet_socket(namespace: Namespace, interface: str) -> socket.socket:
+    """Every frame of an interface, before any program sees it; what is sent leaves as it is."""
+
+    def make() -> socket.socket:
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        made.bind((interface, ETH_P_ALL))
+        made.settimeout(10)
+        return made
+
+    return namespace.call(make)
+
+
+def transfer(sender: Container, receiver: Container) -> None:
+    """8 MiB by TCP; both ends hash what passes through their hands."""
+    content = os.urandom(TRANSFER)
+
+    def listening() -> socket.socket:
+        return socket.create_server((receiver.ip, 0))
+
+    with receiver.namespace.call(listening) as server:
+        server.settimeout(20)
+        address = server.getsockname()
+
+        def send() -> None:
+            client = sender.namespace.call(lambda: socket.create_connection(address, timeout=20))
+            with client:
+                client.sendall(content)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        accepted, _ = server.accept()
+        digest = hashlib.sha256()
+        with accepted:
+            accepted.settimeout(20)
+            while chunk := accepted.recv(1 << 18):
+                digest.update(chunk)
+        thread.join()
+    assert hashlib.sha256(content).digest() == digest.digest()
+
+
+def open_tap(name: bytes) -> int:
+    """A tap device in this namespace, by the descriptor that its hypervisor would hold."""
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    # TUNSETIFF; IFF_TAP | IFF_NO_PI
+    fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name, 0x1002))
+    return fd

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import struct
@@ -426,10 +427,16 @@ def is_bpffs(directory: Path) -> bool:
 def mount_bpffs(directory: Path) -> None:
     """Makes the directory and mounts a BPF file system on it, unless it is in one already. Idempotent."""
     directory.mkdir(parents=True, exist_ok=True)
-    if is_bpffs(directory):
-        return
-    if _libc().mount(b"alcor", os.fsencode(directory), b"bpf", 0, b"mode=0700"):
-        raise BpfError(f"mount a BPF file system on {directory}", ctypes.get_errno())
+    # Two that mount at once would stack two file systems: the lock is on the directory underneath.
+    beneath = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(beneath, fcntl.LOCK_EX)
+        if is_bpffs(directory):
+            return
+        if _libc().mount(b"alcor", os.fsencode(directory), b"bpf", 0, b"mode=0700"):
+            raise BpfError(f"mount a BPF file system on {directory}", ctypes.get_errno())
+    finally:
+        os.close(beneath)
 
 
 def unmount_bpffs(directory: Path) -> None:
