@@ -163,7 +163,7 @@ class Host:
         self._stack.callback(bpf.unmount_bpffs, self.pin_dir)
         config = HostConfig(self.underlay_ip, self.namespace.ifindex("under"), onlink_length=24)
         self.program = Program.open(None, self.pin_dir, config, remote_entries=4096)
-        self._stack.callback(self.program.close)
+        self._stack.callback(lambda: self.program.close())
         self.namespace.tc("qdisc", "add", "dev", "under", "clsact")
         self.namespace.tc(
             *("filter", "add", "dev", "under", "ingress", "prio", "1", "handle", "1", "bpf", "da"),
@@ -245,19 +245,24 @@ class Underlay:
         self._stack = ExitStack()
 
     def __enter__(self) -> Underlay:
-        with ExitStack() as stack:
-            self.a, self.b = Host(1, stack), Host(2, stack)
-            self.a.namespace.ip(
-                *("link", "add", "under", "mtu", str(self.mtu), "type", "veth"),
-                *("peer", "name", "under", "netns", self.b.namespace.name, "mtu", str(self.mtu)),
-            )
-            for host in (self.a, self.b):
-                host.namespace.ip("addr", "add", f"{format_ip(host.underlay_ip)}/24", "dev", "under")
-                host.namespace.ip("link", "set", "under", "up")
-                host.start()
-            self.offloads("on")
-            self._stack = stack.pop_all()
+        try:
+            self._make()
+        except BaseException:
+            self._stack.close()
+            raise
         return self
+
+    def _make(self) -> None:
+        self.a, self.b = Host(1, self._stack), Host(2, self._stack)
+        self.a.namespace.ip(
+            *("link", "add", "under", "mtu", str(self.mtu), "type", "veth"),
+            *("peer", "name", "under", "netns", self.b.namespace.name, "mtu", str(self.mtu)),
+        )
+        for host in (self.a, self.b):
+            host.namespace.ip("addr", "add", f"{format_ip(host.underlay_ip)}/24", "dev", "under")
+            host.namespace.ip("link", "set", "under", "up")
+            host.start()
+        self.offloads("on")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
