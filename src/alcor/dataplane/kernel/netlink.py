@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
@@ -253,15 +254,23 @@ class Netlink:
         packet[offset + _FLAGS_OFFSET] |= NLM_F_ACK
         self._sequence = (base + last - first - 1) & 0xFFFFFFFF
         self._socket.send(packet)
+        answered = self._receive_answers(base, first, last, answers, 0)
+        if not answered:
+            # Only what is still queued can be known, and until it is read the kernel would drop later answers too.
+            lost = Ack(errno.ENOBUFS, "the answer was lost; observe before trying again")
+            known = self._drain(base, first, last, answers)
+            answers[first:last] = [one if at in known else lost for at, one in enumerate(answers[first:last], first)]
+
+    def _receive_answers(self, base: int, first: int, last: int, answers: list[Ack], flags: int) -> bool:
+        """Receives until the batch's last message is answered; False when the kernel had to drop answers."""
         buffer = _receive_buffer()
         while True:
             try:
-                size = self._socket.recv_into(buffer)
+                size = self._socket.recv_into(buffer, 0, flags)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._give_up(answers, first, last)
-                return
+                return False
             for kind, sequence, _, start, end in _walk(buffer, size):
                 if kind != NLMSG_ERROR:
                     continue
@@ -269,13 +278,17 @@ class Netlink:
                 if index < last:  # else: left over from a batch that was given up
                     answers[index] = _answer(buffer, start, end)
                 if index == last - 1:
-                    return
+                    return True
 
-    def _give_up(self, answers: list[Ack], first: int, last: int) -> None:
-        lost = Ack(errno.ENOBUFS, "the answer was lost; observe before trying again")
-        for index in range(first, last):
-            if not answers[index].errno:
-                answers[index] = lost
+    def _drain(self, base: int, first: int, last: int, answers: list[Ack]) -> set[int]:
+        """Reads what is queued; the indexes of the messages of the batch that turn out to be answered."""
+        unknown = Ack(-1)
+        held = answers[first:last]
+        answers[first:last] = [one if one.errno else unknown for one in held]
+        with suppress(BlockingIOError):
+            while not self._receive_answers(base, first, last, answers, socket.MSG_DONTWAIT):
+                pass
+        return {index for index in range(first, last) if answers[index] is not unknown}
 
     def dump(self, request: bytes, parse: Callable[[bytes], T | None]) -> list[T]:
         """Everything the kernel answers to `request` (a message made with NLM_F_DUMP), each body through `parse`.
