@@ -163,12 +163,16 @@ class Host:
         self._stack.callback(bpf.unmount_bpffs, self.pin_dir)
         config = HostConfig(self.underlay_ip, self.namespace.ifindex("under"), onlink_length=24)
         self.program = Program.open(None, self.pin_dir, config, remote_entries=4096)
-        self._stack.callback(lambda: self.program.close())
+        self._stack.callback(self.close)
         self.namespace.tc("qdisc", "add", "dev", "under", "clsact")
         self.namespace.tc(
             *("filter", "add", "dev", "under", "ingress", "prio", "1", "handle", "1", "bpf", "da"),
             *("object-pinned", str(self.program.from_overlay_pin)),
         )
+
+    def close(self) -> None:
+        """Closes the program that is open now: an upgrade may have replaced the first."""
+        self.program.close()
 
     def attach_ports(self, how: str = "add") -> None:
         """Attaches (or replaces) the program of all ports."""
