@@ -1,0 +1,281 @@
+"""`alcor bench api`: how fast ports are created over REST, durably. Called by the command line.
+
+`alcor server` with a fresh database on a real disk, a load generator in this process, and nothing else: no agents, so
+ports are unbound (the lab and bench.fastpath measure the whole stair), unless `hosts` asks for ports bound to hosts
+that nobody runs. Measured: bulk POSTs, sustained, and whether the last are as fast as the first; single POSTs from one
+client, and from many at once, which the commit loop coalesces; and, in the same run, bench.api_reference.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import uvloop
+
+from alcor.bench.api_load import Sample, load, post, request
+from alcor.bench.api_reference import reference_rate
+from alcor.kit.pki import issue, make_ca
+
+GOAL_BULK_PORTS_PER_S = 20_000
+GOAL_FLAT = 0.8
+GOAL_GAIN = 5.0
+GOAL_SINGLES_PER_S = 1_000
+WINDOWS = 10
+BULK_CLIENTS = 2
+SERIAL_REQUESTS = 1_000
+CONCURRENT_REQUESTS = 10_000
+WARM_UP = 200
+REFERENCE_PORTS = 50_000
+STOP_TIMEOUT_S = 30
+
+Progress = Callable[[str], None]
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds from the first byte sent to the last byte received."""
+
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+class Bulk(msgspec.Struct, frozen=True, kw_only=True):
+    """Bulk POSTs, sustained. `windows`: ports a second in each tenth of them, by when their answers came."""
+
+    ports: int
+    ports_per_post: int
+    clients: int
+    ports_per_s: float
+    windows: tuple[float, ...]
+    last_over_first: float
+    post: Latency
+    server_cpu_ms_per_1000: float
+
+
+class Singles(msgspec.Struct, frozen=True, kw_only=True):
+    """Single-port POSTs."""
+
+    ports: int
+    clients: int
+    ports_per_s: float
+    post: Latency
+    server_cpu_us_per_port: float
+
+
+class ApiBench(msgspec.Struct, frozen=True, kw_only=True):
+    """What `run` measured. `bound_hosts`: hosts that the ports name, without agents; 0: ports are unbound."""
+
+    bound_hosts: int
+    filesystem: str
+    cpus: int
+    bulk: Bulk
+    serial: Singles
+    concurrent: Singles
+    gain: float
+    """Rate of many clients over the rate of one."""
+    reference_ports_per_s: float
+    """The bare prototype (bench.api_reference), in the same run."""
+    reference_ratio: float
+    """Bulk rate over the prototype's."""
+    goals_met: dict[str, bool]
+
+
+class Server:
+    """The server process under measurement."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self._process = process
+        self.port = port
+
+    def cpu_seconds(self) -> float:
+        """What it has used so far, in all threads (proc_pid_stat(5), fields 14 and 15)."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run(
+    ports: int = 100_000,
+    bulk: int = 1000,
+    clients: int = 64,
+    progress: Progress | None = None,
+    *,
+    hosts: int = 0,
+    directory: Path | None = None,
+) -> ApiBench:
+    """Measures. `directory`: where the databases are made and removed again, by default the system's temporary one."""
+    tell = progress or (lambda _text: None)
+    with tempfile.TemporaryDirectory(prefix="alcor-bench-api-", dir=directory) as made:
+        where = Path(made)
+        with _server(where, "bulk") as server:
+            network_id = uvloop.run(_prepare(server.port, hosts))
+            tell(f"{ports} ports in POSTs of {bulk}")
+            bulk_result = _bulk(server, network_id, ports, bulk, hosts)
+        with _server(where, "singles") as server:
+            network_id = uvloop.run(_prepare(server.port, hosts))
+            singles = _single_requests(network_id, hosts)
+            _singles(server, singles[:WARM_UP], 1)
+            tell(f"{SERIAL_REQUESTS} single ports, one client")
+            serial = _singles(server, singles[:SERIAL_REQUESTS], 1)
+            tell(f"{CONCURRENT_REQUESTS} single ports, {clients} clients")
+            concurrent = _singles(server, singles, clients)
+        tell("the bare prototype")
+        body = msgspec.json.encode(_bulk_body(network_id, bulk, hosts))
+        reference = reference_rate(where / "reference.db", body, min(ports, REFERENCE_PORTS))
+        filesystem = _filesystem(where)
+    gain = concurrent.ports_per_s / serial.ports_per_s
+    return ApiBench(
+        bound_hosts=hosts,
+        filesystem=filesystem,
+        cpus=len(os.sched_getaffinity(0)),
+        bulk=bulk_result,
+        serial=serial,
+        concurrent=concurrent,
+        gain=gain,
+        reference_ports_per_s=reference,
+        reference_ratio=bulk_result.ports_per_s / reference,
+        goals_met={
+            f"bulk: at least {GOAL_BULK_PORTS_PER_S} ports/s": bulk_result.ports_per_s >= GOAL_BULK_PORTS_PER_S,
+            f"bulk: last tenth at least {GOAL_FLAT:.0%} of the first": bulk_result.last_over_first >= GOAL_FLAT,
+            f"{clients} clients: at least {GOAL_GAIN:.0f}x one client": gain >= GOAL_GAIN,
+            f"{clients} clients: at least {GOAL_SINGLES_PER_S} ports/s": concurrent.ports_per_s >= GOAL_SINGLES_PER_S,
+        },
+    )
+
+
+@contextmanager
+def _server(directory: Path, name: str) -> Iterator[Server]:
+    """`alcor server` with a new database, its certificates made here; ended when the block ends.
+
+    It is handed its listening socket (sd_listen_fds(3)), so its port is the kernel's choice, and a request may be sent
+    before it is up.
+    """
+    make_ca(directory / "ca")
+    issue(directory / "ca", directory / "tls", "bench", role="controller", addresses=["127.0.0.1"])
+    command = [sys.executable, "-c", "from alcor.roles.main import main; main()", "server"]
+    command += ["--database", str(directory / f"{name}.db"), "--tls-dir", str(directory / "tls")]
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        port = listener.getsockname()[1]
+        as_activated = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{listener.fileno()}'
+        process = subprocess.Popen(
+            ["sh", "-c", as_activated, "sh", *command],
+            pass_fds=[listener.fileno()],
+            env={**os.environ, "ALCOR_SERVER_LOG_LEVEL": "WARNING"},
+        )
+    try:
+        yield Server(process, port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+async def _prepare(port: int, hosts: int) -> str:
+    """A VPC with room for four million ports, and the hosts."""
+    network = cast(Any, await post(port, "/v2.0/networks", {"network": {"name": "bench", "cidr": "10.0.0.0/8"}}))
+    network_id: str = network["network"]["id"]
+    await post(port, "/v2.0/subnets", {"subnet": {"network_id": network_id, "cidr": "10.0.0.0/10", "ip_version": 4}})
+    if hosts:
+        nodes = [{"name": _host(at), "local_ip": f"172.16.{at // 250}.{at % 250 + 1}"} for at in range(hosts)]
+        await post(port, "/v2.0/nodes", {"nodes": nodes})
+    return network_id
+
+
+def _host(at: int) -> str:
+    return f"bench-host-{at}"
+
+
+def _port_body(network_id: str, at: int, hosts: int) -> dict[str, str]:
+    body = {"network_id": network_id, "name": f"bench-{at}", "device_owner": "container:bench"}
+    return body | {"binding:host_id": _host(at % hosts)} if hosts else body
+
+
+def _bulk_body(network_id: str, bulk: int, hosts: int, *, first: int = 0) -> dict[str, list[dict[str, str]]]:
+    return {"ports": [_port_body(network_id, at, hosts) for at in range(first, first + bulk)]}
+
+
+def _bulk(server: Server, network_id: str, ports: int, bulk: int, hosts: int) -> Bulk:
+    posts = ports // bulk
+    requests = [
+        request("POST", "/v2.0/ports", _bulk_body(network_id, bulk, hosts, first=at * bulk)) for at in range(posts)
+    ]
+    cpu = server.cpu_seconds()
+    samples, last = uvloop.run(load(server.port, requests, BULK_CLIENTS))
+    cpu = server.cpu_seconds() - cpu
+    made = msgspec.json.decode(last)["ports"]
+    if len({port["fixed_ips"][0]["ip_address"] for port in made}) != bulk:
+        raise RuntimeError("the server gave an address twice, or too few ports")
+    windows = _windows(samples, bulk)
+    return Bulk(
+        ports=posts * bulk,
+        ports_per_post=bulk,
+        clients=BULK_CLIENTS,
+        ports_per_s=posts * bulk / samples[-1].finished,
+        windows=windows,
+        last_over_first=windows[-1] / windows[0],
+        post=_latency(samples),
+        server_cpu_ms_per_1000=cpu * 1e6 / (posts * bulk),
+    )
+
+
+def _windows(samples: Sequence[Sample], bulk: int) -> tuple[float, ...]:
+    """Ports a second in each tenth of the POSTs."""
+    size = max(1, len(samples) // WINDOWS)
+    rates = []
+    began = 0.0
+    for start in range(0, len(samples) - size + 1, size):
+        ended = samples[start + size - 1].finished
+        rates.append(size * bulk / (ended - began))
+        began = ended
+    return tuple(rates)
+
+
+def _single_requests(network_id: str, hosts: int) -> list[bytes]:
+    return [
+        request("POST", "/v2.0/ports", {"port": _port_body(network_id, at, hosts)}) for at in range(CONCURRENT_REQUESTS)
+    ]
+
+
+def _singles(server: Server, requests: list[bytes], clients: int) -> Singles:
+    cpu = server.cpu_seconds()
+    samples, _ = uvloop.run(load(server.port, requests, clients))
+    cpu = server.cpu_seconds() - cpu
+    return Singles(
+        ports=len(samples),
+        clients=clients,
+        ports_per_s=len(samples) / samples[-1].finished,
+        post=_latency(samples),
+        server_cpu_us_per_port=cpu * 1e6 / len(samples),
+    )
+
+
+def _latency(samples: Sequence[Sample]) -> Latency:
+    seconds = sorted(sample.seconds for sample in samples)
+    return Latency(
+        p50_ms=statistics.median(seconds) * 1e3,
+        p99_ms=seconds[min(len(seconds) - 1, int(len(seconds) * 0.99))] * 1e3,
+        max_ms=seconds[-1] * 1e3,
+    )
+
+
+def _filesystem(path: Path) -> str:
+    """The type of the file system that holds `path`: durable means nothing on a tmpfs."""
+    best = ("", "unknown")
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, mounted, kind, *_ = line.split()
+        if str(path).startswith(mounted) and len(mounted) > len(best[0]):
+            best = (mounted, kind)
+    return best[1]
