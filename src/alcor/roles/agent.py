@@ -1,0 +1,135 @@
+"""`alcor agent`: wires one host's agent and its driver. Called by main.
+
+The driver is made here and closed here; what it programmed stays and forwards on, whether the agent runs or not (P4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+
+import msgspec
+import uvloop
+
+from alcor.agent import control
+from alcor.agent.config import DEFAULT_PORT, AgentConfig
+from alcor.agent.core import Agent, AgentBusy
+from alcor.agent.journal import JournalError
+from alcor.dataplane.base import DataPlaneError, Driver
+from alcor.kit import logs
+from alcor.model.addresses import parse_ip
+from alcor.model.ids import format_id, parse_id
+from alcor.paths.link import CredentialsError
+from alcor.roles.activation import notify_ready
+from alcor.roles.config import AgentRoleConfig, ConfigError, parse_listen
+
+MAX_PINGS = 1000
+MAX_WAIT_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+def run(config: AgentRoleConfig) -> None:
+    """Runs until told to stop. Raises ConfigError; exits with 1 when the host cannot be served."""
+    logs.set_up(config.log_level, role="agent")
+    if not config.underlay_ip:
+        raise ConfigError("underlay_ip is not set: give the address of this host's tunnel end (the node's local_ip)")
+    listen, port = parse_listen(config.listen) if config.listen else (config.underlay_ip, DEFAULT_PORT)
+    settings = AgentConfig(
+        host=config.host or socket.gethostname(),
+        state_dir=config.state_dir,
+        listen=listen,
+        port=port,
+        tls_dir=config.tls_dir,
+    )
+    try:
+        driver, operations, close = _make_driver(config)
+        try:
+            uvloop.run(_serve(Agent(settings, driver), operations, config))
+        finally:
+            close()
+    except (AgentBusy, CredentialsError, DataPlaneError, JournalError, OSError) as error:
+        _log.critical("the agent cannot run: %s", error)
+        sys.exit(1)
+
+
+async def _serve(agent: Agent, operations: Mapping[str, control.Operation], config: AgentRoleConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    async def status(_arguments: control.Arguments) -> object:
+        return msgspec.to_builtins(await agent.status())
+
+    async def counters(_arguments: control.Arguments) -> object:
+        return {format_id(port): msgspec.to_builtins(one) for port, one in (await agent.counters()).items()}
+
+    tasks = [asyncio.create_task(agent.run()), asyncio.create_task(stop.wait())]
+    if config.control_socket is not None:
+        table = {"status": status, "counters": counters, **operations}
+        tasks.append(asyncio.create_task(control.serve(config.control_socket, table)))
+    started = asyncio.create_task(agent.started())
+    try:
+        await asyncio.wait([*tasks, started], return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            notify_ready(os.environ)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (*tasks, started):
+            task.cancel()
+        await asyncio.gather(*tasks, started, return_exceptions=True)
+
+
+def _make_driver(
+    config: AgentRoleConfig,
+) -> tuple[Driver, Mapping[str, control.Operation], Callable[[], None]]:
+    """The driver, what else its host can be asked, and what closes it."""
+    if config.driver == "ebpf":
+        from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
+
+        driver = EbpfDriver(
+            EbpfConfig(
+                pin_dir=config.pin_dir,
+                device=config.underlay_device,
+                underlay_ip=parse_ip(config.underlay_ip),
+                netns_dir=config.netns_dir,
+                vxlan_port=config.vxlan_port,
+                pool_size=config.pool_size,
+            )
+        )
+        return driver, {}, driver.close
+    if config.driver == "fake":
+        return _make_fake(config)
+    raise ConfigError(f"driver '{config.driver}' is not known; known are: ebpf, fake")
+
+
+def _make_fake(
+    config: AgentRoleConfig,
+) -> tuple[Driver, Mapping[str, control.Operation], Callable[[], None]]:
+    from alcor.dataplane.fake.driver import FakeDriver
+    from alcor.dataplane.fake.switch import Switch
+
+    switch = Switch(parse_ip(config.underlay_ip), config.vxlan_port, config.state_dir / "fake").open()
+    driver = FakeDriver(switch)
+
+    async def ping(arguments: control.Arguments) -> object:
+        port = parse_id(control.text(arguments, "port"))
+        destination = parse_ip(control.text(arguments, "destination"))
+        count = int(control.number(arguments, "count", 1, most=MAX_PINGS))
+        wait_s = control.number(arguments, "timeout_s", 1.0, most=MAX_WAIT_S)
+        pings = await asyncio.to_thread(driver.ping, port, destination, count, wait_s)
+        return {"sent": pings.sent, "received": pings.received, "round_trip_us": list(pings.round_trip_us)}
+
+    async def inject(arguments: control.Arguments) -> object:
+        port = parse_id(control.text(arguments, "port"))
+        verdict = driver.inject(port, bytes.fromhex(control.text(arguments, "frame")))
+        return {"kind": verdict.kind.name.lower(), "steps": list(verdict.steps)}
+
+    return driver, {"ping": ping, "inject": inject}, switch.close
