@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -63,7 +64,7 @@ def distribution(values_ms: Sequence[float]) -> str:
         top = max(tail * 1.25, ordered[0] * 1.5, 1.0)
         shown = [min(value, top) for value in ordered]
         counts, _, _ = axes.hist(shown, bins=min(40, max(8, len(ordered) // 5)), range=(0, top), color=MANY, rwidth=0.9)
-        highest = max(float(count) for count in counts)  # type: ignore[union-attr]
+        highest = max(float(count) for count in counts)
         for value, label in ((median, f"p50 {_ms(median)}"), (tail, f"p99 {_ms(tail)}")):
             axes.axvline(value, color=INK, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
@@ -78,7 +79,7 @@ def distribution(values_ms: Sequence[float]) -> str:
 
 
 def rates(bars: Sequence[tuple[str, float, str]], goal: float) -> str:
-    """Ports per minute on one host, a bar each (name, rate, colour), beside the seed's promise and this version's goal."""
+    """Ports per minute on one host, a bar each (name, rate, colour), beside the seed's promise and our goal."""
     with _figure("rates") as (figure, axes):
         named = [("the seed's promise", float(SEED_PER_MINUTE), "#8a8f98"), *bars]
         labels, values, colours = [list(column) for column in zip(*named, strict=True)]
@@ -114,7 +115,7 @@ def _ms(value: float) -> str:
 
 @contextmanager
 def _figure(salt: str) -> Iterator[tuple[Figure, Axes]]:
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.family": "sans-serif",

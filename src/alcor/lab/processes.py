@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -362,13 +362,13 @@ def start_server(processes: Processes, topology: Topology, listener: socket.sock
     )
 
 
-def start_agents(processes: Processes, topology: Topology, *, driver: str, pool: int) -> None:
+def start_agents(processes: Processes, hosts: Sequence[Machine], run: RunDirectory, *, driver: str, pool: int) -> None:
     """One agent per host, in its namespace. They may not answer yet: `await_listening`."""
     processes.start_many(
         (
             host.name,
-            ["agent", "--config", str(write_agent_config(topology.run, host, driver=driver, pool=pool))],
+            ["agent", "--config", str(write_agent_config(run, host, driver=driver, pool=pool))],
             host.netns,
         )
-        for host in topology.hosts
+        for host in hosts
     )

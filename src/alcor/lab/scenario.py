@@ -130,21 +130,23 @@ def count_active(client: Client, network: str) -> int:
     return sum(1 for _ in client.pages("ports", network_id=network, status="ACTIVE", fields="id"))
 
 
-def make_twin(client: Client, topology: Topology, model: Sequence[Workload], *, check: Check) -> list[Workload]:
+def make_twin(
+    client: Client, topology: Topology, hosts: Sequence[Machine], model: Sequence[Workload], *, check: Check
+) -> list[Workload]:
     """Another VPC with the same CIDR and subnets, in which some ports have addresses of `model`'s: half of them on the
     very host of their double, half on another."""
     vpc = make_vpc(client, "twin", topology)
     first = next(iter(vpc.gateways))
     of_first = [one for one in model if one.subnet_id == model[0].subnet_id][:TWIN_PORTS]
-    hosts = [host.name for host in topology.hosts]
+    names = [host.name for host in hosts]
     bodies = []
     for number, double in enumerate(of_first):
-        place = hosts.index(double.host.name)
+        place = names.index(double.host.name)
         bodies.append(
             {
                 "network_id": vpc.id,
                 "name": f"twin-{number}",
-                "binding:host_id": hosts[(place + number % 2) % len(hosts)],
+                "binding:host_id": names[(place + number % 2) % len(names)],
                 "device_owner": "container:lab",
                 "fixed_ips": [{"subnet_id": first, "ip_address": double.ip}],
             }
@@ -152,4 +154,4 @@ def make_twin(client: Client, topology: Topology, model: Sequence[Workload], *, 
     ports, result = provision(client, bodies, progress=lambda _: None, check=check)
     if result.active != result.ports:
         raise LabError(f"the twin VPC's ports are not ACTIVE: {'; '.join(result.errors)}")
-    return workloads(ports, topology.hosts, vpc.gateways)
+    return workloads(ports, hosts, vpc.gateways)

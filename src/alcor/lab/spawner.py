@@ -6,7 +6,8 @@ threads with the first channel or server, so a child is as if started by itself.
 interpreter instead, for what must not share memory with its brothers.
 
 Requests and answers are one JSON object per packet on a SOCK_SEQPACKET socket; descriptors ride along (SCM_RIGHTS) and
-appear in the child from 3 on, as systemd hands over sockets (sd_listen_fds(3)). When the lab's end closes, for whatever
+appear in the child from 3 on, as systemd hands over sockets (sd_listen_fds(3)). With `module`, the child is
+`python -m MODULE ARGV...` instead of `alcor ARGV...`. When the lab's end closes, for whatever
 reason, every child is killed: a lab that dies takes its processes along, unless it said `detach`.
 """
 
@@ -113,6 +114,8 @@ def become(request: dict[str, object], fds: list[int], main: Callable[[], object
     try:
         _settle(request, fds)
         arguments = [str(one) for one in _list(request["argv"])]
+        if request.get("module"):
+            os.execv(sys.executable, [sys.executable, "-m", str(request["module"]), *arguments])
         if request.get("fresh"):
             os.execv(sys.executable, [sys.executable, "-c", FRESH, *arguments])
         sys.argv = ["alcor", *arguments]
@@ -134,7 +137,7 @@ FRESH = "import sys; from alcor.lab.spawner import load_main; sys.argv[0] = 'alc
 
 
 def _settle(request: dict[str, object], fds: list[int]) -> None:
-    """Session, log, namespace, descriptors and environment of the child."""
+    """Session, log, namespace, descriptors of the child."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGTERM):
@@ -152,9 +155,6 @@ def _settle(request: dict[str, object], fds: list[int]) -> None:
     os.closerange(len(lifted), FD_CEILING)
     process = Process(os.getpid(), start_time(os.getpid()) or 0, str(request["name"]))
     RunDirectory(Path(str(request["run"]))).record(process)
-    environment = request.get("env")
-    if isinstance(environment, dict):
-        os.environ.update({str(key): str(value) for key, value in environment.items()})
     if fds:
         os.environ.update(LISTEN_FDS=str(len(fds)), LISTEN_PID=str(os.getpid()))
 

@@ -1,0 +1,80 @@
+"""The table "what it must reach", as far as a lab measures it. Pure. Called by run and bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alcor.lab.results import Goal, HostFigures, Provisioned, Scale, percentile
+
+OVER_HOST = 1.5
+SINGLE_P50_MS, SINGLE_P99_MS = 20.0, 100.0
+HOST_RATE = 35_000
+AGENT_MIB = 100
+NOISE = 1.05
+"""Two measurements of the same thing differ by so much here."""
+
+
+def goals(
+    provisioned: Provisioned, scales: Sequence[Scale], singles_ms: Sequence[float], host: HostFigures
+) -> tuple[Goal, ...]:
+    """One line per goal that was measured."""
+    found = []
+    if host.scales:
+        found += _of_host(provisioned, host)
+    if singles_ms:
+        found.append(single_goal(singles_ms))
+    if scales:
+        found.append(never_slower("batch never slower than serial, end to end", scales))
+    return tuple(found)
+
+
+def single_goal(singles_ms: Sequence[float]) -> Goal:
+    """Single ports through the fast path."""
+    median, tail = percentile(list(singles_ms), 0.5), percentile(list(singles_ms), 0.99)
+    return Goal(
+        name="single port, POST to ACTIVE",
+        goal=f"p50 at most {SINGLE_P50_MS:.0f} ms, p99 at most {SINGLE_P99_MS:.0f} ms",
+        measured=f"p50 {median:.1f} ms, p99 {tail:.1f} ms",
+        reached=median <= SINGLE_P50_MS and tail <= SINGLE_P99_MS,
+    )
+
+
+def never_slower(name: str, scales: Sequence[Scale]) -> Goal:
+    """All at once against one after another, at every scale of more than one port."""
+    many = [scale for scale in scales if scale.ports > 1]
+    gains = [scale.serial_ms / scale.batch_ms for scale in many]
+    return Goal(
+        name=name,
+        goal="at every number of ports",
+        measured=", ".join(f"{scale.ports:,}: {gain:.1f}x" for scale, gain in zip(many, gains, strict=True)),
+        reached=all(gain * NOISE >= 1 for gain in gains),
+    )
+
+
+def _of_host(provisioned: Provisioned, host: HostFigures) -> list[Goal]:
+    largest = max(host.scales, key=lambda scale: scale.ports)
+    rate = largest.ports * 60_000 / largest.batch_ms
+    predicted_ms = provisioned.ports * largest.batch_ms / largest.ports
+    ratio = provisioned.active_ms / predicted_ms
+    share = host.wiring_ms / host.total_ms if host.total_ms else 0.0
+    return [
+        Goal(
+            name=f"{provisioned.ports:,} ports, POST to all ACTIVE",
+            goal=f"at most {OVER_HOST}x what one host needs for as many",
+            measured=f"{provisioned.active_ms / 1000:.2f} s, {ratio:.2f}x of {predicted_ms / 1000:.2f} s",
+            reached=ratio <= OVER_HOST,
+        ),
+        Goal(
+            name=f"one host, {largest.ports:,} container ports",
+            goal=f"at least {HOST_RATE:,} ports a minute, namespaces on demand",
+            measured=f"{rate:,.0f} a minute; {share:.0%} of it in the kernel's namespaces and interfaces",
+            reached=rate >= HOST_RATE,
+        ),
+        never_slower("parallel never slower than serial, on one host", host.scales),
+        Goal(
+            name=f"memory of an agent with {host.ports:,} ports",
+            goal=f"at most {AGENT_MIB} MiB private",
+            measured=f"{host.private_mib:.1f} MiB private, {host.rss_mib:.1f} MiB resident",
+            reached=host.private_mib <= AGENT_MIB,
+        ),
+    ]
