@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Bundle(_message.Message):
-    __slots__ = ("partition", "epoch", "sequence", "scopes", "host")
+    __slots__ = ("partition", "epoch", "sequence", "scopes", "host", "synced")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    SYNCED_FIELD_NUMBER: _ClassVar[int]
     partition: int
     epoch: int
     sequence: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeUpdate]
     host: str
-    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ...) -> None: ...
+    synced: bool
+    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ..., synced: _Optional[bool] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
     __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "endpoints", "tombstones")

@@ -1,0 +1,401 @@
+"""The agent's core: bundles in, a data plane brought up to date, answers out. Synchronous, on one thread, which owns
+the driver and the journal.
+
+Called by core (the worker thread) and by tests. It is level-triggered: bundles only say where to look. What a partial
+plan could not do, or somebody undid, a full one repairs: after a failure, with back-off, and at every audit.
+
+Nothing is removed merely for not being desired before every partition known here has brought the host into sync in
+this life: a journal may be old, and what it does not know may be in use.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from alcor.agent.config import AgentConfig
+from alcor.agent.journal import Journal, JournalError
+from alcor.agent.plan import full_plan, local_port, partial_plan
+from alcor.agent.state import Desired, ScopeKey, Touched
+from alcor.dataplane.base import Applied, DataPlaneError, Driver, EndpointKey, LocalPort, Plan
+from alcor.model.ids import Id
+from alcor.wire.codec import (
+    Ack,
+    BundleHead,
+    Hello,
+    PortAck,
+    Timings,
+    WireError,
+    decode_bundle,
+    decode_scopes,
+)
+
+_log = logging.getLogger(__name__)
+
+MAX_REPORTED_ERROR = 1000
+"""Characters of a port's error that travel up."""
+
+
+class Received(NamedTuple):
+    """A bundle as it came, and from which stream."""
+
+    data: bytes
+    received_at: float
+    """By the reconciler's clock."""
+    stream: int
+
+
+class Answer(NamedTuple):
+    """What to send on a stream: an Ack, or None and why the stream must end."""
+
+    stream: int
+    ack: Ack | None
+    reason: str = ""
+
+
+class Refused(Exception):
+    """A controller that must not speak to this host, and why."""
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a host does."""
+
+    host: str
+    in_sync: bool
+    desired_ports: int
+    carried_ports: int
+    waiting_ports: tuple[Id, ...]
+    """Their VPC or subnet has not arrived."""
+    failing_ports: dict[Id, str]
+    """With their reasons; they are retried."""
+    endpoints: int
+    broken: str
+    """Why the data plane as a whole refuses; empty when it does not."""
+
+
+class _Retry(msgspec.Struct):
+    """A port that failed: how often, and when to try again."""
+
+    attempts: int
+    due: float
+    reason: str
+
+
+class _Outcome(msgspec.Struct):
+    """What one round of planning and applying came to."""
+
+    errors: dict[Id, str]
+    """Of every port looked at, but those that wait for their VPC or subnet; "" when it is as desired."""
+    elapsed_us: dict[Id, int] = {}
+    plan_us: int = 0
+    wiring_us: int = 0
+    tables_us: int = 0
+    failed: bool = False
+    """The tables as a whole could not be programmed."""
+
+
+class Reconciler:
+    """See the module. `start` first; then `handle` and `tick`, from one thread."""
+
+    def __init__(
+        self, config: AgentConfig, driver: Driver, clock: Callable[[], float], roll: Callable[[], float]
+    ) -> None:
+        """`clock` answers monotonic seconds, `roll` a random number in [0, 1)."""
+        self.desired = Desired()
+        self._config = config
+        self._driver = driver
+        self._clock = clock
+        self._roll = roll
+        self._journal = Journal(config.state_dir / "journal")
+        self._ports: dict[Id, LocalPort] = {}
+        """What the data plane carries, as last observed and changed since."""
+        self._gateways: set[EndpointKey] = set()
+        self._failed: dict[Id, _Retry] = {}
+        self._broken = ""
+        """Why the tables as a whole could not be programmed; empty when they could."""
+        self._broken_attempts = 0
+        self._synced: set[int] = set()
+        self._full_due = 0.0
+
+    # Life.
+
+    def start(self) -> None:
+        """Reads the journal, observes the data plane, and puts what is missing. Raises JournalError."""
+        self.desired = self._journal.load()
+        self._full(Touched())
+
+    def close(self) -> None:
+        """Lets go of the journal; what is programmed stays."""
+        self._journal.close()
+
+    @property
+    def in_sync(self) -> bool:
+        """Every partition known here has said, in this life, that the host holds all it should."""
+        return bool(self._synced) and self._synced >= self.desired.epochs.keys()
+
+    def greet(self, partition: int, epoch: int) -> Hello:
+        """What to say to a controller that opens a stream: what this host holds of its partition. Raises Refused for
+        a controller that another one has taken over from."""
+        newest = self.desired.epochs.get(partition, 0)
+        if epoch < newest:
+            raise Refused(_older(epoch, newest))
+        self.desired.epochs[partition] = epoch
+        return Hello(self._config.host, epoch, self.desired.held(partition))
+
+    def status(self) -> AgentStatus:
+        """How the host does, for local tooling."""
+        ports = self.desired.ports
+        return AgentStatus(
+            host=self._config.host,
+            in_sync=self.in_sync,
+            desired_ports=len(ports),
+            carried_ports=len(self._ports),
+            waiting_ports=tuple(sorted(port for port in ports if local_port(self.desired, port) is None)),
+            failing_ports={port: retry.reason for port, retry in sorted(self._failed.items())},
+            endpoints=sum(len(state.endpoints) for state in self.desired.scopes.values()),
+            broken=self._broken,
+        )
+
+    def due(self) -> float:
+        """When `tick` has something to do, by the clock."""
+        if self._journal.grown:
+            return 0.0
+        if self._broken or not self._failed:
+            return self._full_due
+        return min(self._full_due, *(retry.due for retry in self._failed.values()))
+
+    # Work.
+
+    def handle(self, bundles: Sequence[Received]) -> list[Answer]:
+        """Takes in bundles that waited and answers each, in order; all of them are planned and applied as one."""
+        touched = Touched()
+        answers: list[Answer] = []
+        accepted: dict[int, tuple[int, BundleHead, tuple[ScopeKey, ...]]] = {}
+        merge_s = journal_s = 0.0
+        for bundle in bundles:
+            started = self._clock()
+            try:
+                head, unchecked = decode_bundle(bundle.data)
+            except WireError as error:
+                answers.append(Answer(bundle.stream, None, str(error)))
+                continue
+            refusal = self._refusal(head)
+            if not refusal:
+                try:
+                    updates = decode_scopes(unchecked)
+                    decoded = self._clock()
+                    self._journal.append(bundle.data)
+                    journal_s += self._clock() - decoded
+                    self.desired.take(head.partition, head.epoch, updates, synced=head.synced, touched=touched)
+                    keys = tuple(dict.fromkeys(ScopeKey(head.partition, update.scope) for update in updates))
+                    accepted[len(answers)] = (head.partition, head, keys)
+                except (WireError, JournalError) as error:
+                    refusal = str(error)
+            if refusal:
+                _log.warning("bundle %d refused: %s", head.sequence, refusal)
+            answers.append(Answer(bundle.stream, Ack(sequence=head.sequence, error=refusal)))
+            merge_s += self._clock() - started
+        if accepted:
+            times = Timings(merge_us=_us(merge_s - journal_s), journal_us=_us(journal_s))
+            self._answer(answers, accepted, touched, bundles[0].received_at, times)
+        return answers
+
+    def tick(self) -> list[tuple[int, Ack]]:
+        """Does what is due: retries, repairs, the audit, a rewrite of the journal. Returns later word, by partition."""
+        now = self._clock()
+        if self._journal.grown:
+            self._rewrite_journal()
+        touched = Touched()
+        if self._full_due <= now:
+            touched.ports.update(self._failed)
+            outcome = self._full(touched)
+        else:
+            if not self._broken:
+                touched.ports.update(port for port, retry in self._failed.items() if retry.due <= now)
+            if not touched.ports:
+                return []
+            outcome = self._partial(touched)
+        acks: dict[int, list[PortAck]] = {}
+        for identifier in sorted(outcome.errors):
+            partition = self.desired.ports.get(identifier)
+            if partition is not None:
+                acks.setdefault(partition, []).append(self._port_ack(identifier, 0, outcome, 0))
+        return [(partition, Ack(sequence=0, ports=tuple(ports))) for partition, ports in sorted(acks.items())]
+
+    def _refusal(self, head: BundleHead) -> str:
+        """Why a bundle must not be taken; empty when it may."""
+        if head.host != self._config.host:
+            return f"bundle.host: it is for host '{head.host}', this is '{self._config.host}'"
+        newest = self.desired.epochs.get(head.partition, 0)
+        if head.epoch < newest:
+            return f"bundle.epoch: {_older(head.epoch, newest)}"
+        return ""
+
+    def _answer(
+        self,
+        answers: list[Answer],
+        accepted: dict[int, tuple[int, BundleHead, tuple[ScopeKey, ...]]],
+        touched: Touched,
+        received_at: float,
+        times: Timings,
+    ) -> None:
+        """Plans, applies, and completes the accepted bundles' acks: the last one of a partition carries its ports."""
+        waited_us = _us(self._clock() - received_at)
+        outcome = self._full(touched) if self._broken else self._partial(touched)
+        ports: dict[int, list[PortAck]] = {}
+        for identifier in sorted(outcome.errors):
+            partition, named = touched.mentioned.get(identifier, (self.desired.ports.get(identifier), 0))
+            if partition is not None:
+                ports.setdefault(partition, []).append(self._port_ack(identifier, named, outcome, waited_us))
+        last = {partition: index for index, (partition, _, _) in accepted.items()}
+        times = msgspec.structs.replace(
+            times,
+            plan_us=outcome.plan_us,
+            wiring_us=outcome.wiring_us,
+            tables_us=outcome.tables_us,
+            total_us=_us(self._clock() - received_at),
+        )
+        for index, (partition, head, keys) in accepted.items():
+            ack = Ack(
+                sequence=head.sequence,
+                ports=tuple(ports.get(partition, ())) if last[partition] == index else (),
+                scopes=tuple(self.desired.held_of(key) for key in keys),
+                timings=times,
+            )
+            answers[index] = Answer(answers[index].stream, ack)
+            if head.synced and partition not in self._synced:
+                self._synced.add(partition)
+                if self.in_sync:
+                    self._full_due = self._clock()  # now what nobody asked for may go
+
+    def _port_ack(self, identifier: Id, named: int, outcome: _Outcome, waited_us: int) -> PortAck:
+        goal = self.desired.port(identifier)
+        return PortAck(
+            identifier,
+            goal.revision if goal is not None else named,
+            goal is None,
+            outcome.errors[identifier],
+            waited_us + outcome.elapsed_us.get(identifier, 0),
+        )
+
+    # Planning and applying.
+
+    def _partial(self, touched: Touched) -> _Outcome:
+        """Brings what was touched up to date."""
+        started = self._clock()
+        touched.ports.update(touched.mentioned)
+        plan = partial_plan(self.desired, touched, self._ports, self._gateways)
+        return self._apply(plan, touched.ports, started)
+
+    def _full(self, touched: Touched) -> _Outcome:
+        """Observes, and brings everything up to date; answers for the touched ports and for what it mended."""
+        started = self._clock()
+        touched.ports.update(touched.mentioned)
+        try:
+            observed = self._driver.observe()
+        except DataPlaneError as error:
+            return self._fail(str(error), touched.ports)
+        self._ports = dict(observed.ports)
+        self._gateways = set(observed.gateways)
+        plan = full_plan(self.desired, observed, may_remove=self.in_sync)
+        told = touched.ports - self.desired.ports.keys()  # gone on somebody's word: no need to be in sync for that
+        plan = msgspec.structs.replace(plan, remove_ports=tuple(sorted(told | set(plan.remove_ports))))
+        orphans = observed.orphans
+        del observed
+        outcome = self._apply(plan, touched.ports, started)
+        if outcome.failed:
+            return outcome
+        if not plan.empty and not touched.mentioned:
+            _log.warning("the data plane was not as desired: %s", _summary(plan))
+        if orphans and self.in_sync:
+            try:
+                self._driver.sweep(orphans)
+            except DataPlaneError as error:
+                _log.warning("cannot sweep: %s", error)
+        self._broken, self._broken_attempts = "", 0
+        self._full_due = self._clock() + self._config.audit_interval_s * (0.75 + self._roll() / 2)
+        return outcome
+
+    def _apply(self, plan: Plan, looked_at: Iterable[Id], started: float) -> _Outcome:
+        """Carries the plan out and takes note of what came of it."""
+        outcome = _Outcome(errors={}, plan_us=_us(self._clock() - started))
+        if not plan.empty:
+            try:
+                applied = self._driver.apply(plan)
+            except DataPlaneError as error:
+                return self._fail(str(error), looked_at)
+            self._note(plan, applied, outcome)
+        for identifier in looked_at:
+            if identifier not in outcome.errors and (
+                identifier not in self.desired.ports or local_port(self.desired, identifier) is not None
+            ):
+                outcome.errors[identifier] = ""
+        for identifier, reason in outcome.errors.items():
+            if reason:
+                self._retry(identifier, reason)
+            elif self._failed:
+                self._failed.pop(identifier, None)
+        return outcome
+
+    def _note(self, plan: Plan, applied: Applied, outcome: _Outcome) -> None:
+        puts = {port.id: port for port in plan.put_ports}
+        outcome.wiring_us, outcome.tables_us = applied.wiring_us, applied.tables_us
+        for result in applied.ports:
+            error = result.error or (applied.error if result.id in puts else "")
+            outcome.errors[result.id] = error[:MAX_REPORTED_ERROR]
+            outcome.elapsed_us[result.id] = result.elapsed_us
+            if result.id not in puts or error:
+                self._ports.pop(result.id, None)
+            else:
+                self._ports[result.id] = puts[result.id]
+        if applied.error:
+            self._break(applied.error)
+            outcome.failed = True
+        else:
+            self._gateways.difference_update(plan.remove_gateways)
+            self._gateways.update(plan.put_gateways)
+
+    def _fail(self, reason: str, ports: Iterable[Id]) -> _Outcome:
+        """The data plane as a whole refused: every port looked at has failed, and a full round is due."""
+        self._break(reason)
+        outcome = _Outcome(errors=dict.fromkeys(ports, reason[:MAX_REPORTED_ERROR]), failed=True)
+        for identifier in outcome.errors:
+            self._retry(identifier, reason)
+        return outcome
+
+    def _break(self, reason: str) -> None:
+        if not self._broken:
+            _log.error("the data plane refused: %s", reason)
+        self._broken = reason
+        self._full_due = self._clock() + self._config.retry.delay_s(self._broken_attempts, self._roll())
+        self._broken_attempts += 1
+
+    def _retry(self, identifier: Id, reason: str) -> None:
+        retry = self._failed.setdefault(identifier, _Retry(0, 0.0, ""))
+        retry.reason = reason
+        retry.due = self._clock() + self._config.retry.delay_s(retry.attempts, self._roll())
+        retry.attempts += 1
+
+    def _rewrite_journal(self) -> None:
+        try:
+            self._journal.rewrite(self.desired)
+        except JournalError as error:
+            _log.warning("%s", error)
+
+
+def _older(epoch: int, newest: int) -> str:
+    return f"epoch {epoch} is older than {newest}: another controller has taken over"
+
+
+def _us(seconds: float) -> int:
+    return max(0, int(seconds * 1e6))
+
+
+def _summary(plan: Plan) -> str:
+    """How much a plan changes, for people."""
+    return ", ".join(
+        f"{field.replace('_', ' ')} {len(rows)}" for field in plan.__struct_fields__ if (rows := getattr(plan, field))
+    )

@@ -1,0 +1,129 @@
+"""The host's end of the fast path: a gRPC server with mutual TLS that lets controllers in and passes bundles on.
+
+Called by core, on its event loop. It knows who may speak (a certificate with the role `controller`) and which stream of
+a partition is the live one (the newest; the reconciler refuses older epochs); what bundles say is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol, TypeAlias
+
+import grpc
+import grpc.aio
+
+from alcor.paths.link import CONTROLLER, EPOCH_HEADER, PARTITION_HEADER, SERVER_OPTIONS, Credentials, roles_of
+from alcor.wire.codec import METHOD, SERVICE
+
+_log = logging.getLogger(__name__)
+
+MAX_UNANSWERED = 64
+"""Bundles of one stream under way inside the agent; then it is not read until some are answered."""
+STOP_GRACE_S = 0.2
+
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class Intake(Protocol):
+    """Where the server puts what comes; answers come back by `Stream.send` and `Stream.end`."""
+
+    def greet(self, stream: Stream) -> None:
+        """A controller opened a stream."""
+        ...
+
+    def bundle(self, stream: Stream, data: bytes) -> None:
+        """A bundle came."""
+        ...
+
+    def gone(self, stream: Stream) -> None:
+        """The stream is over."""
+        ...
+
+
+class Stream:
+    """One controller's stream, as the rest of the agent sees it. Its methods belong to the event loop."""
+
+    def __init__(self, number: int, partition: int, epoch: int) -> None:
+        self.number = number
+        self.partition = partition
+        self.epoch = epoch
+        self.room = asyncio.Semaphore(MAX_UNANSWERED)
+        self.outgoing: asyncio.Queue[bytes | str] = asyncio.Queue()
+        """Reports; a str is the reason to end the stream."""
+
+    def send(self, report: bytes, *, answers: bool) -> None:
+        """Sends a report; `answers`: to a bundle, which makes room for another."""
+        self.outgoing.put_nowait(report)
+        if answers:
+            self.room.release()
+
+    def end(self, reason: str) -> None:
+        """Ends the stream, telling the controller why."""
+        self.outgoing.put_nowait(reason)
+
+
+class AgentServer:
+    """See the module. `start`, then `stop`."""
+
+    def __init__(self, address: str, credentials: Credentials, intake: Intake) -> None:
+        """`address` as gRPC writes it: host:port, IPv6 in brackets. Port 0: any free one."""
+        self._address = address
+        self._intake = intake
+        self._streams = 0
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._sync)
+        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})])
+        self._credentials = credentials
+
+    async def start(self) -> int:
+        """Listens; returns the port. Raises OSError when the address is taken."""
+        try:
+            port = self._server.add_secure_port(self._address, self._credentials.for_server())
+        except RuntimeError as error:
+            raise OSError(f"cannot listen at {self._address}: {error}") from None
+        await self._server.start()
+        return port
+
+    async def stop(self) -> None:
+        """Ends the streams."""
+        await self._server.stop(STOP_GRACE_S)
+
+    async def _sync(self, _requests: object, context: Context) -> None:
+        if CONTROLLER not in roles_of(context.auth_context()):
+            reason = "the peer's certificate does not give it the role 'controller'"
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
+        headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        partition, epoch = headers.get(PARTITION_HEADER, ""), headers.get(EPOCH_HEADER, "")
+        if not (_is_number(partition) and _is_number(epoch)):
+            reason = f"the metadata {PARTITION_HEADER} and {EPOCH_HEADER} must be numbers"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
+        self._streams += 1
+        stream = Stream(self._streams, int(partition), int(epoch))
+        self._intake.greet(stream)
+        reader = asyncio.create_task(self._read(stream, context), name=f"read stream {stream.number}")
+        try:
+            while True:
+                report = await stream.outgoing.get()
+                if isinstance(report, str):
+                    _log.info("stream of partition %d, epoch %d ended: %s", stream.partition, stream.epoch, report)
+                    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, report)
+                else:
+                    await context.write(report)
+        finally:
+            self._intake.gone(stream)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, stream: Stream, context: Context) -> None:
+        while True:
+            await stream.room.acquire()
+            data: object = await context.read()
+            if not isinstance(data, bytes):  # grpc.aio.EOF
+                stream.end("the controller closed the stream")
+                return
+            self._intake.bundle(stream, data)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20

@@ -1,0 +1,235 @@
+"""What a host wants its data plane to be: the merged scopes, and the indexes that planning needs. Pure: no I/O.
+
+Called by reconcile (updates in, what they touched out) and plan (which reads). Scopes are kept per partition; a VPC's
+scope is taken only whole (a snapshot first), and forgotten whole with the host's last port of the VPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from alcor.dataplane.base import EndpointKey
+from alcor.goalstate.merge import Change, ScopeState
+from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Kind, PortGoal, ScopeUpdate, VpcGoal
+from alcor.model.addresses import Ip
+from alcor.model.ids import Id
+from alcor.wire.codec import Held
+
+Owners = dict[Ip, Id | tuple[Id, ...]]
+"""Who claims an address of a VPC: one endpoint nearly always, several while updates are still on their way."""
+
+
+class ScopeKey(NamedTuple):
+    """Names a scope on this host."""
+
+    partition: int
+    scope: Id
+
+
+class Touched:
+    """What some updates may have changed in the data plane: what a partial plan has to look at."""
+
+    __slots__ = ("addresses", "gone", "gone_vnis", "mentioned", "ports", "vpcs")
+
+    def __init__(self) -> None:
+        self.ports: set[Id] = set()
+        """Local ports, there or gone."""
+        self.mentioned: dict[Id, tuple[int, int]] = {}
+        """Ports that updates named -> (partition, revision named): each is answered."""
+        self.vpcs: set[ScopeKey] = set()
+        """Whose gateways may differ."""
+        self.addresses: dict[ScopeKey, set[Ip]] = {}
+        """Whose endpoints may differ, by VPC."""
+        self.gone: set[EndpointKey] = set()
+        """Endpoints of VPCs, or VNIs, that are no longer there."""
+        self.gone_vnis: set[int] = set()
+
+
+class Desired:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.scopes: dict[ScopeKey, ScopeState] = {}
+        self.epochs: dict[int, int] = {}
+        """Partition -> newest epoch seen."""
+        self.ports: dict[Id, int] = {}
+        """Local port -> its partition."""
+        self._owners: dict[ScopeKey, Owners] = {}
+        self._ports_of: dict[ScopeKey, set[Id]] = {}
+
+    # Reading.
+
+    def port(self, identifier: Id) -> PortGoal | None:
+        """A local port's goal."""
+        partition = self.ports.get(identifier)
+        if partition is None:
+            return None
+        return self.scopes[ScopeKey(partition, HOST_SCOPE)].ports.get(identifier)
+
+    def vpc(self, key: ScopeKey) -> VpcGoal | None:
+        """A VPC's goal; None while it has not arrived."""
+        state = self.scopes.get(key)
+        return state.vpcs.get(key.scope) if state is not None else None
+
+    def vpcs(self) -> Iterator[ScopeKey]:
+        """The VPCs held, sorted."""
+        return iter(sorted(self._owners))
+
+    def owners(self, key: ScopeKey) -> Owners:
+        """The addresses of a VPC's endpoints."""
+        return self._owners.get(key, {})
+
+    def ports_of(self, key: ScopeKey) -> Iterable[Id]:
+        """The local ports of a VPC."""
+        return self._ports_of.get(key, ())
+
+    def held(self, partition: int) -> tuple[Held, ...]:
+        """What to tell a partition's controller that this host holds, sorted."""
+        return tuple(
+            Held(key.scope, state.revision, state.digest)
+            for key, state in sorted(self.scopes.items())
+            if key.partition == partition and (state.complete or key.scope == HOST_SCOPE)
+        )
+
+    def held_of(self, key: ScopeKey) -> Held:
+        """What is held of one scope; revision 0 for nothing."""
+        state = self.scopes.get(key)
+        return Held(key.scope, state.revision, state.digest) if state is not None else Held(key.scope, 0, 0)
+
+    # Merging.
+
+    def take(
+        self, partition: int, epoch: int, updates: Iterable[ScopeUpdate], *, synced: bool, touched: Touched
+    ) -> None:
+        """Merges one bundle's updates and forgets the VPCs that have no port here any more.
+
+        A delta of a VPC that is not held is ignored: it is late, or its snapshot is to come.
+        """
+        self.epochs[partition] = max(epoch, self.epochs.get(partition, 0))
+        left: set[ScopeKey] = set()
+        for update in updates:
+            key = ScopeKey(partition, update.scope)
+            state = self.scopes.get(key)
+            if state is None and (update.snapshot or update.scope == HOST_SCOPE):
+                state = self.make_scope(key)
+            if state is not None:
+                self.merge(key, state, update, touched, left)
+        for key in self._owners if synced else left:
+            if key.partition == partition and not self._ports_of.get(key):
+                left.add(key)
+        for key in sorted(left):
+            if not self._ports_of.get(key):
+                self._forget(key, touched)
+
+    def make_scope(self, key: ScopeKey) -> ScopeState:
+        """The scope's state, made when it is not there."""
+        state = self.scopes.get(key)
+        if state is None:
+            state = self.scopes[key] = ScopeState(key.scope)
+            if key.scope != HOST_SCOPE:
+                self._owners[key] = {}
+        return state
+
+    def merge(
+        self, key: ScopeKey, state: ScopeState, update: ScopeUpdate, touched: Touched, left: set[ScopeKey]
+    ) -> None:
+        """Merges one update; `left` gathers the VPCs that lost a port here."""
+        if update.scope == HOST_SCOPE:
+            for goal in update.objects:
+                touched.mentioned[goal.id] = (key.partition, goal.revision)
+            for tombstone in update.tombstones:
+                touched.mentioned[tombstone.id] = (key.partition, tombstone.revision)
+        addresses: set[Ip] = set()
+        for change in state.merge(update):
+            if change.kind is Kind.ENDPOINT:
+                self._endpoint(key, change, addresses)
+            elif change.kind is Kind.PORT:
+                self._port(key.partition, change, touched, left)
+            elif change.kind is Kind.VPC:
+                self._vpc(key, change, touched)
+            else:
+                touched.vpcs.add(key)
+                touched.ports.update(self.ports_of(key))
+        if addresses:
+            touched.addresses.setdefault(key, set()).update(addresses)
+
+    def _endpoint(self, key: ScopeKey, change: Change, addresses: set[Ip]) -> None:
+        owners = self._owners[key]
+        before, after = change.before, change.after
+        if isinstance(before, EndpointGoal):
+            for ip in before.ips:
+                _disown(owners, ip, change.id)
+            addresses.update(before.ips)
+        if isinstance(after, EndpointGoal):
+            for ip in after.ips:
+                held = owners.get(ip)
+                if held is None:
+                    owners[ip] = change.id
+                else:
+                    owners[ip] = tuple(sorted({*_all(held), change.id}))
+            addresses.update(after.ips)
+
+    def _port(self, partition: int, change: Change, touched: Touched, left: set[ScopeKey]) -> None:
+        touched.ports.add(change.id)
+        before, after = change.before, change.after
+        old = ScopeKey(partition, before.vpc_id) if isinstance(before, PortGoal) else None
+        new = ScopeKey(partition, after.vpc_id) if isinstance(after, PortGoal) else None
+        if new is None:
+            self.ports.pop(change.id, None)
+        else:
+            self.ports[change.id] = partition
+        if old == new:
+            return
+        if old is not None:
+            ports = self._ports_of[old]
+            ports.discard(change.id)
+            if not ports:
+                del self._ports_of[old]
+            left.add(old)
+        if new is not None:
+            self._ports_of.setdefault(new, set()).add(change.id)
+        for key in (old, new):  # a local port's endpoint is not a remote one, and the other way round
+            if key is not None and (state := self.scopes.get(key)) is not None:
+                endpoint = state.endpoints.get(change.id)
+                if endpoint is not None:
+                    touched.addresses.setdefault(key, set()).update(endpoint.ips)
+
+    def _vpc(self, key: ScopeKey, change: Change, touched: Touched) -> None:
+        touched.vpcs.add(key)
+        touched.ports.update(self.ports_of(key))
+        old_vni = change.before.vni if isinstance(change.before, VpcGoal) else None
+        new_vni = change.after.vni if isinstance(change.after, VpcGoal) else None
+        if old_vni != new_vni:
+            touched.addresses.setdefault(key, set()).update(self._owners[key])
+            if old_vni is not None:
+                self._lose_vni(key, old_vni, touched)
+
+    def _lose_vni(self, key: ScopeKey, vni: int, touched: Touched) -> None:
+        touched.gone_vnis.add(vni)
+        touched.gone.update(EndpointKey(vni, ip) for ip in self._owners[key])
+        touched.gone.update(EndpointKey(vni, ip) for ip in touched.addresses.get(key, ()))
+
+    def _forget(self, key: ScopeKey, touched: Touched) -> None:
+        vpc = self.vpc(key)
+        if vpc is not None:
+            self._lose_vni(key, vpc.vni, touched)
+        self.scopes.pop(key, None)
+        self._owners.pop(key, None)
+        touched.addresses.pop(key, None)
+        touched.vpcs.discard(key)
+
+
+def _all(held: Id | tuple[Id, ...]) -> tuple[Id, ...]:
+    return held if isinstance(held, tuple) else (held,)
+
+
+def _disown(owners: Owners, ip: Ip, identifier: Id) -> None:
+    held = owners.get(ip)
+    if held is None:
+        return
+    rest = tuple(other for other in _all(held) if other != identifier)
+    if not rest:
+        del owners[ip]
+    else:
+        owners[ip] = rest[0] if len(rest) == 1 else rest

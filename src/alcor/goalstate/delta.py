@@ -1,0 +1,226 @@
+"""From commits to what each host and each VPC must be told. Pure.
+
+Called by the publish loop: `fold` makes one net change of whatever commits were waiting, `delta` derives the scopes'
+updates from it, `Subscriptions` knows which hosts carry which VPCs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from alcor.goalstate.objects import HOST_SCOPE, Goal, Kind, ScopeUpdate, Tombstone
+from alcor.goalstate.snapshot import endpoint_goal, port_goal, subnet_goal, vpc_goal
+from alcor.model.ids import Id
+from alcor.model.nouns import Network, Node, Port, Subnet
+
+
+class PortChange(msgspec.Struct, frozen=True, gc=False):
+    """A port before and after, net of whatever happened in between. None: it did not, or does not, exist."""
+
+    before: Port | None
+    after: Port | None
+    revision: int
+    """Of the last commit that touched it."""
+
+
+class Commits(msgspec.Struct, kw_only=True):
+    """The net change of some commits in a row, by id."""
+
+    revision: int = 0
+    """Of the last one."""
+    ports: dict[Id, PortChange] = {}
+    networks: dict[Id, Network] = {}
+    subnets: dict[Id, Subnet] = {}
+    nodes: dict[str, Node] = {}
+    deleted_networks: dict[Id, int] = {}
+    """Id -> revision."""
+    deleted_subnets: dict[Id, tuple[Id, int]] = {}
+    """Id -> network and revision."""
+    deleted_nodes: set[str] = set()
+
+    def add_ports(
+        self, revision: int, new: Iterable[Port], changed: Iterable[tuple[Port, Port]], deleted: Iterable[Port]
+    ) -> None:
+        """Takes in one commit's ports. `revision` must not be older than that of any commit before."""
+        for port in new:
+            self._change(revision, port, None, port)
+        for before, after in changed:
+            self._change(revision, before, before, after)
+        for port in deleted:
+            self._change(revision, port, port, None)
+        self.revision = revision
+
+    def add_networks(
+        self, revision: int, networks: Iterable[Network], subnets: Iterable[Subnet], nodes: Iterable[Node]
+    ) -> None:
+        """Takes in one commit's new and changed rows of the other kinds."""
+        for network in networks:
+            self.networks[network.id] = network
+        for subnet in subnets:
+            self.subnets[subnet.id] = subnet
+        for node in nodes:
+            self.nodes[node.name] = node
+            self.deleted_nodes.discard(node.name)
+        self.revision = revision
+
+    def remove_networks(
+        self, revision: int, networks: Iterable[Network], subnets: Iterable[Subnet], nodes: Iterable[Node]
+    ) -> None:
+        """Takes in one commit's deleted rows of the other kinds."""
+        for network in networks:
+            self.networks.pop(network.id, None)
+            self.deleted_networks[network.id] = revision
+        for subnet in subnets:
+            self.subnets.pop(subnet.id, None)
+            self.deleted_subnets[subnet.id] = (subnet.network_id, revision)
+        for node in nodes:
+            self.nodes.pop(node.name, None)
+            self.deleted_nodes.add(node.name)
+        self.revision = revision
+
+    def _change(self, revision: int, port: Port, before: Port | None, after: Port | None) -> None:
+        earlier = self.ports.get(port.id)
+        self.ports[port.id] = PortChange(before if earlier is None else earlier.before, after, revision)
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """What to tell whom. Updates are sorted by key, as every update is."""
+
+    hosts: dict[str, ScopeUpdate]
+    """Host -> update of its own scope."""
+    vpcs: dict[Id, ScopeUpdate]
+    """VPC -> update of its scope, the same for all its hosts."""
+    bound: dict[tuple[str, Id], int]
+    """(host, VPC) -> by how much the number of its ports there changed; without zeros."""
+
+
+def delta(commits: Commits, nodes: Mapping[str, Node], ports_of_changed_nodes: Sequence[Port] = ()) -> Delta:
+    """What the commits change in the scopes.
+
+    `nodes` is the view after the commits, by name. `ports_of_changed_nodes` are the ports of every host in
+    `commits.nodes`, read at or after the last commit: their endpoints move with their host's tunnel end.
+    """
+    hosts: dict[str, _Update] = {}
+    vpcs: dict[Id, _Update] = {}
+    bound: dict[tuple[str, Id], int] = {}
+    for change in commits.ports.values():
+        _port(change, nodes, hosts, vpcs, bound)
+    for network in commits.networks.values():
+        vpcs.setdefault(network.id, _Update()).objects.append(vpc_goal(network))
+    for subnet in commits.subnets.values():
+        vpcs.setdefault(subnet.network_id, _Update()).objects.append(subnet_goal(subnet))
+    for identifier, (network_id, revision) in commits.deleted_subnets.items():
+        vpcs.setdefault(network_id, _Update()).tombstones.append(Tombstone(Kind.SUBNET, identifier, revision))
+    for identifier, revision in commits.deleted_networks.items():
+        vpcs.setdefault(identifier, _Update()).tombstones.append(Tombstone(Kind.VPC, identifier, revision))
+    for port in ports_of_changed_nodes:
+        if port.id not in commits.ports and (endpoint := endpoint_goal(port, nodes)) is not None:
+            vpcs.setdefault(port.network_id, _Update()).objects.append(endpoint)
+    return Delta(
+        hosts={host: update.finish(HOST_SCOPE, commits.revision) for host, update in sorted(hosts.items())},
+        vpcs={vpc: update.finish(vpc, commits.revision) for vpc, update in sorted(vpcs.items())},
+        bound={pair: change for pair, change in sorted(bound.items()) if change},
+    )
+
+
+class Subscriptions:
+    """Which hosts run ports of which VPCs, by counting bound ports."""
+
+    def __init__(self, rows: Iterable[tuple[Id, str, int]] = ()) -> None:
+        """From (network, host, bound ports), as the store counts them."""
+        self._counts: dict[Id, dict[str, int]] = {}
+        self._vpcs: dict[str, set[Id]] = {}
+        self.shift({(host, vpc): count for vpc, host, count in rows})
+
+    def shift(self, bound: Mapping[tuple[str, Id], int]) -> tuple[list[tuple[str, Id]], list[tuple[str, Id]]]:
+        """Takes in `Delta.bound`; returns the (host, VPC) pairs that started and those that ended."""
+        started: list[tuple[str, Id]] = []
+        ended: list[tuple[str, Id]] = []
+        for (host, vpc), change in bound.items():
+            counts = self._counts.setdefault(vpc, {})
+            before = counts.get(host, 0)
+            after = before + change
+            if after < 0:
+                raise ValueError(f"host {host} would have {after} ports of a VPC: commits were skipped or repeated")
+            if after:
+                counts[host] = after
+            else:
+                counts.pop(host, None)
+            if after and not before:
+                started.append((host, vpc))
+                self._vpcs.setdefault(host, set()).add(vpc)
+            elif before and not after:
+                ended.append((host, vpc))
+                self._vpcs[host].discard(vpc)
+            if not counts:
+                del self._counts[vpc]
+        return started, ended
+
+    def hosts(self, vpc: Id) -> list[str]:
+        """The hosts that carry the VPC, sorted."""
+        return sorted(self._counts.get(vpc, ()))
+
+    def vpcs(self, host: str) -> list[Id]:
+        """The VPCs that the host carries, sorted."""
+        return sorted(self._vpcs.get(host, ()))
+
+    def carries(self, host: str, vpc: Id) -> bool:
+        """True while the host runs a port of the VPC."""
+        return host in self._counts.get(vpc, ())
+
+
+class _Update:
+    """A scope's update while it is being gathered."""
+
+    __slots__ = ("objects", "tombstones")
+
+    def __init__(self) -> None:
+        self.objects: list[Goal] = []
+        self.tombstones: list[Tombstone] = []
+
+    def finish(self, scope: Id, revision: int) -> ScopeUpdate:
+        return ScopeUpdate(
+            scope=scope,
+            revision=revision,
+            snapshot=False,
+            objects=tuple(sorted(self.objects, key=_key)),
+            tombstones=tuple(sorted(self.tombstones, key=_key)),
+        )
+
+
+def _key(item: Goal | Tombstone) -> tuple[int, bytes]:
+    return item.key
+
+
+def _port(
+    change: PortChange,
+    nodes: Mapping[str, Node],
+    hosts: dict[str, _Update],
+    vpcs: dict[Id, _Update],
+    bound: dict[tuple[str, Id], int],
+) -> None:
+    """One port's share: its host's scope, its VPC's scope, and the count of ports there."""
+    before, after = change.before, change.after
+    port = after or before
+    if port is None:  # made and deleted between two looks: nobody was told
+        return
+    host = after.host if after is not None else ""
+    old_host = before.host if before is not None else ""
+    if after is not None and host:
+        hosts.setdefault(host, _Update()).objects.append(port_goal(after))
+        bound[host, port.network_id] = bound.get((host, port.network_id), 0) + 1
+    if old_host:
+        bound[old_host, port.network_id] = bound.get((old_host, port.network_id), 0) - 1
+        if old_host != host:
+            gone = Tombstone(Kind.PORT, port.id, change.revision)
+            hosts.setdefault(old_host, _Update()).tombstones.append(gone)
+    if not host and not old_host:
+        return
+    update = vpcs.setdefault(port.network_id, _Update())
+    endpoint = endpoint_goal(after, nodes) if after is not None else None
+    if endpoint is not None:
+        update.objects.append(endpoint)
+    else:
+        update.tombstones.append(Tombstone(Kind.ENDPOINT, port.id, change.revision))

@@ -1,0 +1,172 @@
+"""What a party holds of one scope, and how updates merge into it. Pure: state in, changes out, no I/O.
+
+Called by the agent. Updates may repeat, race, reorder and mix paths: for each object the newest revision wins, a
+tombstone beats an object of the same revision, and a snapshot is a tombstone of its revision for whatever it lacks.
+Whoever has merged the same updates, in any order, holds the same objects and digest.
+
+`floor` is what makes forgetting safe. Every object up to that revision which is not held is known to be gone, so a
+delta cannot bring it back and no tombstone up to it needs to be kept. A snapshot raises the floor; so does dropping
+the oldest tombstones when there are too many. A snapshot that reaches at least as far as the floor is believed whole:
+that is how a mistake is repaired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from alcor.goalstate.digest import DIGEST_MASK, object_digest
+from alcor.goalstate.objects import EndpointGoal, Goal, Kind, PortGoal, ScopeUpdate, SubnetGoal, Tombstone, VpcGoal
+from alcor.model.ids import Id
+
+MAX_TOMBSTONES = 65_536
+"""Per scope. Beyond it the older half is dropped and the floor rises."""
+
+KIND_OF: dict[type[Goal], Kind] = {
+    VpcGoal: Kind.VPC,
+    SubnetGoal: Kind.SUBNET,
+    PortGoal: Kind.PORT,
+    EndpointGoal: Kind.ENDPOINT,
+}
+
+
+class Change(NamedTuple):
+    """An object as it was held and as it is now; None: not held."""
+
+    kind: Kind
+    id: Id
+    before: Goal | None
+    after: Goal | None
+
+
+class ScopeState:
+    """The objects of one scope, and what is remembered of those that went."""
+
+    __slots__ = (
+        "_tombstones",
+        "complete",
+        "digest",
+        "endpoints",
+        "floor",
+        "ports",
+        "revision",
+        "scope",
+        "subnets",
+        "vpcs",
+    )
+
+    def __init__(self, scope: Id) -> None:
+        self.scope = scope
+        self.revision = 0
+        """How far the updates merged so far reach."""
+        self.floor = 0
+        self.digest = 0
+        self.complete = False
+        """A snapshot has been merged: what is not held is not there."""
+        self.vpcs: dict[Id, VpcGoal] = {}
+        self.subnets: dict[Id, SubnetGoal] = {}
+        self.ports: dict[Id, PortGoal] = {}
+        self.endpoints: dict[Id, EndpointGoal] = {}
+        self._tombstones: dict[tuple[Kind, Id], int] = {}
+
+    def merge(self, update: ScopeUpdate) -> list[Change]:
+        """Takes in what is newer than what is held; returns what changed. Idempotent."""
+        changes: list[Change] = []
+        self._merge_objects(update, changes)
+        for tombstone in update.tombstones:
+            self._bury(tombstone, changes)
+        if update.snapshot:
+            self._remove_missing(update, changes)
+            self.complete = True
+            if update.revision > self.floor:
+                self._raise_floor(update.revision)
+        if update.revision > self.revision:
+            self.revision = update.revision
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            self._raise_floor(sorted(self._tombstones.values())[len(self._tombstones) // 2])
+        self._update_digest(changes)
+        return changes
+
+    def objects(self) -> Iterator[Goal]:
+        """Everything held, sorted by key."""
+        for kind in Kind:
+            table = self._table(kind)
+            for identifier in sorted(table):
+                yield table[identifier]
+
+    def tombstones(self) -> Iterator[Tombstone]:
+        """Everything remembered as gone, sorted by key."""
+        for kind, identifier in sorted(self._tombstones):
+            yield Tombstone(kind, identifier, self._tombstones[kind, identifier])
+
+    def restore(self, *, revision: int, floor: int, complete: bool) -> None:
+        """Sets what objects and tombstones do not say, after they were merged from a journal."""
+        self.revision = max(self.revision, revision)
+        self.complete = complete
+        self._raise_floor(max(self.floor, floor))
+
+    def __len__(self) -> int:
+        return len(self.vpcs) + len(self.subnets) + len(self.ports) + len(self.endpoints)
+
+    def _table(self, kind: Kind) -> dict[Id, Goal]:
+        return (self.vpcs, self.subnets, self.ports, self.endpoints)[kind - 1]  # type: ignore[return-value]
+
+    def _merge_objects(self, update: ScopeUpdate, changes: list[Change]) -> None:
+        floor = 0 if update.snapshot and update.revision >= self.floor else self.floor
+        tombstones = self._tombstones
+        kind_of: type[Goal] | None = None
+        for goal in update.objects:
+            if type(goal) is not kind_of:  # objects come sorted by kind: once per kind, not once per object
+                kind_of = type(goal)
+                kind = KIND_OF[kind_of]
+                table = self._table(kind)
+            identifier = goal.id
+            held = table.get(identifier)
+            if (goal.revision <= floor) if held is None else (held.revision >= goal.revision):
+                continue
+            if tombstones:
+                buried = tombstones.get((kind, identifier))
+                if buried is not None:
+                    if buried >= goal.revision:
+                        continue
+                    del tombstones[kind, identifier]
+            table[identifier] = goal
+            changes.append(Change(kind, identifier, held, goal))
+
+    def _bury(self, tombstone: Tombstone, changes: list[Change]) -> None:
+        table = self._table(tombstone.kind)
+        held = table.get(tombstone.id)
+        if held is not None:
+            if held.revision > tombstone.revision:
+                return
+            del table[tombstone.id]
+            changes.append(Change(tombstone.kind, tombstone.id, held, None))
+        key = (tombstone.kind, tombstone.id)
+        if tombstone.revision > self.floor and tombstone.revision > self._tombstones.get(key, 0):
+            self._tombstones[key] = tombstone.revision
+
+    def _remove_missing(self, update: ScopeUpdate, changes: list[Change]) -> None:
+        present = {(KIND_OF[type(goal)], goal.id) for goal in update.objects}
+        for kind in Kind:
+            table = self._table(kind)
+            missing = [
+                identifier
+                for identifier, goal in table.items()
+                if goal.revision <= update.revision and (kind, identifier) not in present
+            ]
+            for identifier in missing:
+                changes.append(Change(kind, identifier, table.pop(identifier), None))
+
+    def _raise_floor(self, floor: int) -> None:
+        self.floor = floor
+        if self._tombstones:
+            self._tombstones = {key: revision for key, revision in self._tombstones.items() if revision > floor}
+
+    def _update_digest(self, changes: list[Change]) -> None:
+        total = self.digest
+        for kind, identifier, before, after in changes:
+            if after is not None:
+                total += object_digest(kind, identifier, after.revision)
+            if before is not None:
+                total -= object_digest(kind, identifier, before.revision)
+        self.digest = total & DIGEST_MASK

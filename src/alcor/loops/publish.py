@@ -1,0 +1,281 @@
+"""The publish loop: commits become goal state on its way to hosts. Wired by roles.
+
+It keeps three small views (networks with their subnets, nodes, who carries which VPC), never ports. A commit wakes it;
+everything that waits becomes one delta. Its other callers are the hosts: a Hello is compared with the truth and
+answered with what differs, so that whatever was lost, on whichever path, is repaired by the same code.
+
+Why nothing sent is ever wrong, whatever is committed meanwhile: one task does everything in order; it claims for a
+snapshot only the revision of the last commit it has published (`_revision`), and reads rows after that, so they include
+at least that much; what they include beyond is newer and wins by its revision; and the delta that covers it comes later
+on the same stream. Objects that are read too new or told twice change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from alcor.goalstate.delta import Commits, Delta, Subscriptions, delta
+from alcor.goalstate.digest import digest
+from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
+from alcor.goalstate.snapshot import host_snapshot, port_goal, vpc_snapshot
+from alcor.loops.scopes import VpcScopes
+from alcor.model.ids import Id
+from alcor.model.nouns import Network, Node, Port, PortStatus, Subnet
+from alcor.paths.base import Parcel, Path, Session
+from alcor.services.commands import PortReport
+from alcor.store.base import Changes, Store
+from alcor.wire.codec import Ack, Held, Hello, encode_part
+
+_log = logging.getLogger(__name__)
+
+REPORT_REFUSAL_AFTER = 2
+"""A host that refuses goal state this many times in a row is reported on the ports that wait for it."""
+
+
+class Publisher:
+    """See the module. Fills paths.base.Events.
+
+    Made before the writer starts (it reads the store); its `committed` is the writer's listener; `run` it with a path.
+    """
+
+    def __init__(self, store: Store, reports: Callable[[Iterable[PortReport]], None]) -> None:
+        """`reports` takes hosts' words about ports (StatusLoop.add)."""
+        self._store = store
+        self._reports = reports
+        self._revision = store.revision()
+        self._networks: dict[Id, Network] = {network.id: network for network in store.networks()}
+        self._subnets: dict[Id, dict[Id, Subnet]] = {}
+        for subnet in store.subnets():
+            self._subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
+        self._nodes: dict[str, Node] = {node.name: node for node in store.nodes()}
+        self._subscriptions = Subscriptions(store.hosts_of_networks())
+        if store.revision() != self._revision:
+            raise RuntimeError("the publisher must be made before the writer starts")
+        self._scopes = VpcScopes()
+        self._commits: deque[tuple[int, Changes]] = deque()
+        self._greetings: deque[tuple[Session, Hello]] = deque()
+        self._owed: dict[Session, set[Id]] = {}
+        self._refusals: dict[str, str] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+
+    # What wakes it.
+
+    def committed(self, revision: int, changes: Changes) -> None:
+        """The writer's listener: called in commit order, from its thread."""
+        self._commits.append((revision, changes))
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the process ends
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def greeted(self, session: Session, hello: Hello) -> None:
+        """See paths.base.Events."""
+        self._greetings.append((session, hello))
+        self._wake.set()
+
+    def acknowledged(self, session: Session, ack: Ack) -> None:
+        """See paths.base.Events."""
+        self._reports(
+            PortReport(port.id, session.host, port.revision, port.error) for port in ack.ports if not port.deleted
+        )
+        lacking = frozenset(held.scope for held in ack.scopes if not held.revision)
+        if lacking:
+            self.overflowed(session, lacking)
+
+    def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
+        """See paths.base.Events."""
+        self._owed.setdefault(session, set()).update(scopes)
+        self._wake.set()
+
+    def refused(self, session: Session, reason: str, attempts: int) -> None:
+        """See paths.base.Events."""
+        if attempts >= REPORT_REFUSAL_AFTER:
+            self._refusals[session.host] = f"the host refuses its goal state: {reason}"
+            self._wake.set()
+
+    # The loop.
+
+    async def run(self, path: Path) -> None:
+        """Publishes until cancelled. Raises StoreError."""
+        self._loop = asyncio.get_running_loop()
+        for node in self._nodes.values():
+            path.connect(node)
+        self._wake.set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._round(path)
+
+    async def _round(self, path: Path) -> None:
+        """Everything that waits: commits first, so that hosts are compared with the newest truth."""
+        if self._commits:
+            commits = Commits(revision=self._revision)
+            while self._commits:
+                _add(commits, *self._commits.popleft())
+            await self._publish(path, commits)
+        while self._greetings:
+            await self._greet(path, *self._greetings.popleft())
+        while self._owed:
+            session, scopes = self._owed.popitem()
+            for scope in sorted(scopes):
+                await self._repay(path, session.host, scope)
+        while self._refusals:
+            host, reason = self._refusals.popitem()
+            await self._blame(host, reason)
+
+    # Commits.
+
+    async def _publish(self, path: Path, commits: Commits) -> None:
+        self._view(path, commits)
+        moved: list[Port] = []
+        for name in commits.nodes:
+            if self._subscriptions.vpcs(name):
+                moved += await asyncio.to_thread(self._store.ports_of_host, name)
+        changed = delta(commits, self._nodes, moved)
+        started, ended = self._subscriptions.shift(changed.bound)
+        self._revision = commits.revision
+        for host, vpc in ended:
+            path.withdraw(host, vpc)
+        outbox = self._encode(path, changed, frozenset(started))
+        for host, vpc in started:
+            if path.listening(host):
+                outbox.setdefault(host, []).extend(await self._vpc_parcels(vpc))
+        for host, parcels in outbox.items():
+            path.offer(host, parcels)
+
+    def _view(self, path: Path, commits: Commits) -> None:
+        """Brings the views up to date."""
+        self._networks.update(commits.networks)
+        for subnet in commits.subnets.values():
+            self._subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
+        for identifier, (network_id, _) in commits.deleted_subnets.items():
+            self._subnets.get(network_id, {}).pop(identifier, None)
+        for identifier in commits.deleted_networks:
+            self._networks.pop(identifier, None)
+            self._subnets.pop(identifier, None)
+            self._scopes.drop(identifier)
+        for name in commits.deleted_nodes:
+            self._nodes.pop(name, None)
+            path.disconnect(name)
+        for node in commits.nodes.values():
+            self._nodes[node.name] = node
+            path.connect(node)
+
+    def _encode(self, path: Path, changed: Delta, started: frozenset[tuple[str, Id]]) -> dict[str, list[Parcel]]:
+        """The deltas as parcels, by host; a VPC's is encoded once. Who starts to carry a VPC gets all of it later."""
+        outbox: dict[str, list[Parcel]] = {}
+        for host, update in changed.hosts.items():
+            if path.listening(host):
+                outbox[host] = [Parcel(HOST_SCOPE, encode_part(update), False)]
+        for vpc, update in changed.vpcs.items():
+            hosts = [
+                host for host in self._subscriptions.hosts(vpc) if path.listening(host) and (host, vpc) not in started
+            ]
+            if not hosts:
+                self._scopes.drop(vpc)
+                continue
+            parcel = Parcel(vpc, encode_part(update), False)
+            self._scopes.extend(parcel)
+            for host in hosts:
+                outbox.setdefault(host, []).append(parcel)
+        return outbox
+
+    # Hosts.
+
+    async def _greet(self, path: Path, session: Session, hello: Hello) -> None:
+        """Compares what a host holds with the truth and sends what differs."""
+        host = session.host
+        rows = await asyncio.to_thread(self._store.ports_of_host, host)
+        held = {state.scope: state for state in hello.scopes}
+        future = self._from_the_future(hello.scopes)
+        if future:
+            _log.error("host %s: %s", host, future)
+            self._report_unsettled(host, rows, future)
+            path.reset(session, future)
+            return
+        parcels: list[Parcel] = []
+        truth = host_snapshot(self._revision, rows)
+        if _digest(held, HOST_SCOPE) != digest(truth.objects):
+            parcels.append(_parcel(truth))
+        elif unsettled := [row for row in rows if not _settled(row)]:
+            # It holds them already: naming them makes it say how they are.
+            objects = tuple(sorted((port_goal(row) for row in unsettled), key=lambda goal: goal.id))
+            again = ScopeUpdate(scope=HOST_SCOPE, revision=self._revision, snapshot=False, objects=objects)
+            parcels.append(_parcel(again))
+        for vpc in self._subscriptions.vpcs(host):
+            scope = await self._vpc_parcels(vpc, fresh=vpc in held)
+            if vpc not in held or held[vpc].digest != self._scopes.digest(vpc):
+                parcels += scope
+        path.begin(session, parcels)
+
+    def _from_the_future(self, held: Iterable[Held]) -> str:
+        """Why a host cannot be brought into sync: it has seen commits that this store never made. Empty: it can."""
+        newest = max((state.revision for state in held), default=0)
+        known = self._store.revision()
+        if newest <= known:
+            return ""
+        return (
+            f"the host holds goal state of revision {newest}, this store's newest is {known}: the database was replaced"
+            " or restored. Delete the agent's journal and restart it to start over"
+        )
+
+    async def _repay(self, path: Path, host: str, scope: Id) -> None:
+        """Sends a whole scope that is owed."""
+        if scope == HOST_SCOPE:
+            rows = await asyncio.to_thread(self._store.ports_of_host, host)
+            path.offer(host, [_parcel(host_snapshot(self._revision, rows))])
+        elif self._subscriptions.carries(host, scope):
+            path.offer(host, await self._vpc_parcels(scope))
+        else:
+            path.withdraw(host, scope)
+
+    async def _blame(self, host: str, reason: str) -> None:
+        """A host that refuses goal state: the ports that wait for it say so."""
+        rows = await asyncio.to_thread(self._store.ports_of_host, host)
+        self._report_unsettled(host, rows, reason)
+
+    def _report_unsettled(self, host: str, rows: Sequence[Port], reason: str) -> None:
+        self._reports(PortReport(row.id, host, row.revision, reason) for row in rows if not _settled(row))
+
+    async def _vpc_parcels(self, vpc: Id, *, fresh: bool = False) -> list[Parcel]:
+        """A VPC's whole scope; `fresh`: without deltas, so that its digest is known."""
+        parcels = self._scopes.get(vpc)
+        if parcels is not None and not (fresh and self._scopes.digest(vpc) is None):
+            return parcels
+        network = self._networks.get(vpc)
+        if network is None:
+            return []
+        parcel, truth = await asyncio.to_thread(self._read_vpc, network)
+        self._scopes.put(parcel, truth)
+        return [parcel]
+
+    def _read_vpc(self, network: Network) -> tuple[Parcel, int]:
+        """On a thread, while the loop's task waits: the views do not change under it."""
+        rows = self._store.ports_of_network(network.id)
+        subnets = self._subnets.get(network.id, {}).values()
+        snapshot = vpc_snapshot(self._revision, network, subnets, rows, self._nodes)
+        return _parcel(snapshot), digest(snapshot.objects)
+
+
+def _add(commits: Commits, revision: int, changes: Changes) -> None:
+    commits.add_networks(revision, changes.networks, changes.subnets, changes.nodes)
+    commits.remove_networks(revision, changes.deleted_networks, changes.deleted_subnets, changes.deleted_nodes)
+    commits.add_ports(revision, changes.new_ports, changes.changed_ports, changes.deleted_ports)
+
+
+def _parcel(update: ScopeUpdate) -> Parcel:
+    return Parcel(update.scope, encode_part(update), update.snapshot)
+
+
+def _digest(held: Mapping[Id, Held], scope: Id) -> int:
+    state = held.get(scope)
+    return state.digest if state is not None else 0
+
+
+def _settled(port: Port) -> bool:
+    """Its host has answered for the present revision, and well."""
+    return port.status in (PortStatus.ACTIVE, PortStatus.DOWN) and port.realised_revision == port.revision

@@ -1,0 +1,64 @@
+"""The status loop: what hosts say about ports becomes commands, and so port status. Wired by roles, fed by publish.
+
+Reports gather while the command before them is being committed, so a thousand hosts' acks cost a few commits. The
+newest report of each port counts; a full command queue is waited for. What is lost when the process ends is asked for
+again: a port without an answer is sent anew at its host's next Hello.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from alcor.kit.backoff import Backoff
+from alcor.model.ids import Id
+from alcor.services.commands import Control, PortReport, RecordPortReports
+from alcor.services.errors import ControlPlaneBusy
+
+_log = logging.getLogger(__name__)
+
+MAX_BATCH_REPORTS = 4096
+"""In one command."""
+BACKOFF = Backoff(first_s=0.02, cap_s=1.0)
+
+
+class StatusLoop:
+    """See the module. `run` it in a task group; `add` is called on the same event loop."""
+
+    def __init__(self, control: Control, roll: Callable[[], float]) -> None:
+        """`roll` answers a random number in [0, 1), for jitter."""
+        self._control = control
+        self._roll = roll
+        self._waiting: dict[tuple[Id, str], PortReport] = {}
+        """(port, host) -> the newest word. Bounded by the number of ports."""
+        self._wake = asyncio.Event()
+
+    def add(self, reports: Iterable[PortReport]) -> None:
+        """Takes reports in; quick."""
+        for report in reports:
+            key = (report.id, report.host)
+            self._waiting.pop(key, None)
+            self._waiting[key] = report
+        if self._waiting:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Submits until cancelled. Raises what ends the control plane (ControlPlaneStopped)."""
+        failures = 0
+        while True:
+            await self._wake.wait()
+            batch = {key: self._waiting[key] for key, _ in zip(self._waiting, range(MAX_BATCH_REPORTS), strict=False)}
+            for key in batch:
+                del self._waiting[key]
+            try:
+                await self._control.submit(RecordPortReports(reports=tuple(batch.values())))
+                failures = 0
+            except ControlPlaneBusy as busy:
+                if not failures:
+                    _log.warning("port reports wait: %s", busy)
+                self._waiting = batch | self._waiting  # what came since is newer
+                await asyncio.sleep(BACKOFF.delay_s(failures, self._roll()))
+                failures += 1
+            if not self._waiting:
+                self._wake.clear()
