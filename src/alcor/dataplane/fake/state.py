@@ -13,7 +13,9 @@ from pathlib import Path
 import msgspec
 
 from alcor.dataplane.base import Address, DataPlaneError, Endpoint, EndpointKey, LocalPort, PortCounters
+from alcor.dataplane.fake.frames import ETHERNET_LENGTH
 from alcor.dataplane.fake.pipeline import (
+    ENCAP_MAX_LENGTH,
     Count,
     Direction,
     DropReason,
@@ -31,6 +33,8 @@ from alcor.model.nouns import PortKind
 
 FILE_NAME = "switch.msgpack"
 FIRST_IFINDEX = 100
+MIN_MTU, MAX_MTU = 68, ENCAP_MAX_LENGTH - ETHERNET_LENGTH
+"""The smallest of IPv4 (RFC 791), and what fits a datagram of the underlay with the tunnel's headers before it."""
 
 
 class Device(msgspec.Struct, frozen=True, gc=False):
@@ -174,6 +178,8 @@ class Carried:
 
     def add_device(self, port: LocalPort) -> int:
         """Makes or takes the port's interface; returns its ifindex, never one used before. Raises DataPlaneError."""
+        if not MIN_MTU <= port.mtu <= MAX_MTU:
+            raise DataPlaneError(f"mtu {port.mtu} does not fit: from {MIN_MTU} to {MAX_MTU} (the underlay's less 50)")
         adopted = port.kind is PortKind.ADOPTED
         needs = port.interface if adopted else port.netns
         if needs and needs not in self.foreign:
