@@ -28,6 +28,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     database: Path = DEFAULT_STATE / "alcor.db"
     tls_dir: Path = DEFAULT_STATE / "tls"
     """Holds ca.pem, controller.pem and controller-key.pem; made by `alcor pki`."""
+    partition: int = 1
+    """Number of the partition that this control plane owns."""
     max_mtu: int = 1450
     """Largest MTU a network may ask for, and what it gets if it does not: the underlay's less 50 bytes."""
     log_level: str = "INFO"

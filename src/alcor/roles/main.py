@@ -84,6 +84,37 @@ def agent(
 
 
 @app.command()
+def lab(
+    hosts: Annotated[int, typer.Option(min=1, max=4000, help="Compute hosts.")] = 100,
+    ports: Annotated[int, typer.Option(min=1, max=100_000, help="Ports, over all hosts.")] = 1000,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running at the end.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Only remove what an earlier lab left, kept ones too.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Directory for report.html and report.json.")] = None,
+    driver: Annotated[str, typer.Option(help="ebpf, fake, or auto: ebpf if this machine can.")] = "auto",
+    pool: Annotated[int, typer.Option(min=0, max=1000, help="Ready namespaces per agent.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Provision and prove only; leave the measurements out.")
+    ] = False,
+) -> None:
+    """Brings up hosts in namespaces, creates ports by one POST, proves the network with real packets, reports."""
+    from msgspec.structs import replace
+
+    from alcor.lab.results import LabOptions
+    from alcor.lab.rundir import DEFAULT_RUN_DIR, cleanup
+    from alcor.roles.lab import run
+
+    if clean:
+        cleanup(DEFAULT_RUN_DIR, kept=True)
+        return
+    options = LabOptions(hosts=hosts, ports=ports, keep=keep, report=report, driver=driver, pool=pool)
+    if quick:
+        options = replace(options, samples=0, scales=(), host_scales=())
+    raise typer.Exit(run(options))
+
+
+@app.command()
 def pki(
     directory: Annotated[Path, typer.Argument(help="Where the CA is, or is to be made.")],
     name: Annotated[str, typer.Argument(help="Name of the machine to issue to.")],

@@ -2,7 +2,7 @@
 
     api -> Committer -> SqliteStore           commands down
     Committer -> Publisher -> FastPath        goal state out, by commit
-    FastPath -> StatusRecorder -> Committer   acknowledgements back
+    FastPath -> Publisher -> StatusLoop       acknowledgements back, as commands
 
 Everything lives in one task group: a part that fails (above all a store that cannot write) ends the process, loudly.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 import socket
 import sys
@@ -24,6 +25,10 @@ from alcor.api.app import create_app
 from alcor.kit import logs
 from alcor.kit.clock import SystemClock
 from alcor.loops.commit import Committer
+from alcor.loops.publish import Publisher
+from alcor.loops.status import StatusLoop
+from alcor.paths.fast import FastPath
+from alcor.paths.link import CONTROLLER, Credentials, CredentialsError, load_credentials
 from alcor.roles.activation import notify_ready, take_sockets
 from alcor.roles.config import ConfigError, ServerConfig, is_loopback, parse_listen
 from alcor.store.base import StoreError
@@ -37,9 +42,13 @@ _log = logging.getLogger(__name__)
 def run(config: ServerConfig) -> None:
     """Runs until told to stop. Raises ConfigError; exits with 1 when the store fails."""
     logs.set_up(config.log_level, role="server")
+    try:
+        credentials = load_credentials(config.tls_dir, CONTROLLER)
+    except CredentialsError as error:
+        raise ConfigError(str(error)) from None
     sockets = take_sockets(os.environ) or [_listen(config)]
     try:
-        uvloop.run(_serve(config, sockets))
+        uvloop.run(_serve(config, credentials, sockets))
     except* StoreError as failures:
         for failure in failures.exceptions:
             _log.critical("the store failed: %s", failure)
@@ -64,17 +73,37 @@ def _listen(config: ServerConfig) -> socket.socket:
     return listener
 
 
-async def _serve(config: ServerConfig, sockets: list[socket.socket]) -> None:
+async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[socket.socket]) -> None:
     config.database.parent.mkdir(parents=True, exist_ok=True)
     store = SqliteStore(config.database)
-    clock = SystemClock()
-    committer = Committer(store, clock=clock.now_ms, entropy=os.urandom, max_mtu=config.max_mtu)
+    publisher = Publisher(store, lambda reports: status.add(reports))  # noqa: PLW0108 - the two know each other
+    committer = Committer(
+        store,
+        clock=SystemClock().now_ms,
+        entropy=os.urandom,
+        max_mtu=config.max_mtu,
+        on_commit=publisher.committed,
+    )
+    status = StatusLoop(committer, random.random)
+    path = FastPath(
+        partition=config.partition,
+        epoch=committer.epoch,
+        credentials=credentials,
+        events=publisher,
+        roll=random.random,
+    )
     committer.start()
     try:
         async with asyncio.TaskGroup() as group:
-            fatal = group.create_task(committer.wait_failed())
+            loops = [
+                group.create_task(committer.wait_failed()),
+                group.create_task(path.run()),
+                group.create_task(publisher.run(path)),
+                group.create_task(status.run()),
+            ]
             await _serve_api(create_app(committer, store), sockets)
-            fatal.cancel()
+            for loop in loops:
+                loop.cancel()
     finally:
         committer.close()
         store.close()
