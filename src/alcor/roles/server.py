@@ -36,6 +36,8 @@ from alcor.store.sqlite import SqliteStore
 
 BACKLOG = 2048
 SHUTDOWN_S = 5
+KEEP_ALIVE_S = 75
+"""How long an idle connection is kept: longer than clients and proxies keep theirs, so that they close first."""
 _log = logging.getLogger(__name__)
 
 
@@ -118,6 +120,7 @@ async def _serve_api(app: Starlette, sockets: list[socket.socket]) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
     )
