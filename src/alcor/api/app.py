@@ -1,6 +1,8 @@
 """The REST face as one ASGI application: every path, and the handlers behind it. Called by roles and tests.
 
-Starlette routes; the endpoints are Alcor's own (exchange). A trailing slash is the same path.
+Starlette runs the lifespan and answers what is nowhere; the endpoints are Alcor's own (exchange), and their paths are
+so few and so regular that two look-ups find them. Measured: a GET costs 26 us of CPU so, 38 us through Starlette's
+router and middleware, 20 us as an empty ASGI application. A trailing slash is the same path.
 """
 
 from __future__ import annotations
@@ -8,12 +10,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import ExceptionHandler, Lifespan, Receive, Scope, Send
 
 from alcor.api import discovery, errors, openapi
 from alcor.api.context import Context
@@ -26,6 +29,7 @@ from alcor.api.subnets import Subnets
 from alcor.services.commands import Control
 from alcor.store.base import Store
 
+MEMBER = "/{member}"
 READERS = 4
 """Threads that answer lists."""
 
@@ -42,23 +46,53 @@ def create_app(control: Control, store: Store, *, limits: Limits | None = None) 
         finally:
             readers.shutdown(wait=True, cancel_futures=True)
 
-    paths = handlers(Context(control, store, readers))
-    routes = []
-    for path, methods in paths.items():
-        endpoint = Endpoint(methods, limits)
-        routes.append(Route(path, endpoint))
-    routes += [
-        Route(f"{path}/", route.endpoint) for path, route in zip(paths, list(routes), strict=True) if path != "/"
-    ]
-    app = Starlette(
-        routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error, Exception: _unexpected}
+    endpoints = {
+        path: Endpoint(methods, limits) for path, methods in handlers(Context(control, store, readers)).items()
+    }
+    return Application(
+        endpoints, lifespan=lifespan, exception_handlers={HTTPException: _http_error, Exception: _unexpected}
     )
-    app.router.redirect_slashes = False
-    return app
+
+
+class Application(Starlette):
+    """See the module. `endpoints` by path; one that ends in /{member} answers for whatever stands there."""
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        lifespan: Lifespan[Starlette],
+        exception_handlers: Mapping[Any, ExceptionHandler],
+    ) -> None:
+        super().__init__(lifespan=lifespan, exception_handlers=exception_handlers)
+        self._whole = {path: endpoint for path, endpoint in endpoints.items() if not path.endswith(MEMBER)}
+        self._parents = {
+            path.removesuffix(MEMBER): endpoint for path, endpoint in endpoints.items() if path.endswith(MEMBER)
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            endpoint = self._find(scope)
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+    def _find(self, scope: Scope) -> Endpoint | None:
+        path: str = scope["path"]
+        endpoint = self._whole.get(path)
+        if endpoint is None and path.endswith("/"):
+            path = path[:-1]
+            endpoint = self._whole.get(path)
+        if endpoint is None:
+            parent, _, member = path.rpartition("/")
+            endpoint = self._parents.get(parent) if member else None
+            scope["path_params"] = {"member": member}
+        return endpoint
 
 
 def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
-    """Path -> method -> handler, the paths asked most first (Starlette tries them in order)."""
+    """Path -> method -> handler."""
     ports, networks, subnets, nodes = Ports(context), Networks(context), Subnets(context), Nodes(context)
     found: dict[str, dict[str, Handler]] = {}
     for collection, resource in (("ports", ports), ("networks", networks), ("subnets", subnets), ("nodes", nodes)):
