@@ -21,7 +21,7 @@ from alcor.agent.journal import Journal, JournalError
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import Applied, DataPlaneError, Driver, EndpointKey, LocalPort, Plan
-from alcor.model.ids import Id
+from alcor.model.ids import Id, format_id
 from alcor.wire.codec import (
     Ack,
     BundleHead,
@@ -61,15 +61,15 @@ class Refused(Exception):
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a host does."""
+    """How a host does. Ids are UUID text."""
 
     host: str
     in_sync: bool
     desired_ports: int
     carried_ports: int
-    waiting_ports: tuple[Id, ...]
+    waiting_ports: tuple[str, ...]
     """Their VPC or subnet has not arrived."""
-    failing_ports: dict[Id, str]
+    failing_ports: dict[str, str]
     """With their reasons; they are retried."""
     endpoints: int
     broken: str
@@ -153,8 +153,8 @@ class Reconciler:
             in_sync=self.in_sync,
             desired_ports=len(ports),
             carried_ports=len(self._ports),
-            waiting_ports=tuple(sorted(port for port in ports if local_port(self.desired, port) is None)),
-            failing_ports={port: retry.reason for port, retry in sorted(self._failed.items())},
+            waiting_ports=tuple(format_id(port) for port in sorted(ports) if local_port(self.desired, port) is None),
+            failing_ports={format_id(port): retry.reason for port, retry in sorted(self._failed.items())},
             endpoints=sum(len(state.endpoints) for state in self.desired.scopes.values()),
             broken=self._broken,
         )

@@ -1,0 +1,199 @@
+"""A whole southbound in one process, over real sockets and mutual TLS: store, writer, loops, fast path, agents.
+
+Only the data planes are dictionaries. Controllers and agents can be stopped and started again; what they kept on disk,
+or in the store, is then all they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from alcor.agent.config import AgentConfig
+from alcor.agent.core import Agent
+from alcor.kit import pki
+from alcor.kit.backoff import Backoff
+from alcor.loops.commit import Committer
+from alcor.loops.publish import Publisher
+from alcor.loops.status import StatusLoop
+from alcor.model.addresses import parse_ip, parse_prefix
+from alcor.model.ids import Id
+from alcor.model.nouns import Network, Port, PortStatus, Subnet
+from alcor.paths.fast import FastPath, FastPathLimits
+from alcor.paths.link import CONTROLLER, load_credentials
+from alcor.services.commands import CreateNetworks, CreateNodes, CreatePorts, CreateSubnets, NetworkSpec, NodeSpec
+from alcor.services.commands import PortSpec, SubnetSpec
+from alcor.store.base import Changes, Query
+from alcor.store.memory import MemoryStore
+from tests.agent.dictionary import DictionaryDriver, Tables
+
+QUICK = Backoff(first_s=0.01, cap_s=0.05)
+PATIENCE_S = 20.0
+
+
+class Host:
+    """A node: its data plane, its agent's files, and at times its agent."""
+
+    def __init__(self, directory: Path, name: str, number: int) -> None:
+        self.name = name
+        self.number = number
+        self.tables = Tables()
+        self.directory = directory / name
+        self.port = 0
+        self.agent: Agent | None = None
+        self.driver: DictionaryDriver | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts the agent; the first time at a port that the kernel chooses, later at the same."""
+        config = AgentConfig(
+            host=self.name,
+            state_dir=self.directory / "state",
+            listen="127.0.0.1",
+            port=self.port,
+            tls_dir=self.directory / "tls",
+            retry=QUICK,
+        )
+        self.driver = DictionaryDriver(self.tables)
+        self.agent = Agent(config, self.driver)
+        self._task = asyncio.create_task(self.agent.run())
+        started = asyncio.create_task(self.agent.started())
+        await asyncio.wait([self._task, started], return_when=asyncio.FIRST_COMPLETED)
+        if self._task.done():
+            started.cancel()
+            self._task.result()
+        self.port = self.agent.port
+
+    async def stop(self) -> None:
+        """Ends the agent; what it programmed stays."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = self.agent = None
+
+
+class Region:
+    """See the module."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.store = MemoryStore()
+        self.hosts: dict[str, Host] = {}
+        self.committer: Committer | None = None
+        self.path: FastPath | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._revision = asyncio.Event()
+        pki.make_ca(directory / "ca")
+        pki.issue(directory / "ca", directory / "tls", "controller-1", role=CONTROLLER)
+
+    async def start(self, *, limits: FastPathLimits | None = None, tls_dir: Path | None = None) -> None:
+        """Starts a controller over the store."""
+        loop = asyncio.get_running_loop()
+        waiting: list[StatusLoop] = []
+        publisher = Publisher(self.store, lambda reports: waiting[0].add(reports))
+
+        def committed(revision: int, changes: Changes) -> None:
+            publisher.committed(revision, changes)
+            loop.call_soon_threadsafe(self._revision.set)
+
+        self.committer = Committer(self.store, clock=lambda: 1_700_000_000_000, entropy=os.urandom, on_commit=committed)
+        status = StatusLoop(self.committer, random.random)
+        waiting.append(status)
+        self.path = FastPath(
+            partition=1,
+            epoch=self.committer.epoch,
+            credentials=load_credentials(tls_dir or self.directory / "tls", CONTROLLER),
+            events=publisher,
+            roll=random.random,
+            limits=limits or FastPathLimits(backoff=QUICK),
+        )
+        self.committer.start()
+        self._tasks = [
+            asyncio.create_task(publisher.run(self.path)),
+            asyncio.create_task(status.run()),
+            asyncio.create_task(self.path.run()),
+        ]
+
+    async def stop(self) -> None:
+        """Ends the controller; the store stays."""
+        for task in self._tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+        self._tasks = []
+        if self.committer is not None:
+            await asyncio.to_thread(self.committer.close)
+
+    async def close(self) -> None:
+        """Ends everything."""
+        await self.stop()
+        for host in self.hosts.values():
+            await host.stop()
+
+    # What callers of the API do.
+
+    async def do(self, command: object) -> object:
+        """Submits a command."""
+        assert self.committer is not None
+        return await self.committer.submit(command)  # type: ignore[arg-type]
+
+    def make_host(self, name: str) -> Host:
+        """A host with its certificate; no agent runs and no node is registered yet."""
+        host = self.hosts[name] = Host(self.directory, name, len(self.hosts) + 1)
+        pki.issue(self.directory / "ca", host.directory / "tls", name, role="agent")
+        return host
+
+    async def add_host(self, name: str) -> Host:
+        """A registered host with a running agent."""
+        host = self.make_host(name)
+        await host.start()
+        await self.register(host)
+        return host
+
+    async def register(self, host: Host) -> None:
+        """Registers the node where its agent listens."""
+        underlay = parse_ip(f"172.16.0.{host.number}")
+        spec = NodeSpec(name=host.name, underlay_ip=underlay, agent_host="127.0.0.1", agent_port=host.port)
+        await self.do(CreateNodes(specs=(spec,)))
+
+    async def add_vpc(self, cidr: str = "10.0.0.0/16") -> tuple[Network, Subnet]:
+        """A VPC with one subnet."""
+        prefix = parse_prefix(cidr)
+        (network,) = await self.do(CreateNetworks(specs=(NetworkSpec(cidr=prefix),)))  # type: ignore[misc]
+        (subnet,) = await self.do(CreateSubnets(specs=(SubnetSpec(network_id=network.id, cidr=prefix),)))  # type: ignore[misc]
+        return network, subnet
+
+    async def add_ports(self, network: Network, hosts: list[str], **fields: object) -> tuple[Port, ...]:
+        """A port on each of the hosts, in one request."""
+        specs = tuple(PortSpec(network_id=network.id, host=host, **fields) for host in hosts)  # type: ignore[arg-type]
+        return await self.do(CreatePorts(specs=specs))  # type: ignore[return-value]
+
+    # What tests wait for.
+
+    def ports(self) -> list[Port]:
+        """Every port, as the store has it."""
+        return self.store.list_ports(Query(limit=100_000))
+
+    def status(self) -> dict[Id, PortStatus]:
+        """Every port's status."""
+        return {port.id: port.status for port in self.ports()}
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Waits for something that a commit or a data plane brings about; looks at every commit, and now and then."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not true():
+                self._revision.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await self._revision.wait()
+
+    async def until_active(self, *ports: Port) -> None:
+        """Waits until those ports (all, when none is given) are ACTIVE."""
+        wanted = [port.id for port in ports] or [port.id for port in self.ports()]
+        await self.until(lambda: all(self.status().get(port) == PortStatus.ACTIVE for port in wanted))
