@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.agent.dictionary import DictionaryDriver, Tables
+
 from alcor.agent.config import AgentConfig
 from alcor.agent.core import Agent
 from alcor.kit import pki
@@ -25,11 +27,18 @@ from alcor.model.ids import Id
 from alcor.model.nouns import Network, Port, PortStatus, Subnet
 from alcor.paths.fast import FastPath, FastPathLimits
 from alcor.paths.link import CONTROLLER, load_credentials
-from alcor.services.commands import CreateNetworks, CreateNodes, CreatePorts, CreateSubnets, NetworkSpec, NodeSpec
-from alcor.services.commands import PortSpec, SubnetSpec
+from alcor.services.commands import (
+    CreateNetworks,
+    CreateNodes,
+    CreatePorts,
+    CreateSubnets,
+    NetworkSpec,
+    NodeSpec,
+    PortSpec,
+    SubnetSpec,
+)
 from alcor.store.base import Changes, Query
 from alcor.store.memory import MemoryStore
-from tests.agent.dictionary import DictionaryDriver, Tables
 
 QUICK = Backoff(first_s=0.01, cap_s=0.05)
 PATIENCE_S = 20.0
@@ -94,8 +103,7 @@ class Region:
     async def start(self, *, limits: FastPathLimits | None = None, tls_dir: Path | None = None) -> None:
         """Starts a controller over the store."""
         loop = asyncio.get_running_loop()
-        waiting: list[StatusLoop] = []
-        publisher = Publisher(self.store, lambda reports: waiting[0].add(reports))
+        publisher = Publisher(self.store)
 
         def committed(revision: int, changes: Changes) -> None:
             publisher.committed(revision, changes)
@@ -103,7 +111,6 @@ class Region:
 
         self.committer = Committer(self.store, clock=lambda: 1_700_000_000_000, entropy=os.urandom, on_commit=committed)
         status = StatusLoop(self.committer, random.random)
-        waiting.append(status)
         self.path = FastPath(
             partition=1,
             epoch=self.committer.epoch,
@@ -114,7 +121,7 @@ class Region:
         )
         self.committer.start()
         self._tasks = [
-            asyncio.create_task(publisher.run(self.path)),
+            asyncio.create_task(publisher.run(self.path, status.add)),
             asyncio.create_task(status.run()),
             asyncio.create_task(self.path.run()),
         ]

@@ -95,6 +95,10 @@ class Writer:
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         return list(answers)
 
+    async def settle(self) -> None:
+        """Until the listener has heard of every commit so far: it is called after the answers."""
+        await self.do(CheckInvariants())
+
     @property
     def commits(self) -> int:
         """How many commits the commands of `together` took."""
@@ -136,6 +140,7 @@ async def test_waiting_commands_share_a_commit() -> None:
         assert 1 == it.commits
         assert 1 == len({port.revision for (port,) in answers})
         assert 64 == len({port.mac for (port,) in answers})
+        await it.settle()
         assert (it.store.revision(), 64) == it.heard[-1]
 
 
@@ -160,9 +165,11 @@ async def test_a_batch_of_failures_is_no_commit() -> None:
     """Nothing is written, nobody is woken, the revision stays."""
     async with writer() as it:
         network = await it.network()
+        await it.settle()
         heard = list(it.heard)
         with pytest.raises(PortNotFound):
             await it.do(DeletePorts(ids=(network.id,)))
+        await it.settle()
         assert (1, heard) == (it.store.revision(), it.heard)
 
 

@@ -112,11 +112,13 @@ def partial_plan(
         vpc = desired.vpc(key)
         if vpc is None:
             continue
+        fresh = touched.fresh.get(key, ())
         for ip in sorted(touched.addresses[key]):
             endpoint = _endpoint_at(desired, key, ip)
             where = EndpointKey(vpc.vni, ip)
             if endpoint is None:
-                remove_endpoints.add(where)
+                if ip not in fresh:
+                    remove_endpoints.add(where)
             else:
                 put_endpoints.append((where, endpoint))
                 if remove_endpoints:

@@ -30,7 +30,7 @@ class ScopeKey(NamedTuple):
 class Touched:
     """What some updates may have changed in the data plane: what a partial plan has to look at."""
 
-    __slots__ = ("addresses", "gone", "gone_vnis", "mentioned", "ports", "vpcs")
+    __slots__ = ("addresses", "fresh", "gone", "gone_vnis", "mentioned", "ports", "vpcs")
 
     def __init__(self) -> None:
         self.ports: set[Id] = set()
@@ -41,6 +41,8 @@ class Touched:
         """Whose gateways may differ."""
         self.addresses: dict[ScopeKey, set[Ip]] = {}
         """Whose endpoints may differ, by VPC."""
+        self.fresh: dict[ScopeKey, set[Ip]] = {}
+        """Of these, the ones that nobody had before: there is nothing to remove."""
         self.gone: set[EndpointKey] = set()
         """Endpoints of VPCs, or VNIs, that are no longer there."""
         self.gone_vnis: set[int] = set()
@@ -140,10 +142,11 @@ class Desired:
                 touched.mentioned[goal.id] = (key.partition, goal.revision)
             for tombstone in update.tombstones:
                 touched.mentioned[tombstone.id] = (key.partition, tombstone.revision)
-        addresses: set[Ip] = set()
+        addresses = touched.addresses.get(key) or set[Ip]()
+        fresh = touched.fresh.setdefault(key, set())
         for change in state.merge(update):
             if change.kind is Kind.ENDPOINT:
-                self._endpoint(key, change, addresses)
+                self._endpoint(key, change, addresses, fresh)
             elif change.kind is Kind.PORT:
                 self._port(key.partition, change, touched, left)
             elif change.kind is Kind.VPC:
@@ -152,9 +155,9 @@ class Desired:
                 touched.vpcs.add(key)
                 touched.ports.update(self.ports_of(key))
         if addresses:
-            touched.addresses.setdefault(key, set()).update(addresses)
+            touched.addresses[key] = addresses
 
-    def _endpoint(self, key: ScopeKey, change: Change, addresses: set[Ip]) -> None:
+    def _endpoint(self, key: ScopeKey, change: Change, addresses: set[Ip], fresh: set[Ip]) -> None:
         owners = self._owners[key]
         before, after = change.before, change.after
         if isinstance(before, EndpointGoal):
@@ -166,6 +169,8 @@ class Desired:
                 held = owners.get(ip)
                 if held is None:
                     owners[ip] = change.id
+                    if ip not in addresses:
+                        fresh.add(ip)
                 else:
                     owners[ip] = tuple(sorted({*_all(held), change.id}))
             addresses.update(after.ips)

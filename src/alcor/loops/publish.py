@@ -17,6 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeAlias
 
 from alcor.goalstate.delta import Commits, Delta, Subscriptions, delta
 from alcor.goalstate.digest import digest
@@ -35,17 +36,18 @@ _log = logging.getLogger(__name__)
 REPORT_REFUSAL_AFTER = 2
 """A host that refuses goal state this many times in a row is reported on the ports that wait for it."""
 
+Reports: TypeAlias = Callable[[Iterable[PortReport]], None]
+
 
 class Publisher:
     """See the module. Fills paths.base.Events.
 
-    Made before the writer starts (it reads the store); its `committed` is the writer's listener; `run` it with a path.
+    Made before the writer starts (it reads the store); its `committed` is the writer's listener; then `run` it.
     """
 
-    def __init__(self, store: Store, reports: Callable[[Iterable[PortReport]], None]) -> None:
-        """`reports` takes hosts' words about ports (StatusLoop.add)."""
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._reports = reports
+        self._reports: Reports = _nobody
         self._revision = store.revision()
         self._networks: dict[Id, Network] = {network.id: network for network in store.networks()}
         self._subnets: dict[Id, dict[Id, Subnet]] = {}
@@ -99,8 +101,10 @@ class Publisher:
 
     # The loop.
 
-    async def run(self, path: Path) -> None:
-        """Publishes until cancelled. Raises StoreError."""
+    async def run(self, path: Path, reports: Reports) -> None:
+        """Publishes by that path until cancelled; `reports` takes hosts' words about ports (StatusLoop.add). Raises
+        StoreError."""
+        self._reports = reports
         self._loop = asyncio.get_running_loop()
         for node in self._nodes.values():
             path.connect(node)
@@ -259,6 +263,10 @@ class Publisher:
         subnets = self._subnets.get(network.id, {}).values()
         snapshot = vpc_snapshot(self._revision, network, subnets, rows, self._nodes)
         return _parcel(snapshot), digest(snapshot.objects)
+
+
+def _nobody(reports: Iterable[PortReport]) -> None:
+    """Before `run` no host is spoken to, so there is nothing to report."""
 
 
 def _add(commits: Commits, revision: int, changes: Changes) -> None:

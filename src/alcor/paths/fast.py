@@ -135,6 +135,10 @@ class FastPath:
         """The hosts with a live stream, sorted."""
         return sorted(name for name, host in self._hosts.items() if host.session is not None)
 
+    def failures(self) -> dict[str, int]:
+        """Host -> failed attempts in a row, of those that are not in sync, sorted."""
+        return {name: host.failures for name, host in sorted(self._hosts.items()) if host.failures}
+
 
 class _Host:
     """One host: its mailbox and the task that keeps a stream to it."""
@@ -151,7 +155,7 @@ class _Host:
         self._unanswered: deque[tuple[int, bool]] = deque()
         """(sequence, synced) of bundles sent and not answered, oldest first."""
         self._deadline: asyncio.TimerHandle | None = None
-        self._failures = 0
+        self.failures = 0
         """In a row, of whatever kind; a whole synchronisation ends the row."""
         self._refusals = 0
 
@@ -179,10 +183,10 @@ class _Host:
                 reason = f"no Hello within {self._path._limits.connect_s:g} s"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
-            level = logging.WARNING if self._failures == 0 else logging.DEBUG
+            level = logging.WARNING if self.failures == 0 else logging.DEBUG
             _log.log(level, "host %s at %s: %s", self.name, self.address, reason)
-            delay_s = self._path._limits.backoff.delay_s(self._failures, self._path._roll())
-            self._failures += 1
+            delay_s = self._path._limits.backoff.delay_s(self.failures, self._path._roll())
+            self.failures += 1
             await asyncio.sleep(delay_s)
 
     async def _live(self) -> None:
@@ -244,9 +248,9 @@ class _Host:
             self._path._events.refused(session, ack.error, self._refusals)
             raise SessionEnded(f"it refused goal state: {ack.error}")
         if synced:
-            if self._failures:
+            if self.failures:
                 _log.info("host %s at %s is in sync again", self.name, self.address)
-            self._failures = self._refusals = 0
+            self.failures = self._refusals = 0
         self._path._events.acknowledged(session, ack)
 
     async def _send(self, stream: Stream) -> None:
