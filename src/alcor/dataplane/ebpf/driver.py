@@ -28,6 +28,7 @@ from alcor.dataplane.base import (
 )
 from alcor.dataplane.ebpf import attaching, sorting, tables, wiring
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
+from alcor.dataplane.ebpf.neighbours import onlink_length
 from alcor.dataplane.ebpf.planning import Claims, Indexes
 from alcor.dataplane.ebpf.program import REMOTE_ENTRIES, Program
 from alcor.dataplane.ebpf.records import Records
@@ -70,7 +71,9 @@ class EbpfDriver:
         try:
             attaching.quiet_host_ports()
             self._underlay = attaching.find_underlay(self._hands.netlink, config.device)
-            host = HostConfig(config.underlay_ip, self._underlay.ifindex, config.vxlan_port)
+            ifindex, netlink = self._underlay.ifindex, self._hands.netlink
+            onlink = onlink_length(ifindex, config.underlay_ip, links.addresses(netlink), links.routes(netlink))
+            host = HostConfig(config.underlay_ip, ifindex, config.vxlan_port, onlink)
             self._program = Program.open(config.object_path, config.pin_dir, host, remote_entries=config.remote_entries)
             try:
                 self._records = Records.open(config.pin_dir)
