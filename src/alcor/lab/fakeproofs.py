@@ -1,9 +1,7 @@
 """Proofs over the software switch, for machines without root or BPF. Called by run.
 
 No packet is real here: the agents' `fake` drivers carry them, over UDP between the agents' loopback addresses. The lab
-asks each agent over its control socket: one JSON object per line and answer,
-`{"op": "ping", "port": ID, "to": IP, "count": N}` -> `{"sent": N, "received": M}`,
-`{"op": "inject", "port": ID, "frame": HEX}` -> `{"verdict": WHAT, "reason": WHY}`; `{"error": TEXT}` when it cannot.
+asks the agents over their control sockets (agent.control): `ping`, `inject`, `counters`.
 """
 
 from __future__ import annotations
@@ -36,10 +34,11 @@ def ask(host: Machine, request: dict[str, object]) -> dict[str, Any]:
                 data += more
     except OSError as error:
         raise LabError(f"the agent of {host.name} does not answer at {control_socket(host)}: {error}") from None
-    answer: dict[str, Any] = json.loads(data)
-    if answer.get("error"):
-        raise LabError(f"the agent of {host.name}: {answer['error']}")
-    return answer
+    answer = json.loads(data or b'{"error": "it hung up"}')
+    if "result" not in answer:
+        raise LabError(f"the agent of {host.name}: {answer.get('error')}")
+    result: dict[str, Any] = answer["result"]
+    return result
 
 
 def count(world: World) -> int:
@@ -56,7 +55,7 @@ def prove(world: World, progress: Progress) -> list[Proof]:
         nonlocal done
         answered = 0
         for here, ip in targets:
-            answer = ask(here.host, {"op": "ping", "port": here.id, "to": ip, "count": 1})
+            answer = ask(here.host, {"op": "ping", "port": here.id, "destination": ip, "count": 1})
             answered += int(answer["received"] == answer["sent"] > 0)
             done += 1
             progress(done)
@@ -104,13 +103,20 @@ def _spoofing(world: World) -> list[Proof]:
         ("source MAC", "spoofed_mac", sender.ip, stranger.mac),
     ):
         frame = icmp_frame(source_mac=mac, target_mac=victim.mac, source=ip, target=victim.ip, payload=bytes(16))
-        answer = ask(sender.host, {"op": "inject", "port": sender.id, "frame": frame.hex()})
+        before = _dropped(sender, reason)
+        verdict = ask(sender.host, {"op": "inject", "port": sender.id, "frame": frame.hex()})["kind"]
+        counted = _dropped(sender, reason) - before
         found.append(
             Proof(
                 name=f"spoofed {what}",
-                expectation=f"dropped as {reason}",
-                measured=f"{answer['verdict']} {answer['reason']}".strip(),
-                passed=(answer["verdict"], answer["reason"]) == ("drop", reason),
+                expectation=f"dropped and counted as {reason}",
+                measured=f"{verdict}, {counted} counted",
+                passed=(verdict, counted) == ("drop", 1),
             )
         )
     return found
+
+
+def _dropped(one: Workload, reason: str) -> int:
+    counters = ask(one.host, {"op": "counters"})
+    return int(counters.get(one.id, {}).get("dropped", {}).get(reason, 0))

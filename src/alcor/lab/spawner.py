@@ -35,7 +35,7 @@ MAX_PACKET = 65536
 MAX_FDS = 8
 LISTEN_FDS_START = 3
 FD_CEILING = 1 << 20
-PRELOAD = ("alcor.roles.config", "grpc", "uvloop")
+PRELOAD = ("alcor.roles.agent", "alcor.dataplane.ebpf.driver", "alcor.dataplane.fake.driver")
 """Imported before the first fork, when they are there."""
 
 

@@ -1,0 +1,221 @@
+"""Two containers that reach each other in three ways: bare veth, Linux bridge + VXLAN, Alcor. Called by dataplane.
+
+Each is two (or four) network namespaces under one run directory: the containers, and the two hosts with a veth between
+them as the underlay. Same addresses, same MTU, same everything but what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from alcor.dataplane.base import Address, DataPlaneError, Endpoint, EndpointKey, LocalPort, Plan
+from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
+from alcor.dataplane.kernel import links, netns
+from alcor.dataplane.kernel.netlink import Netlink
+from alcor.lab.pings import Ping, ping_all
+from alcor.lab.rundir import RunDirectory
+from alcor.lab.topology import ipv6_off
+from alcor.model.addresses import Mac, format_ip, parse_ip
+from alcor.model.ids import format_id, make_id
+from alcor.model.nouns import PortKind
+
+T = TypeVar("T")
+
+IPS = (parse_ip("10.9.0.11"), parse_ip("10.9.0.12"))
+MACS = (Mac(bytes.fromhex("020000000011")), Mac(bytes.fromhex("020000000012")))
+HOST_IPS = (parse_ip("192.0.2.1"), parse_ip("192.0.2.2"))
+HOST_MACS = (Mac(bytes.fromhex("0200000000a1")), Mac(bytes.fromhex("0200000000a2")))
+BRIDGE_MAC = Mac(bytes.fromhex("0200000000b0"))
+"""Explicit: a bridge without one takes its lowest member's, and changes with it."""
+PREFIX = 24
+MTU, UNDERLAY_MTU = 1500, 1600
+VNI, VXLAN_PORT = 77, 4789
+UNDERLAY, INNER = 2, 2
+_OUTER, _BRIDGE, _VXLAN = 10, 11, 12
+REMOTE_ENTRIES = 4096
+
+
+class Bed(msgspec.Struct, frozen=True, kw_only=True):
+    """Two containers: the namespace and the address of each."""
+
+    name: str
+    namespaces: tuple[Path, Path]
+
+    @property
+    def server_ip(self) -> str:
+        """The second container's address."""
+        return format_ip(IPS[1])
+
+
+def inside(path: Path, work: Callable[[], T]) -> T:
+    """What `work` returns inside a namespace, on a thread of its own."""
+    fd = netns.open_path(path)
+    try:
+        return netns.call(fd, work)
+    finally:
+        os.close(fd)
+
+
+def _tell(path: Path, messages: list[bytes]) -> None:
+    def send() -> None:
+        with Netlink() as netlink:
+            netlink.check(messages)
+
+    inside(path, send)
+
+
+@contextmanager
+def beds(parent: Path) -> Iterator[list[Bed]]:
+    """All three, standing side by side, each one checked by a ping. Gone afterwards."""
+    run = RunDirectory.make(parent, mounts=True)
+    with ExitStack() as stack:
+        stack.callback(run.remove)
+        made = [_direct(run), _bridge(run), _alcor(run, stack)]
+        for bed in made:
+            (answer,) = ping_all([Ping(source=bed.namespaces[0], target=bed.server_ip, size=MTU)])
+            if not answer.answered:
+                raise DataPlaneError(f"{bed.name}: the two containers do not reach each other")
+        yield made
+
+
+def _pair(run: RunDirectory, name: str) -> tuple[Path, Path]:
+    paths = (run.netns(f"{name}-1"), run.netns(f"{name}-2"))
+    netns.create_many(paths)
+    for path in paths:
+        inside(path, ipv6_off)
+    return paths
+
+
+def _join(paths: tuple[Path, Path], mtu: int, macs: tuple[Mac, Mac]) -> None:
+    """A veth between two namespaces, `eth0` at both ends."""
+    fd = netns.open_path(paths[1])
+    try:
+        veth = links.veth(
+            "eth0", UNDERLAY, "eth0", UNDERLAY, peer_netns=fd, mtu=mtu, mac=macs[0], peer_mac=macs[1], up=True
+        )
+        _tell(paths[0], [links.loopback_up(), veth])
+        _tell(paths[1], [links.loopback_up(), links.set_link(UNDERLAY, up=True)])
+    finally:
+        os.close(fd)
+
+
+def _direct(run: RunDirectory) -> Bed:
+    paths = _pair(run, "direct")
+    _join(paths, MTU, MACS)
+    for path, ip in zip(paths, IPS, strict=True):
+        _tell(path, [links.address(INNER, ip, PREFIX)])
+    return Bed(name="bare veth", namespaces=paths)
+
+
+def _hosts(run: RunDirectory, name: str) -> tuple[Path, Path]:
+    """Two hosts that know each other's addresses on the underlay."""
+    paths = _pair(run, f"{name}-host")
+    _join(paths, UNDERLAY_MTU, HOST_MACS)
+    for number, path in enumerate(paths):
+        other = 1 - number
+        _tell(
+            path,
+            [
+                links.address(UNDERLAY, HOST_IPS[number], PREFIX),
+                links.neighbour(UNDERLAY, HOST_IPS[other], HOST_MACS[other]),
+            ],
+        )
+    return paths
+
+
+def _bridge(run: RunDirectory) -> Bed:
+    """Bridge and VXLAN device know where every MAC is, the containers every neighbour: nothing is flooded."""
+    hosts = _hosts(run, "bridge")
+    containers = _pair(run, "bridge")
+    for number, (host, container) in enumerate(zip(hosts, containers, strict=True)):
+        other = 1 - number
+        fd = netns.open_path(container)
+        try:
+            _tell(
+                host,
+                [
+                    links.bridge("br0", _BRIDGE, BRIDGE_MAC),
+                    links.vxlan("vx0", _VXLAN, VNI, HOST_IPS[number], VXLAN_PORT, learning=False),
+                    links.set_link(_VXLAN, master=_BRIDGE),
+                    links.forwarding(_VXLAN, MACS[other], HOST_IPS[other]),
+                    links.veth("c0", _OUTER, "eth0", INNER, peer_netns=fd, mtu=MTU, peer_mac=MACS[number], up=True),
+                    links.set_link(_OUTER, master=_BRIDGE),
+                ],
+            )
+        finally:
+            os.close(fd)
+        _tell(
+            container,
+            [
+                links.loopback_up(),
+                links.set_link(INNER, up=True),
+                links.address(INNER, IPS[number], PREFIX),
+                links.neighbour(INNER, IPS[other], MACS[other]),
+            ],
+        )
+    return Bed(name="Linux bridge + VXLAN", namespaces=containers)
+
+
+def _alcor(run: RunDirectory, stack: ExitStack) -> Bed:
+    """Two EbpfDrivers, each on a thread that lives in its host's namespace, with one port each."""
+    hosts = _hosts(run, "alcor")
+    containers = []
+    for number, host in enumerate(hosts):
+        worker = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"host-{number}"))
+        config = EbpfConfig(
+            pin_dir=run.pins / f"host-{number}",
+            device="eth0",
+            underlay_ip=HOST_IPS[number],
+            netns_dir=run.names / f"containers-{number}",
+            vxlan_port=VXLAN_PORT,
+            remote_entries=REMOTE_ENTRIES,
+        )
+        driver = worker.submit(_open, host, config).result()
+        stack.callback(_close, worker, driver)
+        applied = worker.submit(driver.apply, _plan(number)).result()
+        failed = applied.error or next((port.error for port in applied.ports if port.error), "")
+        if failed:
+            raise DataPlaneError(f"the driver refused the bench's port: {failed}")
+        containers.append(config.netns_dir / format_id(_port(number).id))
+    return Bed(name="Alcor", namespaces=(containers[0], containers[1]))
+
+
+def _open(host: Path, config: EbpfConfig) -> EbpfDriver:
+    fd = netns.open_path(host)
+    try:
+        netns.set_net(fd)
+    finally:
+        os.close(fd)
+    return EbpfDriver(config)
+
+
+def _close(worker: ThreadPoolExecutor, driver: EbpfDriver) -> None:
+    worker.submit(driver.close).result()
+
+
+def _plan(number: int) -> Plan:
+    other = 1 - number
+    endpoint = (EndpointKey(VNI, IPS[other]), Endpoint(MACS[other], HOST_IPS[other]))
+    return Plan(put_endpoints=(endpoint,), put_ports=(_port(number),))
+
+
+def _port(number: int) -> LocalPort:
+    return LocalPort(
+        id=make_id(number + 1, bytes(11)),
+        vni=VNI,
+        mac=MACS[number],
+        addresses=(Address(IPS[number], PREFIX, None),),
+        mtu=MTU,
+        admin_state_up=True,
+        routed=True,
+        kind=PortKind.CONTAINER,
+        netns="",
+        interface="",
+    )

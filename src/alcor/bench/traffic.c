@@ -1,0 +1,177 @@
+/* The load of `alcor bench dataplane`: what a packet, a round trip and a stream cost between two sockets it is handed.
+ *
+ *   traffic udp SENDER RECEIVER CHUNKS PER_CHUNK BYTES   thread CPU ns per packet of every chunk, one per line
+ *   traffic rr CLIENT SERVER COUNT                       ns of every round trip of one byte, one per line
+ *   traffic stream CLIENT SERVER MILLISECONDS            bytes received, ns until the last, CPU ns of both ends
+ *
+ * The sockets are connected and live in the namespaces of two containers. Across a veth the kernel does all work of a
+ * packet, softirqs included, inside the sender's system call; so the sender's thread CPU time from send() to the
+ * receiving socket's queue is the cost of the path. The queue is emptied between chunks, outside the clock.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_BYTES 65536
+#define STREAM_BYTES (128 * 1024)
+#define WARM_UP 2000
+
+static char buffer[STREAM_BYTES];
+
+static long now(clockid_t clock)
+{
+	struct timespec at;
+	clock_gettime(clock, &at);
+	return at.tv_sec * 1000000000L + at.tv_nsec;
+}
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "%s: %s\n", what, strerror(errno));
+	return 1;
+}
+
+/* Takes `count` packets from the socket; how many came within a second each. */
+static int drain(int socket, int count)
+{
+	struct pollfd one = {.fd = socket, .events = POLLIN};
+	int taken = 0;
+
+	while (taken < count) {
+		if (recv(socket, buffer, sizeof(buffer), MSG_DONTWAIT) >= 0)
+			taken++;
+		else if (poll(&one, 1, 1000) <= 0)
+			break;
+	}
+	return taken;
+}
+
+static int udp(int sender, int receiver, int chunks, int per_chunk, int bytes)
+{
+	for (int chunk = 0; chunk < chunks; chunk++) {
+		long before = now(CLOCK_THREAD_CPUTIME_ID);
+
+		for (int i = 0; i < per_chunk; i++)
+			if (send(sender, buffer, bytes, 0) != bytes)
+				return fail("send");
+		long spent = now(CLOCK_THREAD_CPUTIME_ID) - before;
+
+		if (drain(receiver, per_chunk) != per_chunk) {
+			fprintf(stderr, "packets were lost: the path does not carry the load\n");
+			return 1;
+		}
+		printf("%ld\n", spent / per_chunk);
+	}
+	return 0;
+}
+
+static int rr(int client, int server, int count)
+{
+	pid_t echo = fork();
+
+	if (echo < 0)
+		return fail("fork");
+	if (echo == 0) {
+		close(client);
+		while (recv(server, buffer, 1, 0) == 1)
+			if (send(server, buffer, 1, 0) != 1)
+				break;
+		_exit(0);
+	}
+	close(server);
+	for (int i = 0; i < count + WARM_UP; i++) {
+		long before = now(CLOCK_MONOTONIC);
+
+		if (send(client, buffer, 1, 0) != 1 || recv(client, buffer, 1, 0) != 1)
+			return fail("round trip");
+		if (i >= WARM_UP)
+			printf("%ld\n", now(CLOCK_MONOTONIC) - before);
+	}
+	shutdown(client, SHUT_RDWR);
+	waitpid(echo, NULL, 0);
+	return 0;
+}
+
+static long cpu_of(int who)
+{
+	struct rusage used;
+
+	getrusage(who, &used);
+	return (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000000000L +
+	       (used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1000L;
+}
+
+static int stream(int client, int server, int milliseconds)
+{
+	int report[2];
+	long told[2] = {0, 0};
+
+	if (pipe(report))
+		return fail("pipe");
+	long start = now(CLOCK_MONOTONIC);
+	pid_t sink = fork();
+
+	if (sink < 0)
+		return fail("fork");
+	if (sink == 0) {
+		ssize_t got;
+
+		close(client);
+		while ((got = recv(server, buffer, sizeof(buffer), 0)) > 0)
+			told[0] += got;
+		told[1] = now(CLOCK_MONOTONIC) - start;
+		_exit(write(report[1], told, sizeof(told)) != sizeof(told));
+	}
+	close(server);
+	while (now(CLOCK_MONOTONIC) - start < milliseconds * 1000000L)
+		if (send(client, buffer, sizeof(buffer), 0) <= 0)
+			return fail("send");
+	shutdown(client, SHUT_WR);
+	if (read(report[0], told, sizeof(told)) != sizeof(told))
+		return fail("the receiving end");
+	waitpid(sink, NULL, 0);
+	printf("%ld %ld %ld\n", told[0], told[1], cpu_of(RUSAGE_SELF) + cpu_of(RUSAGE_CHILDREN));
+	return 0;
+}
+
+/* One CPU for the whole of a packet's way: what crosses to another would not be on this thread's clock, and a round trip
+ * between two would mostly measure how long an idle CPU takes to wake. */
+static void pin(void)
+{
+	cpu_set_t all, one;
+
+	CPU_ZERO(&one);
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (int cpu = CPU_SETSIZE - 1; cpu >= 0; cpu--)
+		if (CPU_ISSET(cpu, &all)) {
+			CPU_SET(cpu, &one);
+			sched_setaffinity(0, sizeof(one), &one);
+			return;
+		}
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 7 && !strcmp(argv[1], "udp") && atoi(argv[6]) <= MAX_BYTES) {
+		pin();
+		return udp(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), atoi(argv[6]));
+	}
+	if (argc == 5 && !strcmp(argv[1], "rr")) {
+		pin();
+		return rr(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+	}
+	if (argc == 5 && !strcmp(argv[1], "stream"))
+		return stream(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+	fprintf(stderr, "usage: traffic udp|rr|stream FD FD NUMBER...\n");
+	return 2;
+}
