@@ -78,7 +78,7 @@ def _listen(config: ServerConfig) -> socket.socket:
 async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[socket.socket]) -> None:
     config.database.parent.mkdir(parents=True, exist_ok=True)
     store = SqliteStore(config.database)
-    publisher = Publisher(store, lambda reports: status.add(reports))  # noqa: PLW0108 - the two know each other
+    publisher = Publisher(store)
     committer = Committer(
         store,
         clock=SystemClock().now_ms,
@@ -100,7 +100,7 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
             loops = [
                 group.create_task(committer.wait_failed()),
                 group.create_task(path.run()),
-                group.create_task(publisher.run(path)),
+                group.create_task(publisher.run(path, status.add)),
                 group.create_task(status.run()),
             ]
             await _serve_api(create_app(committer, store), sockets)
