@@ -38,6 +38,7 @@ ENTROPY_PER_ID = 11
 
 Listener = Callable[[int, Changes], None]
 
+
 class _Loop(Protocol):
     """What the writer needs of an event loop."""
 
