@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from alcor import __version__
+from alcor.roles import bench
 from alcor.roles.config import AgentRoleConfig, ConfigError, ServerConfig, load
 
 app = typer.Typer(
@@ -28,7 +29,6 @@ bench_app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; see docs/configuration.md.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="File for the JSON; standard output without.")]
 
 
 @app.callback(invoke_without_command=True)
