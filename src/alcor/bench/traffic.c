@@ -144,7 +144,7 @@ static int stream(int client, int server, int milliseconds)
 }
 
 /* One CPU for the whole of a packet's way: what crosses to another would not be on this thread's clock, and a round trip
- * between two would mostly measure how long an idle CPU takes to wake. */
+ * between two would mostly measure how long an idle CPU takes to wake. A stream over one is what a core can carry. */
 static void pin(void)
 {
 	cpu_set_t all, one;
@@ -170,8 +170,10 @@ int main(int argc, char **argv)
 		pin();
 		return rr(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
 	}
-	if (argc == 5 && !strcmp(argv[1], "stream"))
+	if (argc == 5 && !strcmp(argv[1], "stream")) {
+		pin();
 		return stream(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+	}
 	fprintf(stderr, "usage: traffic udp|rr|stream FD FD NUMBER...\n");
 	return 2;
 }

@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ from alcor.lab.workloads import Workload
 SPARE = 1
 """Hosts beside those asked for: the one that is measured by itself."""
 SERVER_TIMEOUT_S = 60.0
+PROBE_S = 1.0
 
 
 def choose_driver(asked: str) -> tuple[str, str]:
@@ -150,15 +152,20 @@ class LiveLab:
             self.await_agents(self.hosts, advance)
 
     def await_server(self) -> None:
-        """Until the API answers. The socket is open from the start: the question waits for the server to take it."""
-        probe = Client(self.api_port, timeout_s=SERVER_TIMEOUT_S)
-        try:
-            probe.get("/")
-        except LabError:
-            self.processes.check()
-            raise
-        finally:
-            probe.close()
+        """Until the API answers. The socket is open from the start: a question waits for the server to take it."""
+        deadline = time.monotonic() + SERVER_TIMEOUT_S
+        while True:
+            probe = Client(self.api_port, timeout_s=PROBE_S)
+            try:
+                probe.get("/")
+            except LabError:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            finally:
+                probe.close()
 
     def await_agents(self, hosts: tuple[Machine, ...], progress: Callable[[int], None]) -> None:
         """Until the agents of these hosts accept connections."""

@@ -49,6 +49,7 @@ class Processes:
         self._run = run
         self._running: dict[str, Process] = {}
         self._ended: dict[str, int] = {}
+        self._may_end: set[str] = set()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, (run.data / "spawner.log").open("ab") as log:
             self._spawner = subprocess.Popen(
@@ -168,12 +169,14 @@ class Processes:
     def await_end(self, name: str, timeout_s: float, tick: Callable[[], None]) -> None:
         """Until a process that ends by itself has done so; `tick` is called meanwhile. Raises LabError if it fails."""
         deadline = time.monotonic() + timeout_s
+        self._may_end.add(name)
         while name not in self._ended:
             with suppress(_Waited):
                 self._pump(lambda: name in self._ended, f"{name} to end", TICK_S)
             tick()
             if time.monotonic() > deadline:
                 raise LabError(f"{name} did not end in {timeout_s:.0f} s\n{self.log_tail(name)}")
+        self._may_end.discard(name)
         if code := self._ended.pop(name):
             raise LabError(f"{name} failed with code {code}\n{self.log_tail(name)}")
 
@@ -181,6 +184,8 @@ class Processes:
         """Raises LabError when a process ended that was not told to, with the end of its log."""
         self._pump(lambda: True, "")
         for name, code in sorted(self._ended.items()):
+            if name in self._may_end:
+                continue
             raise LabError(f"{name} ended by itself with code {code}\n{self.log_tail(name)}")
 
     def log_of(self, name: str) -> Path:
