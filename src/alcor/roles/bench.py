@@ -1,6 +1,6 @@
 """`alcor bench api|host|fastpath|dataplane|all`: measures, prints the table of goals, writes JSON. Called by main.
 
-A bench that misses a goal still exits with 0: it measures, it does not judge. It exits with 1 when it could not measure.
+A bench that misses a goal still exits with 0: it measures, it does not judge. It exits with 1 when it cannot measure.
 """
 
 from __future__ import annotations

@@ -23,10 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench_app = typer.Typer(
-    help="Measures what Alcor promises, with a reference beside it. JSON out.", no_args_is_help=True
-)
-app.add_typer(bench_app, name="bench")
+app.add_typer(bench.app, name="bench")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; see docs/configuration.md.")]
 
