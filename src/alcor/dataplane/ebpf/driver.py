@@ -189,6 +189,7 @@ class EbpfDriver:
         if not identifiers:
             return []
         gone = [known.carried[one] for one in identifiers if one in known.carried]
+        self._claims.withdraw(identifiers)
         errors = self._take_down(known, gone)
         self._clear(known, [known.leftovers[one] for one in identifiers if one in known.leftovers])
         return [self._result(one, errors.get(one, "")) for one in identifiers]
@@ -199,7 +200,13 @@ class EbpfDriver:
             return {}
         begun = time.monotonic_ns()
         ifindexes = [one.ifindex for one in gone]
-        keys = [EndpointKey(one.port.vni, each.ip) for one in gone for each in one.port.addresses]
+        # An address that this plan gave to another port is that port's row already, or soon.
+        keys = [
+            EndpointKey(one.port.vni, each.ip)
+            for one in gone
+            for each in one.port.addresses
+            if self._claims.owner(one.port.vni, each.ip) in (None, one.port.id)
+        ]
         self._program.ports.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
         self._program.local.delete_batch(tables.pack_keys(keys), len(keys))
         self._tables_ns += time.monotonic_ns() - begun
@@ -210,7 +217,6 @@ class EbpfDriver:
         self._tables_ns += time.monotonic_ns() - begun
         for one in gone:
             del known.carried[one.port.id]
-        self._claims.withdraw(one.port.id for one in gone)
         if errors:
             # What stayed is a leftover now: found, named and tried again.
             self._known = None

@@ -55,6 +55,10 @@ class Claims:
                 if self._ips.get((port.vni, one.ip)) == identifier:
                     del self._ips[port.vni, one.ip]
 
+    def owner(self, vni: int, ip: Ip) -> Id | None:
+        """Who has the address; None: nobody."""
+        return self._ips.get((vni, ip))
+
     def claim(self, port: LocalPort) -> str:
         """Gives the port its MAC and addresses; "" or who has one of them already (then it gets none)."""
         owner = self._macs.get((port.vni, port.mac), port.id)
