@@ -1,0 +1,245 @@
+"""Histories of a small cloud, drawn by hypothesis: commits one after the other, with the rows after each.
+
+Few hosts, VPCs and addresses, so that ports collide, move, and come back: what a merge can get wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from alcor.goalstate.delta import Commits
+from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix
+from alcor.model.ids import Id
+from alcor.model.nouns import FixedIp, Network, Node, Port, PortKind, PortStatus, Subnet
+
+HOSTS = ("a", "b", "c")
+VPCS = 2
+PORTS = 6
+ADDRESSES = 4
+
+Action = tuple[str, int, int, int]
+ACTIONS: st.SearchStrategy[Action] = st.tuples(
+    st.sampled_from(["port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet"]),
+    st.integers(0, PORTS - 1),
+    st.integers(0, len(HOSTS)),
+    st.integers(0, ADDRESSES - 1),
+)
+HISTORIES: st.SearchStrategy[list[list[Action]]] = st.lists(
+    st.lists(ACTIONS, min_size=1, max_size=3), min_size=1, max_size=12
+)
+"""Commits, each of some actions."""
+
+
+class Rows(NamedTuple):
+    """Desired state at one moment."""
+
+    revision: int
+    networks: dict[Id, Network]
+    subnets: dict[Id, Subnet]
+    ports: dict[Id, Port]
+    nodes: dict[str, Node]
+
+    def of_network(self, network: Id) -> list[Port]:
+        return [port for port in self.ports.values() if port.network_id == network]
+
+    def of_host(self, host: str) -> list[Port]:
+        return [port for port in self.ports.values() if port.host == host]
+
+    def subnets_of(self, network: Id) -> list[Subnet]:
+        return [subnet for subnet in self.subnets.values() if subnet.network_id == network]
+
+    def hosts_of_networks(self) -> list[tuple[Id, str, int]]:
+        counts: dict[tuple[Id, str], int] = {}
+        for port in self.ports.values():
+            if port.host:
+                counts[port.network_id, port.host] = counts.get((port.network_id, port.host), 0) + 1
+        return [(network, host, count) for (network, host), count in counts.items()]
+
+
+class Commit(NamedTuple):
+    """What one commit changed, and the rows after it."""
+
+    new: list[Port]
+    changed: list[tuple[Port, Port]]
+    deleted: list[Port]
+    networks: list[Network]
+    subnets: list[Subnet]
+    deleted_subnets: list[Subnet]
+    nodes: list[Node]
+    after: Rows
+
+    def add_to(self, commits: Commits) -> None:
+        revision = self.after.revision
+        commits.add_networks(revision, self.networks, self.subnets, self.nodes)
+        commits.remove_networks(revision, (), self.deleted_subnets, ())
+        commits.add_ports(revision, self.new, self.changed, self.deleted)
+
+
+def network_id(index: int) -> Id:
+    return Id(b"n" * 15 + bytes((index,)))
+
+
+def subnet_id(index: int) -> Id:
+    return Id(b"s" * 15 + bytes((index,)))
+
+
+def port_id(index: int, life: int) -> Id:
+    """A port that is deleted and made again is another port."""
+    return Id(b"p" * 13 + bytes((index, life >> 8, life & 255)))
+
+
+def start() -> Rows:
+    """Two VPCs with a subnet each, three nodes, no port; revision 1."""
+    networks = {network_id(index): _network(index, 1) for index in range(VPCS)}
+    subnets = {subnet_id(index): _subnet(index, 1) for index in range(VPCS)}
+    nodes = {name: _node(name, index, 1) for index, name in enumerate(HOSTS)}
+    return Rows(1, networks, subnets, {}, nodes)
+
+
+def play(history: Sequence[Sequence[Action]]) -> list[Commit]:
+    """The commits of a history, in order."""
+    rows, commits = start(), []
+    for actions in history:
+        commit = _commit(rows, actions)
+        rows = commit.after
+        commits.append(commit)
+    return commits
+
+
+def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
+    rows = Rows(
+        before.revision + 1, dict(before.networks), dict(before.subnets), dict(before.ports), dict(before.nodes)
+    )
+    commit = Commit([], [], [], [], [], [], [], rows)
+    touched: set[object] = set()
+    for verb, index, host, address in actions:
+        row = {"node": ("node", host), "network": ("network", index % VPCS), "port": ("port", index)}.get(
+            verb, ("subnet", index % VPCS) if "subnet" in verb else ("port", index)
+        )
+        if row not in touched:  # a row changes at most once a commit
+            touched.add(row)
+            _act(commit, verb, index, host, address)
+    return commit
+
+
+def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -> None:
+    rows = commit.after
+    revision = rows.revision
+    vpc = index % VPCS
+    live = next((port for port in rows.ports.values() if port.id[13] == index), None)
+    host = HOSTS[host_index] if host_index < len(HOSTS) else ""
+    if verb == "port":
+        fixed = (FixedIp(subnet_id(vpc), _address(vpc, address)),)
+        if live is None:
+            port = _port(index, revision, vpc, host, fixed)
+            rows.ports[port.id] = port
+            commit.new.append(port)
+        else:
+            _change(commit, live, replace(live, host=host, fixed_ips=fixed, revision=revision))
+    elif verb == "rename" and live is not None:
+        _change(commit, live, replace(live, name=f"r{revision}", admin_state_up=bool(address), revision=revision))
+    elif verb == "delete" and live is not None:
+        del rows.ports[live.id]
+        commit.deleted.append(live)
+    elif verb == "node" and host:
+        node = replace(_node(host, host_index, revision), underlay_ip=ip_from_int(0xAC100000 + revision, 4))
+        rows.nodes[host] = node
+        commit.nodes.append(node)
+    elif verb == "network":
+        network = replace(
+            _network(vpc, revision), mtu=1400 + address, cidr=parse_prefix("10.0.0.0/8") if address else None
+        )
+        rows.networks[network.id] = network
+        commit.networks.append(network)
+    elif verb == "subnet":
+        subnet = replace(_subnet(vpc, revision), gateway=parse_ip(f"10.{vpc}.0.{250 + address}") if address else None)
+        rows.subnets[subnet.id] = subnet
+        commit.subnets.append(subnet)
+    elif verb == "unsubnet" and subnet_id(vpc) in rows.subnets:
+        commit.deleted_subnets.append(rows.subnets.pop(subnet_id(vpc)))
+
+
+def _change(commit: Commit, before: Port, after: Port) -> None:
+    commit.after.ports[after.id] = after
+    commit.changed.append((before, after))
+
+
+def _address(vpc: int, address: int) -> Ip:
+    return parse_ip(f"10.{vpc}.0.{address + 2}")
+
+
+def _port(index: int, revision: int, vpc: int, host: str, fixed: tuple[FixedIp, ...]) -> Port:
+    return Port(
+        id=port_id(index, revision),
+        network_id=network_id(vpc),
+        project_id="",
+        name="",
+        description="",
+        mac=Mac(bytes((2, 0, 0, 0, index, revision & 255))),
+        fixed_ips=fixed,
+        host=host,
+        device_id="",
+        device_owner="",
+        admin_state_up=True,
+        kind=PortKind.CONTAINER,
+        netns="",
+        interface="",
+        created_at=0,
+        updated_at=0,
+        revision=revision,
+        status=PortStatus.BUILD,
+        status_reason="",
+        realised_revision=0,
+    )
+
+
+def _network(index: int, revision: int) -> Network:
+    return Network(
+        id=network_id(index),
+        project_id="",
+        name="",
+        description="",
+        cidr=parse_prefix("10.0.0.0/8"),
+        vni=100 + index,
+        mtu=1450,
+        admin_state_up=True,
+        shared=False,
+        created_at=0,
+        updated_at=0,
+        revision=revision,
+    )
+
+
+def _subnet(index: int, revision: int) -> Subnet:
+    return Subnet(
+        id=subnet_id(index),
+        network_id=network_id(index),
+        project_id="",
+        name="",
+        description="",
+        cidr=parse_prefix(f"10.{index}.0.0/16"),
+        gateway=parse_ip(f"10.{index}.0.1"),
+        pools=(),
+        enable_dhcp=True,
+        dns_nameservers=(),
+        created_at=0,
+        updated_at=0,
+        revision=revision,
+    )
+
+
+def _node(name: str, index: int, revision: int) -> Node:
+    return Node(
+        id=Id(name.encode() * 16),
+        name=name,
+        underlay_ip=parse_ip(f"172.16.0.{index + 1}"),
+        agent_host="127.0.0.1",
+        agent_port=50001,
+        created_at=0,
+        updated_at=0,
+        revision=revision,
+    )
