@@ -102,6 +102,7 @@ def _make_driver(
                 netns_dir=config.netns_dir,
                 vxlan_port=config.vxlan_port,
                 pool_size=config.pool_size,
+                remote_entries=config.remote_entries,
             )
         )
         return driver, {}, driver.close

@@ -55,6 +55,8 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     netns_dir: Path = Path("/run/netns")
     pool_size: int = 0
     """How many ready namespaces to keep for containers to come."""
+    remote_entries: int = 4_194_304
+    """How many endpoints on other hosts the data plane has room for; 16 bytes of kernel memory each, used or not."""
     control_socket: Path | None = None
     """A Unix socket for local tooling; none by default."""
     log_level: str = "INFO"
