@@ -1,8 +1,10 @@
 """The driver contract: what `dataplane.base.Driver` promises, held against every driver. The fake is one of them."""
 
 import os
+import random
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from tests.dataplane import packets
 from tests.dataplane.contract_hosts import MISS_S, Host, ebpf_pair, fake_pair
@@ -15,6 +17,8 @@ from alcor.model.nouns import PortKind
 VNI, OTHER_VNI = 4001, 4002
 NEAR, FAR = "10.0.0.254", "10.0.1.254"
 Pair = tuple[Host, Host]
+State = tuple[dict[Id, LocalPort], dict[EndpointKey, Endpoint], frozenset[EndpointKey]]
+"""What a host is to carry: ports, endpoints, gateways."""
 
 
 @pytest.fixture(
@@ -221,8 +225,7 @@ def test_a_port_that_fails_does_not_touch_the_others(host: Host) -> None:
 def test_one_owner_per_address_and_mac(host: Host) -> None:
     """A second port with an address or MAC of the first in the VNI is refused by the first's name; the first stays."""
     first, same_ip = port(1), port(2, "10.0.0.1")
-    same_mac = port(3)
-    same_mac = LocalPort(**{**{name: getattr(same_mac, name) for name in same_mac.__struct_fields__}, "mac": first.mac})
+    same_mac = msgspec.structs.replace(port(3), mac=first.mac)
     elsewhere = port(1, vni=OTHER_VNI)
     put(host, first, elsewhere)
     failed = errors(host.driver.apply(Plan(put_ports=(same_ip, same_mac))))
@@ -240,6 +243,17 @@ def test_addresses_can_be_swapped_and_handed_on(host: Host) -> None:
     assert {one.id: one for one in (*swapped, heir)} == host.driver.observe().ports
     assert host.ping(swapped[0], "10.0.0.1")
     assert host.ping(heir, "10.0.0.2")
+
+
+def test_an_address_goes_from_a_port_made_anew_to_one_changed_in_place(host: Host) -> None:
+    """One plan makes a port anew (another kind) without the address that another port is given: the heir has it."""
+    put(host, port(1), port(2), port(3))
+    anew, heir = port(1, "10.0.0.9", kind=PortKind.TAP), port(2, "10.0.0.1")
+    put(host, anew, heir)
+    observed = host.driver.observe()
+    assert {one.id: one for one in (anew, heir, port(3))} == observed.ports
+    assert () == observed.orphans
+    assert host.ping(port(3), "10.0.0.1")
 
 
 def test_a_port_is_put_as_a_whole(host: Host) -> None:
@@ -266,6 +280,73 @@ def test_many_ports_in_one_plan_are_answered_one_by_one(host: Host) -> None:
     assert [(one.id, "") for one in ports] == [(result.id, result.error) for result in applied.ports]
     assert all(result.elapsed_us >= 0 for result in applied.ports)
     assert {one.id: one for one in ports} == host.driver.observe().ports
+
+
+def _some_state(rng: random.Random, host: Host, netns: str) -> State:
+    """A few of eight ports in one of many shapes, with some endpoints and gateways; no address or MAC is had twice."""
+    free = [f"10.0.{net}.{last}" for net in (0, 1) for last in range(1, 9)]
+    rng.shuffle(free)
+    chosen = rng.sample(range(1, 9), rng.randrange(9))
+    ports = [
+        port(
+            number,
+            *(free.pop() for _ in range(rng.choice((1, 1, 2)))),
+            vni=rng.choice((VNI, OTHER_VNI)) if number < 5 else VNI,
+            up=rng.random() < 0.9,
+            routed=rng.random() < 0.9,
+            mtu=rng.choice((1400, 1300)),
+            **rng.choice(
+                ({}, {}, {"interface": "net0"}, {"kind": PortKind.TAP}, {"netns": netns, "interface": f"n{number}"})
+            ),
+        )
+        for number in chosen
+    ]
+    far = [port(number) for number in rng.sample(range(20, 26), 3)]
+    held = frozenset(rng.sample(gateways() + gateways(OTHER_VNI), rng.randrange(5)))
+    return {one.id: one for one in ports}, dict(as_endpoints(host, *far)), held
+
+
+def _plan_between(now: State, wanted: State) -> Plan:
+    return Plan(
+        remove_ports=tuple(sorted(set(now[0]) - set(wanted[0]))),
+        remove_endpoints=tuple(sorted(set(now[1]) - set(wanted[1]))),
+        remove_gateways=tuple(sorted(now[2] - wanted[2])),
+        put_gateways=tuple(sorted(wanted[2] - now[2])),
+        put_endpoints=tuple(sorted(set(wanted[1].items()) - set(now[1].items()), key=lambda one: one[0])),
+        put_ports=tuple(one for identifier, one in sorted(wanted[0].items()) if now[0].get(identifier) != one),
+    )
+
+
+@pytest.mark.parametrize("seed", (0, 1, 2, 7, 10, 14))
+def test_any_walk_of_states_ends_where_a_straight_way_does(pair: Pair, seed: int) -> None:
+    """State after state, restarts between: each is observed as wanted; a host that came straight holds the same."""
+    walker, straight = pair
+    rng = random.Random(seed)
+    given = walker.make_namespace(), straight.make_namespace()
+    fresh = walker.contents()
+    now: State = ({}, {}, frozenset())
+    for _ in range(8):
+        wanted = _some_state(rng, straight, given[0])
+        plan = _plan_between(now, wanted)
+        applied = walker.driver.apply(plan)
+        assert set(errors(applied).values()) <= {""}, f"seed {seed}"
+        if rng.random() < 0.3:
+            walker.reopen()
+        observed = walker.driver.observe()
+        assert wanted == (observed.ports, observed.endpoints, observed.gateways), f"seed {seed}"
+        assert () == observed.orphans, f"seed {seed}"
+        now = wanted
+    elsewhere = {one.id: moved(one, given[1]) if one.netns else one for one in now[0].values()}
+    put(straight, *elsewhere.values(), put_endpoints=tuple(now[1].items()), put_gateways=tuple(now[2]))
+    observed = straight.driver.observe()
+    assert (elsewhere, now[1], now[2]) == (observed.ports, observed.endpoints, observed.gateways)
+    walker.driver.apply(_plan_between(now, ({}, {}, frozenset())))
+    assert fresh == walker.contents()
+
+
+def moved(one: LocalPort, netns: str) -> LocalPort:
+    """The port in another namespace."""
+    return msgspec.structs.replace(one, netns=netns)
 
 
 # ---- restarts and leftovers ----
