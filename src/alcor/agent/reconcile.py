@@ -322,17 +322,21 @@ class Reconciler:
     def _apply(self, plan: Plan, looked_at: Iterable[Id], started: float) -> _Outcome:
         """Carries the plan out and takes note of what came of it."""
         outcome = _Outcome(errors={}, plan_us=_us(self._clock() - started))
+        table_error = ""
         if not plan.empty:
             try:
                 applied = self._driver.apply(plan)
             except DataPlaneError as error:
                 return self._fail(str(error), looked_at)
             self._note(plan, applied, outcome)
+            table_error = applied.error[:MAX_REPORTED_ERROR]
         for identifier in looked_at:
-            if identifier not in outcome.errors and (
-                identifier not in self.desired.ports or local_port(self.desired, identifier) is not None
-            ):
+            if identifier in outcome.errors:
+                continue
+            if identifier not in self.desired.ports:
                 outcome.errors[identifier] = ""
+            elif local_port(self.desired, identifier) is not None:
+                outcome.errors[identifier] = table_error
         for identifier, reason in outcome.errors.items():
             if reason:
                 self._retry(identifier, reason)
