@@ -18,6 +18,7 @@ from alcor.api.exchange import Limits
 from alcor.loops.commit import Committer
 from alcor.store.sqlite import SqliteStore
 
+BODY_LIMIT = 1_000_000
 NOW_MS = 1_700_000_000_000
 NOW_TEXT = "2023-11-14T22:13:20Z"
 
@@ -36,9 +37,20 @@ def control_plane(directory: Path) -> Iterator[tuple[Committer, SqliteStore]]:
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Starlette]:
-    with control_plane(tmp_path) as (committer, store):
-        yield create_app(committer, store, limits=Limits(body_bytes=4_000_000, page_items=1000))
+def plane(tmp_path: Path) -> Iterator[tuple[Committer, SqliteStore]]:
+    with control_plane(tmp_path) as plane:
+        yield plane
+
+
+@pytest.fixture
+def committer(plane: tuple[Committer, SqliteStore]) -> Committer:
+    """The writer under `client`, for what comes from below."""
+    return plane[0]
+
+
+@pytest.fixture
+def app(plane: tuple[Committer, SqliteStore]) -> Starlette:
+    return create_app(*plane, limits=Limits(body_bytes=BODY_LIMIT, page_items=1000))
 
 
 @pytest.fixture
