@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 import msgspec
 
+from alcor.goalstate.objects import HOST_SCOPE
 from alcor.kit.backoff import Backoff
 from alcor.model.ids import Id
 from alcor.model.nouns import Node
@@ -36,6 +37,10 @@ class FastPathLimits(msgspec.Struct, frozen=True, kw_only=True):
     """From sending a bundle to its Ack; then the stream is made anew."""
     window: int = 4
     """Bundles sent and not yet answered. What comes meanwhile waits and leaves as one message."""
+    linger_s: float = 0.01
+    """News of a VPC alone waits for one to two times this: a host whose own ports change goes before the many that
+    only listen, and a run of changes reaches those in few messages. (A port in a VPC of 100 hosts on one machine became
+    ACTIVE in 50 ms when all 100 were told at once.)"""
     backoff: Backoff = Backoff(first_s=0.2, cap_s=10.0)
 
 
@@ -115,8 +120,12 @@ class FastPath:
         """See base.Path."""
         known = self._hosts.get(host)
         if known is not None:
-            known.mailbox.offer(parcels)
-            known.wake.set()
+            taken = tuple(parcels)
+            known.mailbox.offer(taken)
+            if any(parcel.scope == HOST_SCOPE or parcel.snapshot for parcel in taken):
+                known.wake.set()
+            else:
+                known.wake_soon(self._limits.linger_s * (1 + self._roll()))
 
     def withdraw(self, host: str, scope: Id) -> None:
         """See base.Path."""
@@ -155,6 +164,7 @@ class _Host:
         self._unanswered: deque[tuple[int, bool]] = deque()
         """(sequence, synced) of bundles sent and not answered, oldest first."""
         self._deadline: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self.failures = 0
         """In a row, of whatever kind; a whole synchronisation ends the row."""
         self._refusals = 0
@@ -163,9 +173,15 @@ class _Host:
         self._task = group.create_task(self._keep(), name=f"fast path to {self.name}")
 
     def stop(self) -> None:
+        self._calm()
         self.mailbox.clear()
         if self._task is not None:
             self._task.cancel()
+
+    def wake_soon(self, delay_s: float) -> None:
+        """Wakes the sender after that long, or earlier if something more urgent comes."""
+        if self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(delay_s, self.wake.set)
 
     def end(self, reason: str) -> None:
         """Ends the present stream from outside its task."""
@@ -258,6 +274,7 @@ class _Host:
         while True:
             await self.wake.wait()
             self.wake.clear()
+            self._calm()
             while len(self._unanswered) < path._limits.window:
                 owed = self.mailbox.ask()
                 if owed and self.session is not None:
@@ -280,6 +297,11 @@ class _Host:
                     await stream.write(encode_bundle(head, load.parts))
                 except asyncio.InvalidStateError:
                     raise SessionEnded("the stream was gone before all was sent") from None
+
+    def _calm(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
     def _watch(self) -> None:
         """Restarts the clock of the oldest unanswered bundle."""
