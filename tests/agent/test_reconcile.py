@@ -228,7 +228,7 @@ def test_a_rebooted_host_is_programmed_from_its_journal(rig: Rig) -> None:
 
 
 def test_nothing_unexplained_goes_before_the_host_is_in_sync(rig: Rig) -> None:
-    """With a lost journal: at first what a tombstone names; the rest, and orphans, once the controller said it was all."""
+    """With a lost journal: at first what a tombstone names; the rest, and orphans, once the controller said so."""
     made, gone = play([[*TWO_PORTS, ("port", 1, 0, 3)], [("delete", 0, 0, 0)]])
     rows = made.after
     rig.send(host_snapshot(2, rows.of_host("a")), whole(rows, VPC), whole(rows, network_id(1)), synced=True)
