@@ -1,9 +1,9 @@
 """`alcor bench dataplane`: container to container across two hosts, beside a bare veth and a Linux bridge + VXLAN.
 
 Called by the command line. Three figures for each of the three: CPU per packet (UDP, 64 bytes of payload), the round
-trip of one byte over TCP, and TCP throughput; all on one core, both ends, so that they say what the path costs and not how
-two cores wake each other. The three take turns within every round, so that a busy moment of the machine hits all. Every
-round is in the answer; the goals compare medians.
+trip of one byte over TCP, and TCP throughput; all on one core, both ends, so that they say what the path costs and not
+how two cores wake each other. The three take turns within every round, so that a busy moment of the machine hits all.
+Every round is in the answer; the goals compare medians.
 """
 
 from __future__ import annotations

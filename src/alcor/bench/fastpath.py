@@ -1,4 +1,4 @@
-"""`alcor bench fastpath`: single ports, POST to ACTIVE, on a small idle lab of real hosts. Called by the command line."""
+"""`alcor bench fastpath`: single ports, POST to ACTIVE, on a small idle lab. Called by the command line."""
 
 from __future__ import annotations
 

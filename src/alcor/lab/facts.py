@@ -9,8 +9,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-from alcor.lab.live import usable_run_dir
 from alcor.lab.results import LabOptions, MachineFacts
+from alcor.lab.rundir import usable_run_dir
 
 SHOWN_VERSIONS = ("alcor", "grpcio", "protobuf", "msgspec", "starlette", "uvicorn", "uvloop", "cryptography")
 

@@ -19,6 +19,7 @@ from alcor.lab.topology import Machine
 from alcor.lab.workloads import Pair, Workload, across_subnets, by_host, everybody, neighbours, ring
 
 TIMEOUT_S = 30.0
+PATIENCE_S, SILENCE_S = 5.0, 0.3
 MAX_ANSWER = 1 << 20
 
 
@@ -43,7 +44,7 @@ def ask(host: Machine, request: dict[str, object]) -> dict[str, Any]:
 
 def count(world: World) -> int:
     """How many questions `prove` asks, for a progress bar."""
-    return sum(len(pairs) for _, _, pairs in _reachable(world)) + len(by_host(world.vpc)) + len(world.twin) + 2
+    return sum(len(pairs) for _, _, pairs in _reachable(world)) + len(by_host(world.vpc)) + 2 * len(world.twin)
 
 
 def prove(world: World, progress: Progress) -> list[Proof]:
@@ -51,11 +52,11 @@ def prove(world: World, progress: Progress) -> list[Proof]:
     done = 0
     found = []
 
-    def pinged(targets: Sequence[tuple[Workload, str]]) -> int:
+    def pinged(targets: Sequence[tuple[Workload, str]], wait_s: float = PATIENCE_S) -> int:
         nonlocal done
         answered = 0
         for here, ip in targets:
-            answer = ask(here.host, {"op": "ping", "port": here.id, "destination": ip, "count": 1})
+            answer = ask(here.host, {"op": "ping", "port": here.id, "destination": ip, "count": 1, "timeout_s": wait_s})
             answered += int(answer["received"] == answer["sent"] > 0)
             done += 1
             progress(done)
@@ -70,11 +71,24 @@ def prove(world: World, progress: Progress) -> list[Proof]:
     beyond = [one for one in world.vpc if one.ip not in taken]
     across = [(one, beyond[number % len(beyond)].ip) for number, one in enumerate(world.twin)] if beyond else []
     if across:
-        answered = pinged(across)
+        answered = pinged(across, SILENCE_S)
         expectation = "same CIDR, addresses of the first VPC only: no answer"
         measured = f"{answered} of {len(across)} answered"
         found.append(
             Proof(name="another VPC does not answer", expectation=expectation, measured=measured, passed=not answered)
+        )
+    by_ip = {one.ip: one for one in world.vpc}
+    doubles = [one for one in world.twin if one.ip in by_ip]
+    if len(doubles) > 1:
+        before = sum(_received(by_ip[one.ip]) for one in doubles)
+        around = list(zip([*doubles[1:], doubles[0]], [one.ip for one in doubles], strict=True))
+        answered = pinged(around)
+        strayed = sum(_received(by_ip[one.ip]) for one in doubles) - before
+        expectation = "each VPC's own workload answers; the other never sees the packet"
+        measured = f"{answered}/{len(around)} answered by their own, {strayed} at the other"
+        passed = answered == len(around) and not strayed
+        found.append(
+            Proof(name="the same address in two VPCs", expectation=expectation, measured=measured, passed=passed)
         )
     return [*found, *_spoofing(world)]
 
@@ -115,6 +129,10 @@ def _spoofing(world: World) -> list[Proof]:
             )
         )
     return found
+
+
+def _received(one: Workload) -> int:
+    return int(ask(one.host, {"op": "counters"}).get(one.id, {}).get("received_packets", 0))
 
 
 def _dropped(one: Workload, reason: str) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 
 from alcor.dataplane.ebpf import program, tables
@@ -27,7 +25,7 @@ from alcor.lab.processes import (
     write_agent_config,
 )
 from alcor.lab.results import LabError, LabOptions
-from alcor.lab.rundir import DEFAULT_RUN_DIR, RunDirectory, cleanup
+from alcor.lab.rundir import RunDirectory, cleanup, usable_run_dir
 from alcor.lab.stages import Stages
 from alcor.lab.topology import Machine, Topology, plan, raise_topology
 from alcor.lab.workloads import Workload
@@ -61,13 +59,6 @@ def why_not_ebpf() -> str:
     except OSError as error:
         return f"it may not make network namespaces ({error.strerror})"
     return program.probe() or ""
-
-
-def usable_run_dir(asked: Path) -> Path:
-    """`asked`; or, where the default is not ours to write, one of this user's own."""
-    if asked != DEFAULT_RUN_DIR or os.geteuid() == 0:
-        return asked
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"alcor-lab-{os.getuid()}"
 
 
 class LiveLab:

@@ -40,7 +40,7 @@ from alcor.lab.workloads import Workload, workloads
 async def run(options: LabOptions, console: Console) -> LabResult:
     """Runs the lab; writes the report if asked to; prints what it found. Raises LabError when it could not go on.
 
-    Cancelling cleans up first. `LabResult.passed` is the exit code's business, `LabResult.last_line` the last line.
+    Cancelling cleans up first. `LabResult.passed` is the exit code's business; the last line printed says the same.
     """
     stop = threading.Event()
     loop = asyncio.get_running_loop()
@@ -77,7 +77,10 @@ def _run(options: LabOptions, console: Console, stop: threading.Event) -> LabRes
     page = report.write(result, options.report) if options.report else None
     _print(console, result)
     if page:
-        console.print(f"report: {page}")
+        console.print(f"report: {page}", soft_wrap=True)
+    console.print(
+        result.last_line, style="bold green" if result.passed else "bold red", soft_wrap=True, highlight=False
+    )
     return result
 
 
@@ -201,12 +204,17 @@ def _print(console: Console, result: LabResult) -> None:
     for proof in result.proofs:
         shown.add_row(proof.name, proof.measured, "[green]passed[/]" if proof.passed else "[bold red]FAILED[/]")
     console.print(shown)
+    if result.goals:
+        console.print(_goal_table(result))
+    for line in (*result.provisioned.errors, *result.problems):
+        console.print(line, style="red", markup=False)
+
+
+def _goal_table(result: LabResult) -> Table:
     table = Table(title="goals", title_justify="left", title_style="bold")
     for column in ("what", "goal", "measured", ""):
         table.add_column(column)
     marks = {True: "[green]reached[/]", False: "[red]missed[/]", None: ""}
     for goal in result.goals:
         table.add_row(goal.name, goal.goal, goal.measured, marks[goal.reached])
-    console.print(table)
-    for line in (*result.provisioned.errors, *result.problems):
-        console.print(line, style="red", markup=False)
+    return table

@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -168,11 +169,19 @@ def mounts_below(path: Path) -> list[str]:
     return outermost
 
 
+def usable_run_dir(asked: Path) -> Path:
+    """`asked`; or, where the default is not ours to write, one of this user's own."""
+    if asked != DEFAULT_RUN_DIR or os.geteuid() == 0:
+        return asked
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"alcor-lab-{os.getuid()}"
+
+
 def cleanup(run_dir: Path = DEFAULT_RUN_DIR, *, kept: bool = False) -> list[str]:
     """Removes what crashed runs left in `run_dir`: the ids of the labs removed. Idempotent.
 
     A lab whose owner still runs is left alone, and so is one that was kept, unless `kept`.
     """
+    run_dir = usable_run_dir(run_dir)
     if not run_dir.is_dir():
         return []
     removed = []
@@ -189,6 +198,7 @@ def cleanup(run_dir: Path = DEFAULT_RUN_DIR, *, kept: bool = False) -> list[str]
 
 def kept_labs(run_dir: Path = DEFAULT_RUN_DIR) -> list[str]:
     """The ids of labs that were kept."""
+    run_dir = usable_run_dir(run_dir)
     if not run_dir.is_dir():
         return []
     return sorted(path.name for path in run_dir.iterdir() if RunDirectory(path).kept)
