@@ -134,6 +134,16 @@ async def test_a_bulk_is_all_or_nothing(client: httpx.AsyncClient) -> None:
     assert [] == (await client.get("/v2.0/networks")).json()["networks"]
 
 
+async def test_numbers_come_as_text_too(client: httpx.AsyncClient) -> None:
+    """The openstack command sends MTU and segmentation id as strings; what is no number in them is refused."""
+    network = await make(client, "network", **{"mtu": "1400", "provider:segmentation_id": "9"})
+    assert (1400, 9) == (network["mtu"], network["provider:segmentation_id"])
+    for attribute, text in (("mtu", "70000"), ("mtu", "big"), ("mtu", "-1"), ("provider:segmentation_id", "0")):
+        status, _, message = error(await client.post("/v2.0/networks", json={"network": {attribute: text}}))
+        assert 400 == status
+        assert attribute in message
+
+
 async def test_mtu_zero_is_the_default(client: httpx.AsyncClient) -> None:
     """An MTU of 0 stands for the default, as in Neutron."""
     assert (await make(client, "network"))["mtu"] == (await make(client, "network", mtu=0))["mtu"]

@@ -33,9 +33,13 @@ CidrText = Annotated[str, Meta(extra_json_schema={"pattern": r"^[0-9.]+/[0-9]{1,
 CidrOrNone = Annotated[str | None, Meta(extra_json_schema={"pattern": r"^[0-9.]+/[0-9]{1,2}$"})]
 MacText = Annotated[str, Meta(extra_json_schema={"pattern": "^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$"})]
 TimeText = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-Mtu = Annotated[int, Meta(ge=0, le=65535)]
+Digits = Annotated[str, Meta(pattern="^[0-9]{1,8}$")]
+"""A number as text: the openstack command sends some that way, and Neutron converts it."""
+MTU_LIMIT = 65535
+SEGMENT_LIMIT = (1 << 24) - 1
+Mtu = Annotated[int, Meta(ge=0, le=MTU_LIMIT)] | Digits
 """0 stands for the default, as in Neutron."""
-Segment = Annotated[int, Meta(ge=1, le=(1 << 24) - 1)]
+Segment = Annotated[int, Meta(ge=1, le=SEGMENT_LIMIT)] | Digits
 TcpPort = Annotated[int, Meta(ge=1, le=65535)]
 OnlyTrue = Annotated[bool, Meta(extra_json_schema={"enum": [True]})]
 OnlyFalse = Annotated[bool, Meta(extra_json_schema={"enum": [False]})]

@@ -80,6 +80,13 @@ def prefix(text: str, field: str) -> Prefix:
         raise FieldError(field, str(error)) from None
 
 
+def number(value: int | str, field: str, low: int, high: int) -> int:
+    """A number in a body, as such or as text. A number's own limits were checked with its type."""
+    found = int(value)
+    only(field, low <= found <= high, f"{found} is not {low} to {high}")
+    return found
+
+
 def project(project_id: str | UnsetType, tenant_id: str | UnsetType, default: str) -> str:
     """Whose the resource shall be. `tenant_id` is Neutron's older name of `project_id`."""
     if project_id is UNSET:

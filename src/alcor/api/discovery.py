@@ -59,10 +59,13 @@ EXTENSIONS = {
 network_availability_zone, standard-attr-tag: nothing keeps them yet."""
 
 
+def _version(call: Call) -> dict[str, object]:
+    return {"id": "v2.0", "status": "CURRENT", "links": [Link(rel="self", href=f"{call.host_url()}/v2.0/")]}
+
+
 async def versions(call: Call) -> Reply:
     """GET /"""
-    link = Link(rel="self", href=f"{call.host_url()}/v2.0/")
-    return Reply(200, _encode({"versions": [{"id": "v2.0", "status": "CURRENT", "links": [link]}]}))
+    return Reply(200, _encode({"versions": [_version(call)]}))
 
 
 async def resources(call: Call) -> Reply:
@@ -71,7 +74,8 @@ async def resources(call: Call) -> Reply:
     found = [
         {"name": one, "collection": many, "links": [Link(rel="self", href=f"{base}/{many}")]} for one, many in RESOURCES
     ]
-    return Reply(200, _encode({"resources": found}))
+    # Neutron's answer has no `version`; with it, a client whose endpoint already ends in /v2.0 can discover that.
+    return Reply(200, _encode({"resources": found, "version": _version(call)}))
 
 
 async def extensions(_call: Call) -> Reply:

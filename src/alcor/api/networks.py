@@ -9,9 +9,17 @@ from typing import cast
 import msgspec
 from msgspec import UNSET
 
-from alcor.api.bodies import CreateReader, NetworkCreate, NetworkUpdate, NetworkView, UpdateReader
+from alcor.api.bodies import (
+    MTU_LIMIT,
+    SEGMENT_LIMIT,
+    CreateReader,
+    NetworkCreate,
+    NetworkUpdate,
+    NetworkView,
+    UpdateReader,
+)
 from alcor.api.context import Context
-from alcor.api.convert import each, id_text, member, only, prefix, project, time_text
+from alcor.api.convert import each, id_text, member, number, only, prefix, project, time_text
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import (
@@ -147,8 +155,10 @@ def _spec(body: NetworkCreate, owner: str) -> NetworkSpec:
         name=body.name,
         description=body.description,
         cidr=None if body.cidr is None else prefix(body.cidr, "cidr"),
-        vni=None if body.segmentation_id is UNSET else body.segmentation_id,
-        mtu=None if body.mtu is UNSET or body.mtu == 0 else body.mtu,
+        vni=None
+        if body.segmentation_id is UNSET
+        else number(body.segmentation_id, "provider:segmentation_id", 1, SEGMENT_LIMIT),
+        mtu=None if body.mtu is UNSET else number(body.mtu, "mtu", 0, MTU_LIMIT) or None,
         admin_state_up=body.admin_state_up,
         shared=body.shared,
     )
@@ -161,7 +171,7 @@ def _change(identifier: Id, body: NetworkUpdate, if_match: int | None) -> Update
         name=body.name,
         description=body.description,
         cidr=prefix(body.cidr, "cidr") if isinstance(body.cidr, str) else body.cidr,
-        mtu=body.mtu,
+        mtu=UNSET if body.mtu is UNSET else number(body.mtu, "mtu", 0, MTU_LIMIT),
         admin_state_up=body.admin_state_up,
         shared=body.shared,
         if_match=if_match,

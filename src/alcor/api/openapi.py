@@ -71,7 +71,12 @@ _ERRORS = {
 
 
 def document() -> Json:
-    """The whole document."""
+    """The whole document, as plain JSON values."""
+    plain: Json = msgspec.json.decode(msgspec.json.encode(_document()))
+    return plain
+
+
+def _document() -> Json:
     paths: Json = {}
     for resource in RESOURCES:
         paths[f"/v2.0/{resource.listing.collection}"] = {"get": _list(resource), "post": _create(resource)}
@@ -329,8 +334,8 @@ def _discovery() -> Json:
     entry = _object({"name": text, "collection": text, "links": links}, ["name", "collection", "links"])
     extension = _ref("Extension")
 
-    def show(name: str, summary: str, key: str, schema: Json) -> Json:
-        body = _object({key: schema}, [key])
+    def show(name: str, summary: str, key: str, schema: Json, **more: Json) -> Json:
+        body = _object({key: schema, **more}, [key, *more])
         return _operation("discovery", name, summary, {"200": _answer(summary, body), **_errors()})
 
     extension_path = show("show_extension", "One extension.", "extension", extension)
@@ -340,7 +345,11 @@ def _discovery() -> Json:
         "/": {
             "get": show("list_versions", "The versions of the API.", "versions", {"type": "array", "items": version})
         },
-        "/v2.0": {"get": show("list_resources", "The resources.", "resources", {"type": "array", "items": entry})},
+        "/v2.0": {
+            "get": show(
+                "list_resources", "The resources.", "resources", {"type": "array", "items": entry}, version=version
+            )
+        },
         "/v2.0/extensions": {
             "get": show("list_extensions", "The extensions.", "extensions", {"type": "array", "items": extension})
         },

@@ -1,0 +1,48 @@
+"""The `openstack` command, as a real process, against a real server on loopback. Few calls: each costs a second."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+OPENSTACK = Path(sys.executable).with_name("openstack")
+TIMEOUT_S = 120
+
+
+def openstack(server: str, *words: str) -> Any:
+    """What the command prints, as JSON; fails with what it says on standard error."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
+    done = subprocess.run(
+        [OPENSTACK, "--os-auth-type", "none", "--os-endpoint", server, *words],
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def test_a_session(server: str) -> None:
+    """network, subnet and port: create, list, show, delete."""
+    as_json = ("-f", "json")
+    network = openstack(server, "network", "create", "cli-net", "--mtu", "1400", *as_json)
+    assert ("cli-net", 1400) == (network["name"], network["mtu"])
+    subnet = openstack(
+        server, "subnet", "create", "cli-subnet", "--network", "cli-net", "--subnet-range", "10.8.0.0/24", *as_json
+    )
+    assert (network["id"], "10.8.0.1") == (subnet["network_id"], subnet["gateway_ip"])
+    port = openstack(
+        server, "port", "create", "cli-port", "--network", "cli-net", "--fixed-ip", "subnet=cli-subnet", *as_json
+    )
+    assert ("DOWN", "10.8.0.2") == (port["status"], port["fixed_ips"][0]["ip_address"])
+    listed = openstack(server, "port", "list", "--network", "cli-net", *as_json)
+    assert [port["id"]] == [row["ID"] for row in listed]
+    shown = openstack(server, "network", "show", "cli-net", *as_json)
+    assert [subnet["id"]] == shown["subnets"]
+    openstack(server, "port", "delete", "cli-port")
+    openstack(server, "network", "delete", "cli-net")
+    assert "cli-net" not in {row["Name"] for row in openstack(server, "network", "list", *as_json)}
