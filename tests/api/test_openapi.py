@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import jsonschema_rs
 from tests.api.conftest import control_plane
+from tests.api.rest import make, make_vpc
 
 from alcor.api.app import handlers
 from alcor.api.context import Context
@@ -48,3 +49,26 @@ def test_every_schema_is_one(tmp_path: Path) -> None:
     assert references
     for kind, name in references:
         assert name in found["components"][kind]
+
+
+async def test_what_is_made_keeps_to_its_schema(client: httpx.AsyncClient) -> None:
+    """One of each resource, as its POST, its list and its PUT answer, is valid by the schema of its view."""
+    found = document()
+    network_id, subnet_id = await make_vpc(client)
+    node = await make(client, "node", name="h1", local_ip="192.168.0.1")
+    port = await make(client, "port", network_id=network_id, **{"binding:host_id": "h1"})
+    for one, identifier, view in (
+        ("network", network_id, "NetworkView"),
+        ("subnet", subnet_id, "SubnetView"),
+        ("node", node["id"], "NodeView"),
+        ("port", port["id"], "PortView"),
+    ):
+        schema = {"$ref": f"#/components/schemas/{view}", "components": found["components"]}
+        validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
+        shown = (await client.get(f"/v2.0/{one}s/{identifier}")).json()[one]
+        listed = (await client.get(f"/v2.0/{one}s")).json()[f"{one}s"]
+        change = {"agent_port": 7} if one == "node" else {"name": "n"}
+        updated = (await client.put(f"/v2.0/{one}s/{identifier}", json={one: change})).json()[one]
+        for answer in (shown, *listed, updated):
+            validator.validate(answer)
+            assert set(found["components"]["schemas"][view]["properties"]) == answer.keys()

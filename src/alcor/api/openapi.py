@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,8 +32,7 @@ from alcor.api.bodies import (
 )
 from alcor.api.discovery import Extension, Link
 from alcor.api.errors import ErrorBody
-from alcor.api.listing import Compound, Constant, Filter, Listing, boolean, integer
-from alcor.model.ids import parse_id
+from alcor.api.listing import Compound, Constant, Filter, Listing, boolean
 
 Json = dict[str, Any]
 
@@ -283,7 +282,11 @@ def _parameters() -> Json:
             "Items of a page, at most the server's limit; 0 stands for that.",
             {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
         ),
-        "marker": _query("marker", "The id of the last item of the page before.", {**text, "format": "uuid"}),
+        "marker": _query(
+            "marker",
+            "The id of the last item of the page before; empty: from the beginning.",
+            {**text, "anyOf": [{"format": "uuid"}, {"maxLength": 0}]},
+        ),
         "page_reverse": _query("page_reverse", "The page before the marker instead.", {"type": "boolean"}),
         "project": _header("X-Project-Id", "Whose the resource is, unless its body says so.", text),
         "if_match": _header(
@@ -300,13 +303,6 @@ def _sorting(listing: Listing) -> list[Json]:
     ]
 
 
-_KINDS: Mapping[Callable[[str], object], Json] = {
-    boolean: {"type": "boolean"},
-    integer: {"type": "integer"},
-    parse_id: {"type": "string", "format": "uuid"},
-}
-
-
 def _filters(listing: Listing) -> list[Json]:
     found = []
     for name, column in sorted(listing.filters.items()):
@@ -314,7 +310,8 @@ def _filters(listing: Listing) -> list[Json]:
             parts = "|".join(sorted(column.parts))
             schema: Json = {"type": "string", "pattern": f"^({parts})=.*$"}
         elif isinstance(column, Filter):
-            schema = _KINDS.get(column.parse, {"type": "string"})
+            # Only a boolean must be one; any other text that no resource can have selects nothing.
+            schema = {"type": "boolean" if column.parse is boolean else "string"}
         else:
             schema = {"type": "boolean"} if isinstance(column.value, bool) else {"type": "string"}
         found.append(_query(name, _filter_text(column), schema, repeated=True))
