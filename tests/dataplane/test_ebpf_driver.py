@@ -16,7 +16,7 @@ from alcor.dataplane.base import Address, DataPlaneError, Endpoint, EndpointKey,
 from alcor.dataplane.ebpf import attaching, tables, wiring
 from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
 from alcor.dataplane.ebpf.hands import Job
-from alcor.dataplane.ebpf.planning import Indexes
+from alcor.dataplane.ebpf.planning import Numbers
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.links import Link
 from alcor.model.addresses import Ip, Mac, format_ip, parse_ip
@@ -410,7 +410,7 @@ class TestCrash:
         assert driver is not None
 
         def work() -> None:
-            indexes = Indexes()
+            indexes = Numbers(wiring.FIRST_INDEX, wiring.LAST_INDEX)
             indexes.reserve(link.ifindex for link in links.links(driver.hands.netlink))
             ifindex = indexes.take()
             driver._records.keep([Job(port, ifindex)])
@@ -622,7 +622,7 @@ class TestHost:
     def test_the_program_is_there_before_the_first_port(self, host: Host) -> None:
         """The block and the underlay carry our filters; another filter of the underlay stays."""
         with host.netlink() as netlink:
-            assert ["alcor_port"] == [one.name for one in links.filters(netlink, block=wiring.PORT_BLOCK)]
+            assert ["alcor_port"] == [one.name for one in links.filters(netlink, block=wiring.MAIN_BLOCK)]
             assert ["alcor_overlay"] == [one.name for one in links.filters(netlink, index=10)]
 
     def test_ipv6_is_off_for_ports_made_on_the_host(self, host: Host) -> None:
@@ -650,4 +650,4 @@ class TestHost:
         assert attaching.ANCHOR not in host.links()
         with host.netlink() as netlink:
             assert [] == links.filters(netlink, index=10)
-            assert [] == links.filters(netlink, block=wiring.PORT_BLOCK)
+            assert [] == links.filters(netlink, block=wiring.MAIN_BLOCK)

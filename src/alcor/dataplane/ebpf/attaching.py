@@ -1,8 +1,9 @@
-"""Puts the programs where packets pass: a block shared by all ports, the underlay's ingress. Called by the driver.
+"""Puts the programs where packets pass: blocks that ports share, the underlay's ingress. Called by the driver.
 
 Everything here is found again by a later agent and left alone when it is right; an upgrade replaces a program by one
-message, under traffic. The block lives only while an interface uses it, so an interface of ours that is always down
-(a bridge without members, ANCHOR) holds it: then the program is there before the first port, and after the last.
+message per block, under traffic. A block lives only while an interface uses it, so an interface of ours that is always
+down (a bridge without members, ANCHOR) holds the main one: the program is there before the first port, and after the
+last.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from pathlib import Path
 
 from alcor.dataplane.base import DataPlaneError
 from alcor.dataplane.ebpf.program import Program
-from alcor.dataplane.ebpf.wiring import PORT_BLOCK, PORT_GROUP
+from alcor.dataplane.ebpf.wiring import MAIN_BLOCK, PORT_GROUP, is_our_block
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.links import Link
 from alcor.dataplane.kernel.netlink import Netlink, NetlinkError
 
+PORT_FILTER = "alcor_port"
 ANCHOR = "alcor-block"
 ANCHOR_ALIAS = "alcor"
 ANCHOR_INDEX = 0xFFFFF
@@ -50,8 +52,10 @@ def attach(netlink: Netlink, program: Program, underlay: Link) -> None:
     """Makes sure that both programs are attached. Idempotent: what is right is not touched. Raises DataPlaneError."""
     try:
         _hold_block(netlink)
-        _filter(netlink, program.from_port, "alcor_port", block=PORT_BLOCK, priority=1)
-        if not any(one.ifindex == underlay.ifindex and one.kind == "clsact" for one in links.qdiscs(netlink)):
+        qdiscs = links.qdiscs(netlink)
+        for block in sorted({one.ingress_block for one in qdiscs if is_our_block(one.ingress_block)}):
+            _filter(netlink, program.from_port, PORT_FILTER, block=block, priority=1)
+        if not any(one.ifindex == underlay.ifindex and one.kind == "clsact" for one in qdiscs):
             netlink.check([links.clsact(underlay.ifindex)])
         _filter(netlink, program.from_overlay, "alcor_overlay", index=underlay.ifindex, priority=PRIORITY)
     except NetlinkError as error:
@@ -59,6 +63,11 @@ def attach(netlink: Netlink, program: Program, underlay: Link) -> None:
             f"attaching the data plane to the ports and to underlay device '{underlay.name}' failed "
             f"({error.strerror}): run as root, and remove an `ingress` qdisc from the device if it has one"
         ) from None
+
+
+def block_filter(program: int, block: int) -> bytes:
+    """Attaches the ports' program to a block."""
+    return links.bpf_filter(program, PORT_FILTER, block=block, priority=1)
 
 
 def _hold_block(netlink: Netlink) -> None:
@@ -70,8 +79,8 @@ def _hold_block(netlink: Netlink) -> None:
         netlink.check(
             [links.bridge(ANCHOR, index, up=False), links.set_link(index, alias=ANCHOR_ALIAS, group=PORT_GROUP)]
         )
-    if not any(one.ifindex == index and one.ingress_block == PORT_BLOCK for one in links.qdiscs(netlink)):
-        netlink.check([links.clsact(index, PORT_BLOCK)])
+    if not any(one.ifindex == index and one.ingress_block == MAIN_BLOCK for one in links.qdiscs(netlink)):
+        netlink.check([links.clsact(index, MAIN_BLOCK)])
 
 
 def _filter(netlink: Netlink, program: int, name: str, *, index: int = 0, block: int = 0, priority: int) -> None:

@@ -29,7 +29,7 @@ from alcor.dataplane.base import (
 from alcor.dataplane.ebpf import attaching, sorting, tables, wiring
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.neighbours import onlink_length
-from alcor.dataplane.ebpf.planning import Claims, Indexes
+from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.program import REMOTE_ENTRIES, Program
 from alcor.dataplane.ebpf.records import Records
 from alcor.dataplane.ebpf.sorting import Carried, Leftover, Snapshot, Sorted, is_peer
@@ -78,6 +78,7 @@ class EbpfDriver:
             try:
                 self._records = Records.open(config.pin_dir)
                 attaching.attach(self._hands.netlink, self._program, self._underlay)
+                self._hands.program = self._program.from_port
             except BaseException:
                 self._program.close()
                 raise
@@ -86,7 +87,7 @@ class EbpfDriver:
             raise
         self._known: Sorted | None = None
         self._claims = Claims(())
-        self._indexes = Indexes()
+        self._indexes = Numbers(wiring.FIRST_INDEX, wiring.LAST_INDEX)
         self._started = 0
         self._tables_ns = 0
 
@@ -118,14 +119,15 @@ class EbpfDriver:
     def _look(self) -> Sorted:
         there = {one.ifindex: one for one in links.links(self._hands.netlink)}
         self._underlay = there.get(self._underlay.ifindex, self._underlay)
-        attached = {one.ifindex for one in links.qdiscs(self._hands.netlink) if one.ingress_block == wiring.PORT_BLOCK}
+        blocks = {one.ifindex: one.ingress_block for one in links.qdiscs(self._hands.netlink) if one.ingress_block}
         seen = Snapshot(
             rows={tables.unpack_ifindex(k): tables.unpack_port(v) for k, v in self._program.ports.items()},
             records=self._records.all(),
             local={tables.unpack_key(k): tables.unpack_local(v) for k, v in self._program.local.items()},
             links=there,
-            attached=frozenset(attached),
+            attached=frozenset(ifindex for ifindex, block in blocks.items() if wiring.is_our_block(block)),
         )
+        self._hands.blocks.reserve(blocks.values())
         self._indexes.reserve([*there, *seen.rows, *seen.records])
         self._known = known = sorting.sort_out(seen)
         self._claims = Claims(one.port for one in known.carried.values())

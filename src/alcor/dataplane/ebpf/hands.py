@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alcor.dataplane.base import LocalPort
-from alcor.dataplane.ebpf import wiring
+from alcor.dataplane.ebpf import attaching, wiring
+from alcor.dataplane.ebpf.planning import Numbers
 from alcor.dataplane.ebpf.pool import Pool
 from alcor.dataplane.ebpf.wiring import Step
 from alcor.dataplane.kernel import links, netns
@@ -29,6 +30,10 @@ CHUNK = 64
 """Ports per batch: enough to fill a sendmsg, few enough that the stages overlap and descriptors stay bounded."""
 NAMESPACE_THREADS = 2
 """More only wait for each other (484 us a namespace with one, 252 with two, 223 with four, measured on 2 cores)."""
+OWN_BLOCK_FROM = 8
+"""Ports of a chunk from which they get a block of their own. Joining a block that runs a program makes the kernel wait
+for an RCU grace period (synchronize_rcu_expedited under RTNL, by profile), attaching the program to a block that ports
+have joined costs one for all of them."""
 CHUNKS_AHEAD = 4
 """Chunks whose namespaces may be ready and waiting for the later stages."""
 DELETE_GROUP_BASE = 0x41C00000
@@ -64,6 +69,9 @@ class Hands:
         self._home = netns.open_own()
         self._netlink = Netlink()
         self.pool = Pool(pool_size)
+        self.program = NO_FD
+        """The descriptor of the ports' program; set before anything is made."""
+        self.blocks = Numbers(wiring.MAIN_BLOCK + 1, wiring.LAST_BLOCK)
         self._makers = ThreadPoolExecutor(NAMESPACE_THREADS, thread_name_prefix="netns-make")
         self._inside = ThreadPoolExecutor(1, thread_name_prefix="netns-inside")
 
@@ -162,8 +170,7 @@ class Hands:
                 errors[job.port.id] = problem
             elif isinstance(place, int):
                 begun.append((job, place))
-        steps = [(job, step) for job, fd in begun for step in wiring.host_steps(job.port, job.ifindex, fd)]
-        failed = self._carry_out(self._netlink, steps)
+        failed = self._make_host_side(begun)
         rest = []
         for job, fd in begun:
             if fd == NO_FD:
@@ -173,6 +180,25 @@ class Hands:
             else:
                 rest.append((job.port, fd, wiring.inner_steps(job.port, job.ifindex)))
         return [job for job, _ in begun], self._inside.submit(self._configure, rest, failed)
+
+    def _make_host_side(self, begun: Sequence[tuple[Job, int]]) -> dict[Id, str]:
+        """Sends the host's steps of a chunk in one go, with the block's program at the end of them."""
+        own_block = len(begun) >= OWN_BLOCK_FROM
+        block = self.blocks.take() if own_block else wiring.MAIN_BLOCK
+        steps = [(job, step) for job, fd in begun for step in wiring.host_steps(job.port, job.ifindex, fd, block)]
+        if not own_block:
+            return self._carry_out(self._netlink, steps)
+        attach = Step(attaching.block_filter(self.program, block))
+        failed = self._carry_out(self._netlink, [*steps, (begun[-1][0], attach)])
+        if begun[-1][0].port.id not in failed:
+            return failed
+        # The last of them failed: by itself, or because the program could not be attached, and then all have failed.
+        if self._runs_program(block):
+            return failed
+        return {job.port.id: failed[begun[-1][0].port.id] for job, _ in begun} | failed
+
+    def _runs_program(self, block: int) -> bool:
+        return bool(links.filters(self._netlink, block=block))
 
     def _make_device(self, job: Job) -> str:
         try:
@@ -272,7 +298,7 @@ class Hands:
     def detach(self, indexes: Iterable[int]) -> None:
         """Removes our qdisc from interfaces that are not ours; another's stays."""
         wanted = set(indexes)
-        ours = [one.ifindex for one in links.qdiscs(self._netlink) if one.ingress_block == wiring.PORT_BLOCK]
+        ours = [one.ifindex for one in links.qdiscs(self._netlink) if wiring.is_our_block(one.ingress_block)]
         self._netlink.send([links.delete_clsact(index) for index in ours if index in wanted])
 
 

@@ -1,4 +1,4 @@
-"""Which interface index a new port gets, and which port has which MAC and address. Pure.
+"""Which numbers new things get (interfaces, blocks), and which port has which MAC and address. Pure.
 
 Called by the driver before anything is made, so that two ports that cannot both be are told apart by name.
 """
@@ -8,27 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alcor.dataplane.base import LocalPort
-from alcor.dataplane.ebpf.wiring import FIRST_INDEX, LAST_INDEX
 from alcor.model.addresses import Ip, Mac, format_ip, format_mac
 from alcor.model.ids import Id, format_id
 
 
-class Indexes:
-    """Interface indexes of our own range, given out in turn: one that was freed comes back last."""
+class Numbers:
+    """Numbers of a range of our own, given out in turn: one that was freed comes back last."""
 
-    def __init__(self) -> None:
-        self._last = FIRST_INDEX - 1
+    def __init__(self, first: int, last: int) -> None:
+        """Both ends are included."""
+        self._first, self._end = first, last
+        self._last = first - 1
         self._used: set[int] = set()
 
-    def reserve(self, ifindexes: Iterable[int]) -> None:
-        """Says which indexes are in use now (others were freed), and goes on after the highest of our range."""
-        self._used = {ifindex for ifindex in ifindexes if FIRST_INDEX <= ifindex <= LAST_INDEX}
+    def reserve(self, numbers: Iterable[int]) -> None:
+        """Says which numbers are in use now (others were freed), and goes on after the highest of the range."""
+        self._used = {number for number in numbers if self._first <= number <= self._end}
         self._last = max(self._last, *self._used) if self._used else self._last
 
     def take(self) -> int:
-        """An index that nobody uses."""
+        """A number that nobody uses."""
         while True:
-            self._last = self._last + 1 if self._last < LAST_INDEX else FIRST_INDEX
+            self._last = self._last + 1 if self._last < self._end else self._first
             if self._last not in self._used:
                 return self._last
 

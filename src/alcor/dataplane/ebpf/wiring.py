@@ -21,8 +21,9 @@ from alcor.model.addresses import Ip, Mac, format_ip, ip_version
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import PortKind
 
-PORT_BLOCK = 0xA1C0
-"""The shared ingress block of every port of a host (of a network namespace)."""
+MAIN_BLOCK, LAST_BLOCK = 0xA1C00000, 0xA1CFFFFF
+"""Ingress blocks that ports share: the program is attached once per block. Ports that are made one by one join the main
+block; many at once get a block of their own, which saves each a wait for the kernel (`hands`)."""
 PORT_GROUP = 0xA1C0
 """The link group of the interfaces that Alcor makes."""
 ALIAS_PREFIX = "alcor:"
@@ -92,6 +93,11 @@ def id_of_alias(alias: str) -> Id | None:
         return None
 
 
+def is_our_block(block: int) -> bool:
+    """True when the block is one that Alcor's ports share."""
+    return MAIN_BLOCK <= block <= LAST_BLOCK
+
+
 def is_ours(link: links.Link, port: LocalPort) -> bool:
     """True when the interface was made for that port, or is the one it adopts. It has no alias yet if a crash came
     right after it was made; then its name tells (and its index, by which the port was looked up)."""
@@ -129,17 +135,22 @@ def decode_record(value: bytes) -> LocalPort | None:
 # ---- making ----
 
 
-def host_steps(port: LocalPort, index: int, netns_fd: int) -> tuple[Step, ...]:
+def host_steps(port: LocalPort, index: int, netns_fd: int, block: int = MAIN_BLOCK) -> tuple[Step, ...]:
     """What makes the port's host side, in order. A tap and an adopted interface are there already; `netns_fd` is for
-    containers. Before the last step no packet enters the data plane."""
-    attach = Step(links.clsact(index, PORT_BLOCK))
+    containers.
+
+    The qdisc comes before the interface is up: on one that is up the kernel first stops all traffic and waits for
+    every CPU to have seen that (synchronize_rcu_expedited under RTNL, 0.1 ms and more, by profile).
+    """
+    attach = Step(links.clsact(index, block))
     if port.kind is PortKind.ADOPTED:
         return (attach,)
+    alias = alias_of(port.id)
     if port.kind is PortKind.TAP:
         # A tap must not have the guest's own MAC; libvirt's custom is its first byte replaced by fe.
         mac = Mac(b"\xfe" + port.mac[1:])
-        name = Step(links.set_link(index, group=PORT_GROUP, alias=alias_of(port.id)))
-        return (name, Step(links.set_link(index, mtu=port.mtu, mac=mac, up=True)), attach)
+        name = Step(links.set_link(index, group=PORT_GROUP, alias=alias))
+        return (name, Step(links.set_link(index, mtu=port.mtu, mac=mac)), attach, Step(links.set_link(index, up=True)))
     make = links.veth(
         host_name(port),
         index,
@@ -149,9 +160,8 @@ def host_steps(port: LocalPort, index: int, netns_fd: int) -> tuple[Step, ...]:
         mtu=port.mtu,
         peer_mac=port.mac,
         group=PORT_GROUP,
-        up=True,
     )
-    return (Step(make), Step(links.set_link(index, alias=alias_of(port.id))), attach)
+    return (Step(make), attach, Step(links.set_link(index, alias=alias, up=True)))
 
 
 def inner_steps(port: LocalPort, index: int) -> tuple[Step, ...]:
@@ -184,7 +194,7 @@ def changes_in_place(old: LocalPort, new: LocalPort) -> bool:
 def host_changes(old: LocalPort, new: LocalPort, index: int, *, attached: bool = True) -> tuple[Step, ...]:
     """What the host side needs, given that `changes_in_place`. Also mends what somebody took away: not `attached`,
     a clsact qdisc that is there all the same is somebody else's, and an error."""
-    attach = Step(links.clsact(index, PORT_BLOCK), ALREADY if attached else NONE)
+    attach = Step(links.clsact(index, MAIN_BLOCK), ALREADY if attached else NONE)
     if new.kind is PortKind.ADOPTED:
         return (attach,)
     mtu = new.mtu if new.mtu != old.mtu else None
@@ -261,5 +271,6 @@ def explain(port: LocalPort, message: bytes, answer: Ack) -> str:
         links.RTM_NEWLINK: f"making interface {host_name(port)}",
         links.RTM_SETLINK: f"setting up interface {host_name(port)} (inside: {inner}), mtu {port.mtu}",
         links.RTM_NEWQDISC: f"attaching the data plane to {host_name(port)}",
+        links.RTM_NEWTFILTER: f"attaching the program to the block of {host_name(port)}",
     }.get(kind, f"netlink message {kind}")
     return f"{what} refused ({answer})"
