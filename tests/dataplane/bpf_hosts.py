@@ -188,6 +188,8 @@ class Host:
         number = next(self._ports)
         namespace = Namespace(f"h{self.number}c{number}")
         self._stack.callback(namespace.delete)
+        # Its stack would send router solicitations of its own, at any time, and each counts as not_supported.
+        namespace.execute("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
         interface = f"v{number}"
         mac = Mac(bytes((2, 0, 0, 0, self.number, number)))
         address = Address(parse_ip(ip), 24, parse_ip(gateway) if gateway else None)
