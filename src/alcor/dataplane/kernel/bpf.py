@@ -13,6 +13,7 @@ import fcntl
 import os
 import platform
 import struct
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,10 @@ PER_CPU_TYPES: Final = frozenset({5, 6, 10})
 
 DUMP_BATCH: Final = 4096
 """Entries fetched by one system call of `BpfMap.items`."""
+
+REFILL_WAIT_S: Final = 0.001
+REFILL_WAITS: Final = 100
+"""How long `BpfMap.update_batch` waits without progress for the kernel to refill its reserve of entries."""
 
 _SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
 _ELEMENT: Final = struct.Struct("=I4xQQQ")
@@ -214,16 +219,29 @@ class BpfMap:
 
     def update_batch(self, keys: BYTES_LIKE, values: BYTES_LIKE, count: int) -> None:
         """Stores `count` values under as many keys, each packed without gaps. Raises BpfError on the first that
-        fails; those before it are stored, so repeating the call is the way to go on."""
+        fails; those before it are stored, so repeating the call is the way to go on.
+
+        The kernel makes the entries of a map without preallocation from a small reserve that it refills in the
+        background: a burst may find it empty (ENOMEM), so that is waited out, as long as there is progress.
+        """
         if not count:
             return
         self._sized(keys, count * self.key_size, f"{count} keys")
         self._sized(values, count * self.stored_size, f"{count} values")
         key_at, keep_keys = _address(keys)
         value_at, keep_values = _address(values)
-        result, done = self._batch(MAP_UPDATE_BATCH, key_at, value_at, count)
+        at = waits = 0
+        while True:
+            result, done = self._batch(
+                MAP_UPDATE_BATCH, key_at + at * self.key_size, value_at + at * self.stored_size, count - at
+            )
+            at += done
+            if result != -errno.ENOMEM or waits == REFILL_WAITS:
+                break
+            waits = 0 if done else waits + 1
+            time.sleep(REFILL_WAIT_S)
         del keep_keys, keep_values
-        self._check(result, f"update (after {done} of {count} entries)")
+        self._check(result, f"update (after {at} of {count} entries)")
 
     def delete_batch(self, keys: BYTES_LIKE, count: int) -> int:
         """Removes `count` keys, packed without gaps; absent ones are passed over. Returns how many were there."""
