@@ -100,11 +100,12 @@ def start() -> Rows:
     return Rows(1, networks, subnets, {}, nodes)
 
 
-def play(history: Sequence[Sequence[Action]]) -> list[Commit]:
-    """The commits of a history, in order."""
+def play(history: Sequence[Sequence[Action]], *, exclusive: bool = False) -> list[Commit]:
+    """The commits of a history, in order. `exclusive`: an address has one port at a time, as the control plane sees to;
+    otherwise ports may claim the same, which is what agents can see while updates race."""
     rows, commits = start(), []
     for actions in history:
-        commit = _commit(rows, actions)
+        commit = _commit(rows, [action for action in actions if not exclusive or _is_free(rows, actions, action)])
         rows = commit.after
         commits.append(commit)
     return commits
@@ -124,6 +125,15 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
             touched.add(row)
             _act(commit, verb, index, host, address)
     return commit
+
+
+def _is_free(rows: Rows, actions: Sequence[Action], action: Action) -> bool:
+    """The address that the action gives a port was nobody else's before the commit, and is given once in it."""
+    verb, index, _, address = action
+    ip = _address(index % VPCS, address)
+    givers = [other[1] for other in actions if other[0] == "port" and _address(other[1] % VPCS, other[3]) == ip]
+    owners = [port.id[13] for port in rows.ports.values() if port.fixed_ips[0].ip == ip]
+    return verb != "port" or (givers[0] == index and all(owner == index for owner in owners))
 
 
 def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -> None:

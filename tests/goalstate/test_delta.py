@@ -90,10 +90,13 @@ def test_an_unbound_port_is_nowhere() -> None:
     assert (change.hosts, change.vpcs, change.bound) == ({}, {}, {})
 
 
-def test_a_port_that_came_and_went_between_two_looks_is_told_to_nobody() -> None:
-    """Commits that cancel out cancel out."""
-    change = of(*play([[("port", 0, 0, 0)], [("delete", 0, 0, 0)]]))
-    assert (change.hosts, change.vpcs, change.bound) == ({}, {}, {})
+def test_every_host_that_a_port_visited_is_told_that_it_left() -> None:
+    """Commits are published together, but whoever greeted in between may have been told from the rows."""
+    change = of(*play([[("port", 0, 0, 0)], [("port", 0, 1, 0)], [("delete", 0, 0, 0)]]))
+    gone = (Tombstone(Kind.PORT, port_id(0, 2), 4),)
+    assert {host: update.tombstones for host, update in change.hosts.items()} == {"a": gone, "b": gone}
+    assert change.vpcs[network_id(0)].tombstones == (Tombstone(Kind.ENDPOINT, port_id(0, 2), 4),)
+    assert change.bound == {}
 
 
 def test_endpoints_follow_their_node() -> None:

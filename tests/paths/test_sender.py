@@ -94,7 +94,7 @@ def test_an_update_beyond_a_message_is_an_error(box: Mailbox, monkeypatch: pytes
         box.take()
 
 
-@pytest.mark.parametrize("bound", ["MAX_WAITING_PARCELS", "MAX_WAITING_BYTES"])
+@pytest.mark.parametrize("bound", ["MAX_WAITING_DELTAS", "MAX_WAITING_BYTES"])
 def test_too_much_becomes_an_owed_snapshot(box: Mailbox, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     """The deltas go; each scope is asked for once, when there is room; its deltas are dropped until it comes."""
     monkeypatch.setattr(sender, bound, 2)
@@ -112,7 +112,7 @@ def test_too_much_becomes_an_owed_snapshot(box: Mailbox, monkeypatch: pytest.Mon
 
 def test_a_host_that_is_owed_a_snapshot_is_not_in_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     """`synced` waits for what was thrown away."""
-    monkeypatch.setattr(sender, "MAX_WAITING_PARCELS", 1)
+    monkeypatch.setattr(sender, "MAX_WAITING_DELTAS", 1)
     box = Mailbox()
     box.begin([delta(V), delta(V)])
     assert box.take() is None
@@ -136,4 +136,5 @@ def test_the_bound_holds(steps: list[Parcel | Id | None]) -> None:
             box.take()
         else:
             box.withdraw(step)
-        assert box._bytes == sum(len(parcel.part) for parcel in box._waiting if not parcel.snapshot)
+        deltas = [len(parcel.part) for parcel in box._waiting if not parcel.snapshot]
+        assert (box._deltas, box._bytes) == (len(deltas), sum(deltas))

@@ -19,10 +19,14 @@ from alcor.model.nouns import Network, Node, Port, Subnet
 class PortChange(msgspec.Struct, frozen=True, gc=False):
     """A port before and after, net of whatever happened in between. None: it did not, or does not, exist."""
 
+    id: Id
+    network_id: Id
     before: Port | None
     after: Port | None
     revision: int
     """Of the last commit that touched it."""
+    visited: frozenset[str]
+    """Every host that it was on, even for one commit only: rows read in between may have told that host of it."""
 
 
 class Commits(msgspec.Struct, kw_only=True):
@@ -58,8 +62,10 @@ class Commits(msgspec.Struct, kw_only=True):
         """Takes in one commit's new and changed rows of the other kinds."""
         for network in networks:
             self.networks[network.id] = network
+            self.deleted_networks.pop(network.id, None)
         for subnet in subnets:
             self.subnets[subnet.id] = subnet
+            self.deleted_subnets.pop(subnet.id, None)
         for node in nodes:
             self.nodes[node.name] = node
             self.deleted_nodes.discard(node.name)
@@ -82,7 +88,11 @@ class Commits(msgspec.Struct, kw_only=True):
 
     def _change(self, revision: int, port: Port, before: Port | None, after: Port | None) -> None:
         earlier = self.ports.get(port.id)
-        self.ports[port.id] = PortChange(before if earlier is None else earlier.before, after, revision)
+        visited = {one.host for one in (before, after) if one is not None and one.host}
+        if earlier is not None:
+            before = earlier.before
+            visited |= earlier.visited
+        self.ports[port.id] = PortChange(port.id, port.network_id, before, after, revision, frozenset(visited))
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +116,7 @@ def delta(commits: Commits, nodes: Mapping[str, Node], ports_of_changed_nodes: S
     vpcs: dict[Id, _Update] = {}
     bound: dict[tuple[str, Id], int] = {}
     for change in commits.ports.values():
-        _port(change, nodes, hosts, vpcs, bound)
+        _port(change, nodes, commits.revision, hosts, vpcs, bound)
     for network in commits.networks.values():
         vpcs.setdefault(network.id, _Update()).objects.append(vpc_goal(network))
     for subnet in commits.subnets.values():
@@ -116,7 +126,7 @@ def delta(commits: Commits, nodes: Mapping[str, Node], ports_of_changed_nodes: S
     for identifier, revision in commits.deleted_networks.items():
         vpcs.setdefault(identifier, _Update()).tombstones.append(Tombstone(Kind.VPC, identifier, revision))
     for port in ports_of_changed_nodes:
-        if port.id not in commits.ports and (endpoint := endpoint_goal(port, nodes)) is not None:
+        if port.id not in commits.ports and (endpoint := endpoint_goal(port, nodes, commits.revision)) is not None:
             vpcs.setdefault(port.network_id, _Update()).objects.append(endpoint)
     return Delta(
         hosts={host: update.finish(HOST_SCOPE, commits.revision) for host, update in sorted(hosts.items())},
@@ -197,30 +207,28 @@ def _key(item: Goal | Tombstone) -> tuple[int, bytes]:
 def _port(
     change: PortChange,
     nodes: Mapping[str, Node],
+    viewed: int,
     hosts: dict[str, _Update],
     vpcs: dict[Id, _Update],
     bound: dict[tuple[str, Id], int],
 ) -> None:
     """One port's share: its host's scope, its VPC's scope, and the count of ports there."""
     before, after = change.before, change.after
-    port = after or before
-    if port is None:  # made and deleted between two looks: nobody was told
-        return
     host = after.host if after is not None else ""
     old_host = before.host if before is not None else ""
     if after is not None and host:
         hosts.setdefault(host, _Update()).objects.append(port_goal(after))
-        bound[host, port.network_id] = bound.get((host, port.network_id), 0) + 1
+        bound[host, change.network_id] = bound.get((host, change.network_id), 0) + 1
     if old_host:
-        bound[old_host, port.network_id] = bound.get((old_host, port.network_id), 0) - 1
-        if old_host != host:
-            gone = Tombstone(Kind.PORT, port.id, change.revision)
-            hosts.setdefault(old_host, _Update()).tombstones.append(gone)
-    if not host and not old_host:
+        bound[old_host, change.network_id] = bound.get((old_host, change.network_id), 0) - 1
+    for other in change.visited - {host}:
+        gone = Tombstone(Kind.PORT, change.id, change.revision)
+        hosts.setdefault(other, _Update()).tombstones.append(gone)
+    if not change.visited:
         return
-    update = vpcs.setdefault(port.network_id, _Update())
-    endpoint = endpoint_goal(after, nodes) if after is not None else None
+    update = vpcs.setdefault(change.network_id, _Update())
+    endpoint = endpoint_goal(after, nodes, viewed) if after is not None else None
     if endpoint is not None:
         update.objects.append(endpoint)
     else:
-        update.tombstones.append(Tombstone(Kind.ENDPOINT, port.id, change.revision))
+        update.tombstones.append(Tombstone(Kind.ENDPOINT, change.id, change.revision))

@@ -46,17 +46,19 @@ def port_goal(port: Port) -> PortGoal:
     )
 
 
-def endpoint_goal(port: Port, nodes: Mapping[str, Node]) -> EndpointGoal | None:
+def endpoint_goal(port: Port, nodes: Mapping[str, Node], viewed: int) -> EndpointGoal | None:
     """Where the port is; None while it is unbound or its host is not registered.
 
-    It changes with its port and with its node's tunnel end, so its revision is the newer of the two.
+    It changes with its port and with its node's tunnel end, so its revision is the newer of the two. `nodes` are as of
+    commit `viewed`; a port row may have been read later. Then the node may have changed between, the two do not belong
+    together, and no revision is true of them: the endpoint says `viewed`, so that what is published next replaces it.
     """
     node = nodes.get(port.host) if port.host else None
     if node is None:
         return None
     return EndpointGoal(
         port.id,
-        max(port.revision, node.revision),
+        min(max(port.revision, node.revision), viewed),
         port.mac,
         tuple([fixed.ip for fixed in port.fixed_ips]),
         node.underlay_ip,
@@ -72,8 +74,9 @@ def host_snapshot(revision: int, ports: Iterable[Port]) -> ScopeUpdate:
 def vpc_snapshot(
     revision: int, network: Network, subnets: Iterable[Subnet], ports: Iterable[Port], nodes: Mapping[str, Node]
 ) -> ScopeUpdate:
-    """The whole scope of a VPC. `ports` are all of the network's; the rows include every commit up to `revision`."""
-    endpoints = [goal for port in ports if (goal := endpoint_goal(port, nodes)) is not None]
+    """The whole scope of a VPC: network, subnets and nodes as of commit `revision`, all the network's ports as of then
+    or later."""
+    endpoints = [goal for port in ports if (goal := endpoint_goal(port, nodes, revision)) is not None]
     objects: list[Goal] = [vpc_goal(network)]
     objects += sorted((subnet_goal(subnet) for subnet in subnets), key=_identifier)
     objects += sorted(endpoints, key=_identifier)

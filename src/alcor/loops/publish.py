@@ -233,7 +233,7 @@ class Publisher:
             rows = await asyncio.to_thread(self._store.ports_of_host, host)
             path.offer(host, [_parcel(host_snapshot(self._revision, rows))])
         elif self._subscriptions.carries(host, scope):
-            path.offer(host, await self._vpc_parcels(scope))
+            path.offer(host, await self._vpc_parcels(scope, fresh=True))  # deltas beside it might not fit again
         else:
             path.withdraw(host, scope)
 

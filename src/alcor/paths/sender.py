@@ -15,7 +15,7 @@ from alcor.model.ids import Id
 from alcor.paths.base import Parcel
 from alcor.wire.codec import MAX_MESSAGE_BYTES, Part
 
-MAX_WAITING_PARCELS = 4096
+MAX_WAITING_DELTAS = 4096
 MAX_WAITING_BYTES = 16 << 20
 """Of deltas; beyond either, deltas collapse to owed snapshots. Snapshots are shared bytes and at most one per scope
 waits, so they do not count."""
@@ -40,11 +40,12 @@ class TooLarge(Exception):
 class Mailbox:
     """See the module. Nothing is taken before `begin`."""
 
-    __slots__ = ("_begun", "_bytes", "_owed", "_syncing", "_waiting")
+    __slots__ = ("_begun", "_bytes", "_deltas", "_owed", "_syncing", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: list[Parcel] = []
-        self._bytes = 0
+        self._deltas = self._bytes = 0
+        """Waiting deltas and their size."""
         self._owed: dict[Id, bool] = {}
         """Scope -> its snapshot has been asked for."""
         self._begun = False
@@ -65,7 +66,7 @@ class Mailbox:
         """Ends the session: the box is empty and takes nothing."""
         self._waiting.clear()
         self._owed.clear()
-        self._bytes = 0
+        self._deltas = self._bytes = 0
         self._begun = self._syncing = False
 
     def offer(self, parcels: Iterable[Parcel]) -> None:
@@ -78,19 +79,18 @@ class Mailbox:
             elif parcel.scope in self._owed:
                 continue
             else:
+                self._deltas += 1
                 self._bytes += len(parcel.part)
             self._waiting.append(parcel)
-        if self._bytes > MAX_WAITING_BYTES or len(self._waiting) > MAX_WAITING_PARCELS:
-            self._owed.update((parcel.scope, False) for parcel in self._waiting if parcel.scope not in self._owed)
-            self._waiting.clear()
-            self._bytes = 0
+        if self._bytes > MAX_WAITING_BYTES or self._deltas > MAX_WAITING_DELTAS:
+            self._collapse()
 
     def withdraw(self, scope: Id) -> None:
         """Forgets what waits of that scope, and that its snapshot is owed."""
         self._owed.pop(scope, None)
         if any(parcel.scope == scope for parcel in self._waiting):
             self._waiting = [parcel for parcel in self._waiting if parcel.scope != scope]
-            self._bytes = sum(len(parcel.part) for parcel in self._waiting if not parcel.snapshot)
+            self._count()
 
     def ask(self) -> frozenset[Id]:
         """The scopes whose snapshots are owed and have not been asked for; call it when there is room to send."""
@@ -116,12 +116,23 @@ class Mailbox:
                 )
             size += len(parcel.part)
             parts.append(parcel.part)
-            self._bytes -= 0 if parcel.snapshot else len(parcel.part)
         del self._waiting[: len(parts)]
+        self._count()
         synced = self._syncing and not self._waiting and not self._owed
         if synced:
             self._syncing = False
         return Load(parts, synced)
+
+    def _collapse(self) -> None:
+        """Owes a snapshot of every scope that deltas wait of, in their stead; snapshots without deltas stay."""
+        late = {parcel.scope for parcel in self._waiting if not parcel.snapshot}
+        self._owed.update(dict.fromkeys(sorted(late), False))
+        self._waiting = [parcel for parcel in self._waiting if parcel.scope not in late]
+        self._count()
+
+    def _count(self) -> None:
+        deltas = [len(parcel.part) for parcel in self._waiting if not parcel.snapshot]
+        self._deltas, self._bytes = len(deltas), sum(deltas)
 
 
 def _host_scope_first(parcel: Parcel) -> bool:
