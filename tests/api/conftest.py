@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from alcor.api.app import create_app
 from alcor.api.exchange import Limits
 from alcor.loops.commit import Committer
+from alcor.store.base import SCAN_BOUND
 from alcor.store.sqlite import SqliteStore
 
 BODY_LIMIT = 1_000_000
@@ -24,9 +25,9 @@ NOW_TEXT = "2023-11-14T22:13:20Z"
 
 
 @contextmanager
-def control_plane(directory: Path) -> Iterator[tuple[Committer, SqliteStore]]:
+def control_plane(directory: Path, *, scan_bound: int = SCAN_BOUND) -> Iterator[tuple[Committer, SqliteStore]]:
     """A store in that directory and a running writer, its clock standing still."""
-    store = SqliteStore(directory / "alcor.db")
+    store = SqliteStore(directory / "alcor.db", scan_bound=scan_bound)
     committer = Committer(store, clock=lambda: NOW_MS, entropy=os.urandom, max_mtu=8950)
     committer.start()
     try:

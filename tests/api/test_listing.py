@@ -1,10 +1,14 @@
 """Lists: filters, fields, sorting, pages and their links, as Neutron has them."""
 
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from tests.api.conftest import control_plane
 from tests.api.rest import error, make, make_many, make_vpc
+
+from alcor.api.app import create_app
 
 
 async def names(client: httpx.AsyncClient, query: str) -> list[str]:
@@ -178,3 +182,22 @@ async def test_an_unknown_marker_is_404(client: httpx.AsyncClient) -> None:
     """As in Neutron: the marker names a port that is not there."""
     for marker in ("nope", "00000000-0000-0000-0000-000000000000"):
         assert (404, "PortNotFound") == error(await client.get(f"/v2.0/ports?limit=1&marker={marker}"))[:2]
+
+
+async def test_what_would_be_a_scan_is_refused_and_networks_still_list(tmp_path: Path) -> None:
+    """Beyond the store's bound a filter without an index is 400; networks show their subnets, however many."""
+    with control_plane(tmp_path, scan_bound=3) as plane:
+        transport = httpx.ASGITransport(create_app(*plane))
+        async with httpx.AsyncClient(transport=transport, base_url="http://alcor") as client:
+            networks = [await make(client, "network", name=f"n{at}") for at in range(4)]
+            subnets = {network["id"]: [] for network in networks}
+            for network in networks:
+                for at in range(2):
+                    cidr = f"10.0.{at}.0/24"
+                    made = await make(client, "subnet", network_id=network["id"], cidr=cidr)
+                    subnets[network["id"]].append(made["id"])
+            listed = (await client.get("/v2.0/networks")).json()["networks"]
+            assert subnets == {network["id"]: network["subnets"] for network in listed}
+            status, _, message = error(await client.get("/v2.0/networks?description=x"))
+            assert 400 == status
+            assert "Add a filter" in message
