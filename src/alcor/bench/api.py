@@ -44,6 +44,10 @@ CONCURRENT_REQUESTS = 10_000
 WARM_UP = 200
 REFERENCE_PORTS = 50_000
 STOP_TIMEOUT_S = 30
+NOBODY = {"agent_host": "127.0.0.1", "agent_port": 1}
+"""Where the agents of bound hosts would be: the server dials them, so nowhere but loopback, and a port that is closed.
+Their tunnel ends are of TEST-NET-1 (RFC 5737)."""
+MAX_HOSTS = 254
 
 Progress = Callable[[str], None]
 
@@ -143,6 +147,8 @@ def run(
     directory: Path | None = None,
 ) -> ApiBench:
     """Measures. `directory`: where the databases are made and removed again, by default the system's temporary one."""
+    if not 0 <= hosts <= MAX_HOSTS:
+        raise ValueError(f"hosts = {hosts} must be 0 to {MAX_HOSTS}")
     tell = progress or (lambda _text: None)
     with tempfile.TemporaryDirectory(prefix="alcor-bench-api-", dir=directory) as made:
         where = Path(made)
@@ -242,7 +248,7 @@ def _server(directory: Path, name: str) -> Iterator[Server]:
         process = subprocess.Popen(
             ["sh", "-c", as_activated, "sh", *command],
             pass_fds=[listener.fileno()],
-            env={**os.environ, "ALCOR_SERVER_LOG_LEVEL": "WARNING"},
+            env={**os.environ, "ALCOR_SERVER_LOG_LEVEL": "ERROR"},
         )
     try:
         yield Server(process, port)
@@ -261,7 +267,7 @@ async def _prepare(port: int, hosts: int) -> str:
     network_id: str = network["network"]["id"]
     await post(port, "/v2.0/subnets", {"subnet": {"network_id": network_id, "cidr": "10.0.0.0/10", "ip_version": 4}})
     if hosts:
-        nodes = [{"name": _host(at), "local_ip": f"172.16.{at // 250}.{at % 250 + 1}"} for at in range(hosts)]
+        nodes = [{"name": _host(at), "local_ip": f"192.0.2.{at + 1}", **NOBODY} for at in range(hosts)]
         await post(port, "/v2.0/nodes", {"nodes": nodes})
     return network_id
 
