@@ -227,6 +227,11 @@ class Stream:
         self._thread = threading.Thread(target=self._run, name="ping", daemon=True)
         self._thread.start()
 
+    @property
+    def answered(self) -> int:
+        """Requests answered so far."""
+        return len(self._answered)
+
     def stop(self, grace_s: float = 2.0) -> StreamResult:
         """No more requests; waits up to `grace_s` for the last replies."""
         self._stop.set()

@@ -90,7 +90,9 @@ class Spawner:
             become(request, fds, self._main)
         name = str(request["name"])
         self._children[pid] = name
-        self._send({"event": "started", "name": name, "pid": pid, "started": start_time(pid) or 0})
+        started = start_time(pid) or 0
+        RunDirectory(Path(str(request["run"]))).record(Process(pid, started, name))
+        self._send({"event": "started", "name": name, "pid": pid, "started": started})
 
     def _reap(self) -> None:
         with suppress(BlockingIOError):
@@ -154,8 +156,6 @@ def _settle(request: dict[str, object], fds: list[int]) -> None:
     for target, fd in enumerate(lifted):
         os.dup2(fd, target, inheritable=True)
     os.closerange(len(lifted), FD_CEILING)
-    process = Process(os.getpid(), start_time(os.getpid()) or 0, str(request["name"]))
-    RunDirectory(Path(str(request["run"]))).record(process)
     if fds:
         os.environ.update(LISTEN_FDS=str(len(fds)), LISTEN_PID=str(os.getpid()))
 
