@@ -419,7 +419,7 @@ class TestCrash:
             if steps >= 2:
                 fd = netns.open_path(host.namespace(port))
                 messages = [one.message for one in wiring.host_steps(port, ifindex, fd)]
-                driver.hands.netlink.check(messages[: steps - 1])
+                driver.hands.netlink.check(messages[:steps])
                 os.close(fd)
             if steps >= 5:
                 ends = tables.port_endpoints(port, ifindex, peer=True)

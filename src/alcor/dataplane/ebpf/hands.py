@@ -1,16 +1,17 @@
 """Makes, changes and removes the namespaces and interfaces of many ports at once. Called by the driver.
 
-What is sent is `wiring`'s (pure); here is when and from where. Ports go in chunks through three stages that overlap:
-namespaces (helper threads: half of unshare(2) runs outside the kernel's RTNL lock), host side (one batch of messages
-per chunk), inside of containers (a helper thread that enters one namespace after another). Two cores are then busy,
-and the RTNL lock is what bounds the rate: docs/benchmarks.md has the profile. A port that fails is undone and
-explained; the others are carried.
+What is sent is `wiring`'s (pure); here is when and from where. Ports go in chunks. Helper threads make the namespaces
+of the next chunks (most of unshare(2) runs outside the kernel's RTNL lock) while this one gets its host side, one batch
+of messages, and then its inside, by a thread that enters one namespace after another: so no other thread ever leaves
+the host's. What remains is bound by RTNL (docs/rooms/wiring.md has the profile), and two threads that both need it only
+spin. A port that fails is undone and explained; the others are carried.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,11 +27,12 @@ from alcor.dataplane.kernel.netlink import Ack, Netlink
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
 
-CHUNK = 64
-"""Ports per batch: enough to fill a sendmsg, few enough that the stages overlap and descriptors stay bounded."""
+CHUNK, SMALLEST_CHUNK, CHUNKS_AT_LEAST = 64, 4, 8
+"""Ports per batch: enough to fill a sendmsg, few enough that the stages overlap and descriptors stay bounded; a small
+plan is cut smaller, so that its first namespaces are waited for but a moment."""
 NAMESPACE_THREADS = 2
 """More only wait for each other (484 us a namespace with one, 252 with two, 223 with four, measured on 2 cores)."""
-OWN_BLOCK_FROM = 8
+OWN_BLOCK_FROM = SMALLEST_CHUNK
 """Ports of a chunk from which they get a block of their own. Joining a block that runs a program makes the kernel wait
 for an RCU grace period (synchronize_rcu_expedited under RTNL, by profile), attaching the program to a block that ports
 have joined costs one for all of them."""
@@ -98,24 +100,22 @@ class Hands:
         """
         errors: dict[Id, str] = {}
         undo: list[Job] = []
-        chunks = [jobs[at : at + CHUNK] for at in range(0, len(jobs), CHUNK)]
+        size = max(SMALLEST_CHUNK, min(CHUNK, len(jobs) // CHUNKS_AT_LEAST))
+        chunks = [jobs[at : at + size] for at in range(0, len(jobs), size)]
+        ahead: deque[tuple[Sequence[Job], Future[list[Place]]]] = deque()
         with self.pool.paused():
-            waiting: list[tuple[Sequence[Job], Future[list[Place]]]] = []
-            inside: list[tuple[list[Job], Future[dict[Id, str]]]] = []
-            for at in range(len(chunks) + 1):
-                while len(waiting) < CHUNKS_AHEAD and at + len(waiting) < len(chunks):
-                    chunk = chunks[at + len(waiting)]
-                    waiting.append((chunk, self._begin_places(chunk)))
-                if at < len(chunks):
-                    chunk, places = waiting.pop(0)
-                    inside.append(self._make_chunk(chunk, places.result(), errors))
-                # The chunk before this one has been configured inside while this one's host side was made.
-                while len(inside) > (1 if at < len(chunks) else 0):
-                    begun, outcome = inside.pop(0)
-                    failed = outcome.result()
+            try:
+                for at in range(len(chunks)):
+                    for chunk in chunks[at + len(ahead) : at + CHUNKS_AHEAD]:
+                        ahead.append((chunk, self._begin_places(chunk)))
+                    chunk, places = ahead.popleft()
+                    begun, failed = self._make_chunk(chunk, places.result(), errors)
                     failed |= carry([job for job in begun if job.port.id not in failed])
                     undo += [job for job in begun if job.port.id in failed]
                     errors |= failed
+            finally:
+                for _, places in ahead:
+                    _close_all(places.result())
         if undo:
             self.remove(undo, verify=True)
         return errors
@@ -156,10 +156,10 @@ class Hands:
 
     def _make_chunk(
         self, chunk: Sequence[Job], places: list[Place], errors: dict[Id, str]
-    ) -> tuple[list[Job], Future[dict[Id, str]]]:
-        """Host side of a chunk, then its inside on the helper thread, which closes the descriptors.
+    ) -> tuple[list[Job], dict[Id, str]]:
+        """Host side of a chunk, then its inside, by the helper thread, which closes the descriptors.
 
-        Returns the ports for which something was made, and what became of them; the others are in `errors`.
+        Returns the ports for which something was made, and those of them that failed; the others are in `errors`.
         """
         begun: list[tuple[Job, int]] = []
         for job, place in zip(chunk, places, strict=True):
@@ -179,7 +179,7 @@ class Hands:
                 os.close(fd)
             else:
                 rest.append((job.port, fd, wiring.inner_steps(job.port, job.ifindex)))
-        return [job for job, _ in begun], self._inside.submit(self._configure, rest, failed)
+        return [job for job, _ in begun], self._inside.submit(self._configure, rest, failed).result()
 
     def _make_host_side(self, begun: Sequence[tuple[Job, int]]) -> dict[Id, str]:
         """Sends the host's steps of a chunk in one go, with the block's program at the end of them."""
@@ -300,6 +300,12 @@ class Hands:
         wanted = set(indexes)
         ours = [one.ifindex for one in links.qdiscs(self._netlink) if wiring.is_our_block(one.ingress_block)]
         self._netlink.send([links.delete_clsact(index) for index in ours if index in wanted])
+
+
+def _close_all(places: Sequence[Place]) -> None:
+    for place in places:
+        if isinstance(place, int) and place != NO_FD:
+            os.close(place)
 
 
 def _open(path: Path) -> Place:

@@ -40,6 +40,8 @@ MAX_RECORD_BYTES = 1024
 """A port with its longest names and about 20 addresses."""
 
 NONE: frozenset[int] = frozenset()
+ANY = frozenset(range(1, 134))
+"""What is only there for speed may fail."""
 ALREADY = frozenset({errno.EEXIST})
 ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.ENODEV, errno.EINVAL})
 
@@ -161,7 +163,8 @@ def host_steps(port: LocalPort, index: int, netns_fd: int, block: int = MAIN_BLO
         peer_mac=port.mac,
         group=PORT_GROUP,
     )
-    return (Step(make), attach, Step(links.set_link(index, alias=alias, up=True)))
+    number = Step(links.netns_id(netns_fd, LAST_INDEX - index), ANY)
+    return (number, Step(make), attach, Step(links.set_link(index, alias=alias, up=True)))
 
 
 def inner_steps(port: LocalPort, index: int) -> tuple[Step, ...]:
