@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from alcor.goalstate.objects import HOST_SCOPE
+from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
 from alcor.kit import pki
 from alcor.kit.backoff import Backoff
 from alcor.model.addresses import parse_ip
@@ -32,8 +32,10 @@ from alcor.wire.codec import (
     Hello,
     Part,
     decode_bundle,
+    decode_scopes,
     encode_ack,
     encode_hello,
+    encode_part,
 )
 
 V = Id(b"v" * 16)
@@ -51,9 +53,13 @@ class Script:
     async def hello(self, host: str = "host-a") -> None:
         await self._context.write(encode_hello(Hello(host, 1, ())))
 
-    async def read(self) -> BundleHead | None:
+    async def read_raw(self) -> bytes | None:
         data: object = await self._context.read()
-        return decode_bundle(data)[0] if isinstance(data, bytes) else None
+        return data if isinstance(data, bytes) else None
+
+    async def read(self) -> BundleHead | None:
+        data = await self.read_raw()
+        return decode_bundle(data)[0] if data is not None else None
 
     async def ack(self, sequence: int, error: str = "") -> None:
         await self._context.write(encode_ack(Ack(sequence=sequence, error=error)))
@@ -362,3 +368,27 @@ def test_credentials_do_not_show_their_key(tmp_path: Path) -> None:
     pki.make_ca(tmp_path)
     pki.issue(tmp_path, tmp_path, "host-a", role="agent")
     assert repr(load_credentials(tmp_path, "agent")) == "Credentials(...)"
+
+
+async def test_news_of_a_vpc_waits_for_something_urgent(stage: Stage) -> None:
+    """It lingers, whatever is acknowledged meanwhile, and leaves with the host's own news."""
+    heads: list[BundleHead] = []
+    vpc = ScopeUpdate(scope=V, revision=1, snapshot=False, objects=())
+    own = ScopeUpdate(scope=HOST_SCOPE, revision=1, snapshot=False, objects=())
+    bundles: list[tuple[ScopeUpdate, ...]] = []
+
+    async def watch(context: Script) -> None:
+        await context.hello()
+        while (data := await context.read_raw()) is not None:
+            head, scopes = decode_bundle(data)
+            heads.append(head)
+            bundles.append(decode_scopes(scopes))
+            stage.path.offer("host-a", [Parcel(V, encode_part(vpc), False)])
+            await context.ack(head.sequence)
+
+    await stage.start(watch, limits=FastPathLimits(linger_s=3600.0))
+    for sequence in (1, 2, 3):
+        await stage.events.until(lambda: len(stage.events.of("acknowledged")) == sequence)  # noqa: B023
+        stage.path.offer("host-a", [Parcel(HOST_SCOPE, encode_part(own), False)])
+    await stage.events.until(lambda: len(stage.events.of("acknowledged")) == 4)
+    assert bundles == [(), (own, vpc), (own, vpc), (own, vpc)]

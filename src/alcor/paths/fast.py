@@ -165,6 +165,8 @@ class _Host:
         """(sequence, synced) of bundles sent and not answered, oldest first."""
         self._deadline: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
+        self._blocked = False
+        """The window was full when there may have been something to send."""
         self.failures = 0
         """In a row, of whatever kind; a whole synchronisation ends the row."""
         self._refusals = 0
@@ -248,7 +250,8 @@ class _Host:
             if not isinstance(report, Ack):
                 raise SessionEnded("a second Hello on the same stream")
             self._answered(report)
-            self.wake.set()
+            if self._blocked:  # otherwise what waits lingers
+                self.wake.set()
 
     def _answered(self, ack: Ack) -> None:
         session = self.session
@@ -275,7 +278,7 @@ class _Host:
             await self.wake.wait()
             self.wake.clear()
             self._calm()
-            while len(self._unanswered) < path._limits.window:
+            while not (blocked := len(self._unanswered) >= path._limits.window):
                 owed = self.mailbox.ask()
                 if owed and self.session is not None:
                     path._events.overflowed(self.session, owed)
@@ -297,6 +300,7 @@ class _Host:
                     await stream.write(encode_bundle(head, load.parts))
                 except asyncio.InvalidStateError:
                     raise SessionEnded("the stream was gone before all was sent") from None
+            self._blocked = blocked
 
     def _calm(self) -> None:
         if self._lingering is not None:
