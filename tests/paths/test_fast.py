@@ -372,7 +372,6 @@ def test_credentials_do_not_show_their_key(tmp_path: Path) -> None:
 
 async def test_news_of_a_vpc_waits_for_something_urgent(stage: Stage) -> None:
     """It lingers, whatever is acknowledged meanwhile, and leaves with the host's own news."""
-    heads: list[BundleHead] = []
     vpc = ScopeUpdate(scope=V, revision=1, snapshot=False, objects=())
     own = ScopeUpdate(scope=HOST_SCOPE, revision=1, snapshot=False, objects=())
     bundles: list[tuple[ScopeUpdate, ...]] = []
@@ -381,7 +380,6 @@ async def test_news_of_a_vpc_waits_for_something_urgent(stage: Stage) -> None:
         await context.hello()
         while (data := await context.read_raw()) is not None:
             head, scopes = decode_bundle(data)
-            heads.append(head)
             bundles.append(decode_scopes(scopes))
             stage.path.offer("host-a", [Parcel(V, encode_part(vpc), False)])
             await context.ack(head.sequence)
