@@ -74,8 +74,14 @@ class Host:
         await asyncio.wait([self._task, started], return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
             started.cancel()
-            self._task.result()
+            await self.ended()
         self.port = self.agent.port
+
+    async def ended(self) -> None:
+        """Waits for the agent to end by itself; raises what ended it."""
+        assert self._task is not None
+        task, self._task = self._task, None
+        await task
 
     async def stop(self) -> None:
         """Ends the agent; what it programmed stays."""
