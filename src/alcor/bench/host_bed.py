@@ -10,7 +10,6 @@ import gc
 import os
 import resource
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,14 +21,13 @@ from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
 from alcor.dataplane.ebpf.pool import RESERVED_DESCRIPTORS
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.netlink import Netlink
+from alcor.lab.settling import settle
 from alcor.model.addresses import Mac, ip_from_int, parse_ip
 from alcor.model.ids import make_id
 from alcor.model.nouns import PortKind
 
 PORT_LIMIT = 16000
 UNDERLAY_MTU = 1500
-SETTLE_TIMEOUT_S = 300.0
-SETTLE_POLL_S = 0.02
 
 T = TypeVar("T")
 
@@ -126,35 +124,6 @@ def bed(pool_size: int = 0) -> Iterator[Bed]:
         one = Bed(directory, pool_size)
         stack.callback(one.close)
         yield one
-
-
-def settle() -> None:
-    """Waits until the kernel has removed every namespace that was let go of before.
-
-    Removal runs in the background, in order, a batch at a time, and would weigh on the next measurement. A veth whose
-    other end is in a namespace goes with it; the second of two in turn can only go after the batch of the first.
-    """
-
-    def one_round() -> None:
-        home = netns.open_own()
-        inner = netns.make_here()
-        netns.set_net(home)
-        with Netlink() as netlink:
-            netlink.check([links.veth("sentinel", 0, "eth0", peer_netns=inner)])
-            os.close(inner)
-            deadline = time.monotonic() + SETTLE_TIMEOUT_S
-            while any(link.name == "sentinel" for link in links.links(netlink)):
-                if time.monotonic() > deadline:
-                    raise DataPlaneError(f"the kernel did not remove old namespaces in {SETTLE_TIMEOUT_S:.0f} s")
-                time.sleep(SETTLE_POLL_S)
-        os.close(home)
-
-    def rounds() -> None:
-        netns.unshare_net()
-        one_round()
-        one_round()
-
-    netns.on_own_thread(rounds)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,8 @@ from alcor.goalstate.objects import (
     Tombstone,
     VpcGoal,
 )
+from alcor.lab.results import repeats_of
+from alcor.lab.settling import settle
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix
 from alcor.model.ids import Id, make_id
 from alcor.model.nouns import Node, PortKind
@@ -54,6 +57,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     tls_dir: str
     scales: tuple[int, ...]
     mtu: int
+    real: bool
+    """Ports are namespaces and interfaces: between two loads the kernel must be given time to remove them."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,35 +197,41 @@ async def measure(order: Order, say: Say) -> list[Measured]:
 async def _scales(order: Order, path: FastPath, word: Word, say: Say) -> list[Measured]:
     found, done, loads = [], 0, 0
 
-    def load(ports: int) -> Load:
-        nonlocal loads
+    async def once(ports: int, *, together: bool, last: bool = False) -> tuple[float, Timings]:
+        """One load, one port per message or `together`: how long it took. Taken off again unless it is the `last`."""
+        nonlocal done, loads
         loads += 1
-        return Load(parse_ip(order.address), order.mtu, ports, loads * REVISION_PER_LOAD)
+        load = Load(parse_ip(order.address), order.mtu, ports, loads * REVISION_PER_LOAD)
+        started = time.perf_counter()
+        timings = Timings()
+        for first in range(0, ports, ports if together else 1):
+            numbers = range(first, first + (ports if together else 1))
+            opening = [load.opening()] if first == 0 else []
+            path.offer(order.host, opening + load.ports(numbers))
+            timings = (await word.answer(load.ids[number] for number in numbers)).timings
+            done += len(numbers)
+            say(done)
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        if not last:
+            path.offer(order.host, load.gone())
+            await word.answer(load.ids)
+            if order.real:
+                await asyncio.to_thread(settle)
+        return elapsed_ms, timings
 
     for ports in order.scales:
-        serial = load(ports)
-        started = time.perf_counter()
-        for number in range(ports):
-            opening = [serial.opening()] if number == 0 else []
-            path.offer(order.host, opening + serial.ports([number]))
-            await word.answer([serial.ids[number]])
-            done += 1
-            say(done)
-        serial_ms = (time.perf_counter() - started) * 1000
-        path.offer(order.host, serial.gone())
-        await word.answer(serial.ids)
-        parallel = load(ports)
-        message = [parallel.opening(), *parallel.ports(range(ports))]
-        started = time.perf_counter()
-        path.offer(order.host, message)
-        ack = await word.answer(parallel.ids)
-        batch_ms = (time.perf_counter() - started) * 1000
-        done += ports
-        say(done)
-        found.append(Measured(ports=ports, serial_ms=serial_ms, batch_ms=batch_ms, timings=ack.timings))
-        if ports != order.scales[-1]:
-            path.offer(order.host, parallel.gone())
-            await word.answer(parallel.ids)
+        repeats = repeats_of(ports)
+        serial = [(await once(ports, together=False))[0] for _ in range(repeats)]
+        ends_here = ports == order.scales[-1]
+        batch = [await once(ports, together=True, last=ends_here and n == repeats - 1) for n in range(repeats)]
+        found.append(
+            Measured(
+                ports=ports,
+                serial_ms=statistics.median(serial),
+                batch_ms=statistics.median(elapsed_ms for elapsed_ms, _ in batch),
+                timings=batch[-1][1],
+            )
+        )
     return found
 
 

@@ -40,6 +40,7 @@ def load(
         tls_dir=str(topology.controller.data_dir / "tls"),
         scales=scales,
         mtu=min(1500, topology.mtu - 50),
+        real=topology.real,
     )
     log = processes.log_of(NAME)
     log.unlink(missing_ok=True)

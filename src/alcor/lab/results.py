@@ -16,6 +16,15 @@ SCALES = (1, 10, 100, 1000)
 HOST_SCALES = (10, 30, 100, 300, 1000)
 
 
+MANY = 300
+"""From here on a measurement is long enough to stand by itself; of smaller ones the median of three counts."""
+
+
+def repeats_of(ports: int) -> int:
+    """How often a measurement of so many ports is made."""
+    return 1 if ports >= MANY else 3
+
+
 class LabError(Exception):
     """The lab cannot go on: what failed, and what to do or where to look next."""
 

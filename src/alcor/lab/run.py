@@ -30,6 +30,7 @@ from alcor.lab.results import (
     Provisioned,
     Scale,
     Stopped,
+    repeats_of,
 )
 from alcor.lab.rundir import kept_labs
 from alcor.lab.scenario import Vpc
@@ -168,14 +169,14 @@ class _Session:
                     lab.client, vpc, lab.hosts, options.samples, progress=advance, check=lab.check
                 )
         if options.host_scales:
-            total = 2 * sum(options.host_scales)
+            total = 2 * sum(ports * repeats_of(ports) for ports in options.host_scales)
             with self._stages.stage("one host by itself, serial and parallel", total) as advance:
                 lab.start_agent(lab.spare, fresh=True)
                 self._host = onehost.load(
                     lab.processes, lab.topology, lab.spare, options.host_scales, progress=advance, check=lab.check
                 )
         if options.scales:
-            total = 2 * sum(options.scales)
+            total = 2 * sum(ports * repeats_of(ports) for ports in options.scales)
             with self._stages.stage("provisioning, serial and batch", total) as advance:
                 self._scales += measures.serial_and_batch(
                     lab.client,
