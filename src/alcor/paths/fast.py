@@ -300,6 +300,8 @@ class _Host:
                     await stream.write(encode_bundle(head, load.parts))
                 except asyncio.InvalidStateError:
                     raise SessionEnded("the stream was gone before all was sent") from None
+                if self._lingering is not None and not self.wake.is_set():
+                    break  # what came during the write lingers too
             self._blocked = blocked
 
     def _calm(self) -> None:
