@@ -251,7 +251,9 @@ class Stream:
             request = echo_request(self._identifier, len(self._sent_at), self._payload)
             with suppress(OSError):
                 self._socket.sendto(request, (self._ping.target, 0))
-            following += self._interval_s
+            # Never behind: a burst that makes up for a pause would overflow the socket with its replies.
+            following = max(following + self._interval_s, time.monotonic())
+            self._receive()
             while (left := following - time.monotonic()) > 0:
                 if select.select([self._socket], [], [], left)[0]:
                     self._receive()
