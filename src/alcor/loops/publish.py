@@ -33,6 +33,8 @@ from alcor.wire.codec import Ack, Held, Hello, encode_part
 
 _log = logging.getLogger(__name__)
 
+ROUND_GREETINGS = 64
+"""Hosts that are compared before commits are looked at again: after a restart of the controller thousands greet."""
 REPORT_REFUSAL_AFTER = 2
 """A host that refuses goal state this many times in a row is reported on the ports that wait for it."""
 
@@ -121,8 +123,10 @@ class Publisher:
             while self._commits:
                 _add(commits, *self._commits.popleft())
             await self._publish(path, commits)
-        while self._greetings:
+        for _ in range(min(len(self._greetings), ROUND_GREETINGS)):
             await self._greet(path, *self._greetings.popleft())
+        if self._greetings:
+            self._wake.set()
         while self._owed:
             session, scopes = self._owed.popitem()
             for scope in sorted(scopes):
