@@ -65,6 +65,7 @@ def run(
             if done % SAY_EVERY == 0:
                 say(f"{done} of {samples} ports")
 
+        lab.await_idle()
         found = measures.singles(lab.client, vpc, lab.hosts, samples, progress=count, check=lab.check)
     return FastPathBench(
         kernel=os.uname().release,

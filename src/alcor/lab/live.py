@@ -25,7 +25,7 @@ from alcor.lab.processes import (
     write_agent_config,
 )
 from alcor.lab.results import LabError, LabOptions
-from alcor.lab.rundir import RunDirectory, cleanup, usable_run_dir
+from alcor.lab.rundir import RunDirectory, cleanup, cpu_ticks, usable_run_dir
 from alcor.lab.stages import Stages
 from alcor.lab.topology import Machine, Topology, plan, raise_topology
 from alcor.lab.workloads import Workload
@@ -34,6 +34,8 @@ SPARE = 1
 """Hosts beside those asked for: the one that is measured by itself."""
 SERVER_TIMEOUT_S = 60.0
 PROBE_S = 1.0
+IDLE_TIMEOUT_S, IDLE_LOOK_S, IDLE_TICKS = 30.0, 0.25, 2
+"""Idle: all processes of the lab together use at most 2 ticks (20 ms) of CPU in a quarter of a second."""
 
 
 def choose_driver(asked: str) -> tuple[str, str]:
@@ -162,6 +164,22 @@ class LiveLab:
         """Until the agents of these hosts accept connections."""
         targets = [(host.address, AGENT_PORT) for host in hosts]
         await_listening(self.processes, targets, from_netns=self.topology.controller.netns, progress=progress)
+
+    def await_idle(self) -> None:
+        """Until server and agents have nothing left to do: what follows is then not mixed with what was before.
+
+        Gives up after IDLE_TIMEOUT_S: a lab that is never idle is measured as it is.
+        """
+        pids = [process.pid for process in self.run.processes() if process.alive]
+        deadline = time.monotonic() + IDLE_TIMEOUT_S
+        before = sum(map(cpu_ticks, pids))
+        while time.monotonic() < deadline:
+            time.sleep(IDLE_LOOK_S)
+            self.check()
+            now = sum(map(cpu_ticks, pids))
+            if now - before <= IDLE_TICKS:
+                return
+            before = now
 
     def start_agent(self, host: Machine, *, fresh: bool = False) -> None:
         """The agent of one host (again), as it was configured before; waits until it accepts connections."""

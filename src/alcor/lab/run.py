@@ -134,6 +134,8 @@ class _Session:
         with self._stages.stage("nodes, VPC, subnets"):
             scenario.register_nodes(lab.client, lab.hosts)
             vpc = scenario.make_vpc(lab.client, "vpc", lab.topology)
+        with self._stages.stage("agents connect"):
+            lab.await_idle()
         bodies = scenario.port_bodies(vpc, lab.hosts, options.ports)
         with self._stages.stage("one POST, until all are ACTIVE", options.ports) as advance:
             made, provisioned = scenario.provision(lab.client, bodies, progress=advance, check=lab.check)
@@ -165,6 +167,7 @@ class _Session:
         lab, options = self._lab, self._lab.options
         if options.samples:
             with self._stages.stage("single ports through the fast path", options.samples) as advance:
+                lab.await_idle()
                 self._singles += measures.singles(
                     lab.client, vpc, lab.hosts, options.samples, progress=advance, check=lab.check
                 )
@@ -172,6 +175,7 @@ class _Session:
             total = 2 * sum(ports * repeats_of(ports) for ports in options.host_scales)
             with self._stages.stage("one host by itself, serial and parallel", total) as advance:
                 lab.start_agent(lab.spare, fresh=True)
+                lab.await_idle()
                 self._host = onehost.load(
                     lab.processes, lab.topology, lab.spare, options.host_scales, progress=advance, check=lab.check
                 )

@@ -59,12 +59,24 @@ class Process(NamedTuple):
 
 def start_time(pid: int) -> int | None:
     """When the process started, in clock ticks since boot; None when it is not there or is a zombie."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def cpu_ticks(pid: int) -> int:
+    """CPU time the process has used, user and system, in clock ticks; 0 when it is not there."""
+    fields = _stat(pid)
+    return int(fields[11]) + int(fields[12]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third (state) on; none for who is not there, or is a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
+        return []
     fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return [] if fields[0] in "ZX" else fields
 
 
 def this_process(name: str = "lab") -> Process:
