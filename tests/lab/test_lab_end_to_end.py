@@ -137,3 +137,26 @@ def _labs(run_dir: Path) -> list[RunDirectory]:
 def test_threads_of_a_lab_end_with_it() -> None:
     """No thread of an earlier test's lab lives on."""
     assert [one.name for one in threading.enumerate() if one.name in ("ping", "echo", "send")] == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+def test_the_command_stops_in_order(run_dir: Path, number: signal.Signals, code: int) -> None:
+    """Ctrl-C and SIGTERM end `alcor lab` with its exit code, no traceback, and nothing left."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from alcor.lab.results import LabOptions\n"
+        "from alcor.roles.lab import run\n"
+        f"sys.exit(run(LabOptions(hosts=5, ports=50, driver='fake', run_dir=Path({str(run_dir)!r}))))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as lab:
+        while not any(run.processes() for run in _labs(run_dir)):
+            assert lab.poll() is None
+        lab.send_signal(number)
+        text, _ = lab.communicate(timeout=60)
+    assert lab.returncode == code
+    assert "cleaned up" in text
+    assert "Traceback" not in text
+    assert list(run_dir.iterdir()) == []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from alcor.lab.frames import Captures, icmp_frame, send_frames
-from alcor.lab.pings import NONCE_BYTES, Answer, Ping, ping_all
+from alcor.lab.pings import NONCE_BYTES, WAVE, Answer, Ping, ping_all
 from alcor.lab.results import Proof
 from alcor.lab.transfers import echo
 from alcor.lab.workloads import Pair, Workload, across_subnets, by_host, everybody, neighbours, ring
@@ -94,7 +94,8 @@ def _judge(name: str, expectation: str, answers: Sequence[Answer]) -> Proof:
     first = sum(answer.sent == 1 for answer in answered)
     measured = f"{len(answered):,}/{len(answers):,} answered, {first:,} at the first packet"
     if answered:
-        measured += f", median {statistics.median(answer.rtt_ms for answer in answered):.2f} ms"
+        median = statistics.median(answer.rtt_ms for answer in answered)
+        measured += f", median {median:.2f} ms with {min(len(answers), WAVE)} at a time"
     return Proof(name=name, expectation=expectation, measured=measured, passed=len(answered) == len(answers) > 0)
 
 

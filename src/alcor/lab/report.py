@@ -104,7 +104,8 @@ def figures(result: LabResult) -> list[tuple[str, str, str]]:
             (
                 "Provisioning, end to end",
                 "From POST until the API says ACTIVE. Serial: each port is ACTIVE before the next is asked for. "
-                "Batch: one POST with all.",
+                "Batch: one POST with all. The VPC is on every host: each POST is news to all "
+                f"{result.hosts:,} agents, and they share this machine's {result.machine.cores} cores.",
                 plots.latency(result.scales, "serial", "batch", "POST to ACTIVE"),
             )
         )

@@ -30,7 +30,7 @@ class LabError(Exception):
 
 
 class Stopped(LabError):
-    """Somebody asked the lab to stop."""
+    """Somebody asked the lab to stop; it is cleaned up."""
 
 
 class LabOptions(msgspec.Struct, frozen=True, kw_only=True):

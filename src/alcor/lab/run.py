@@ -41,13 +41,13 @@ from alcor.lab.workloads import Workload, workloads
 async def run(options: LabOptions, console: Console) -> LabResult:
     """Runs the lab; writes the report if asked to; prints what it found. Raises LabError when it could not go on.
 
-    Cancelling cleans up first. `LabResult.passed` is the exit code's business; the last line printed says the same.
+    Cancelling cleans up first; SIGTERM does too, and ends in Stopped (a LabError). `LabResult.passed` is the exit
+    code's business; the last line printed says the same.
     """
     stop = threading.Event()
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
     with suppress(NotImplementedError, RuntimeError):
-        loop.add_signal_handler(signal.SIGTERM, task.cancel if task else stop.set)
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
     work = loop.run_in_executor(None, _run, options, console, stop)
     try:
         return await asyncio.shield(work)
@@ -74,9 +74,10 @@ def _run(options: LabOptions, console: Console, stop: threading.Event) -> LabRes
         result = _Session(lab, stages).play(machine, note)
         if options.keep:
             lab.keep()
-            _tell_kept(console, lab)
     page = report.write(result, options.report) if options.report else None
     _print(console, result)
+    if options.keep:
+        _tell_kept(console, lab)
     if page:
         console.print(f"report: {page}", soft_wrap=True)
     console.print(

@@ -29,7 +29,7 @@ class Stages:
     def check(self) -> None:
         """Raises Stopped once somebody asked for it."""
         if self._stop.is_set():
-            raise Stopped("stopped")
+            raise Stopped("stopped on request; the lab is cleaned up")
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
