@@ -159,7 +159,7 @@ def _not_across(world: World) -> list[Proof]:
         )
         seen = sum(captures.count(nonce))
         # Control: a member of the VPC itself pings the same targets, and there the captures do see it.
-        members = [next(one for one in world.vpc if one.id != target.id) for target in targets]
+        members = [next((one for one in world.vpc if one.id != target.id), target) for target in targets]
         ping_all([Ping(source=m.netns, target=t.ip, nonce=nonce) for m, t in zip(members, targets, strict=True)])
         control = sum(count > 0 for count in captures.count(nonce))
     answered = sum(answer.answered for answer in answers)
@@ -209,7 +209,7 @@ def spoofing(world: World, drops: Drops) -> list[Proof]:
     places = [("on the same host", neighbours(world.vpc)[:1]), ("to another host", ring(world.vpc)[:1])]
     for where, pairs in places:
         for sender, victim in pairs:
-            stranger = next(one for one in reversed(world.vpc) if one.id not in (sender.id, victim.id))
+            stranger = next((one for one in reversed(world.vpc) if one.id not in (sender.id, victim.id)), victim)
             proofs.append(_spoof("source IP", "spoofed_ip", where, sender, victim, drops, ip=stranger.ip))
             proofs.append(_spoof("source MAC", "spoofed_mac", where, sender, victim, drops, mac=stranger.mac))
     return proofs
