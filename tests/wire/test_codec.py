@@ -210,7 +210,9 @@ def valid_vpc_scope() -> pb.ScopeUpdate:
     message.subnets.add(
         id=ID, revision=1, base=V4_MAPPED + bytes((10, 0, 0, 0)), prefix_length=24, ip_version=4, gateway=IP4
     )
-    message.endpoints.add(id=ID, revision=1, mac=bytes(6), ips=[IP4], host_ip=IP4)
+    message.endpoints.MergeFrom(
+        pb.Endpoints(ids=ID, revisions=[1], macs=bytes(6), ips=IP4, ip_counts=[1], host_ips=IP4, hosts=[0])
+    )
     message.tombstones.add(kind=4, id=b"t" * 16, revision=2)
     return message
 
@@ -256,14 +258,19 @@ def corrupt(path: str, value: object) -> Callable[[pb.ScopeUpdate], None]:
         ("subnets.ip_version", 5),
         ("subnets.gateway", b"123"),
         ("subnets.gateway", V4_MAPPED + bytes((10, 0, 1, 0))),
-        ("endpoints.id", bytes(15)),
-        ("endpoints.revision", 1 << 63),
-        ("endpoints.mac", bytes(7)),
-        ("endpoints.mac", b"\x01" + bytes(5)),
-        ("endpoints.ips", [bytes(4)]),
-        ("endpoints.ips", [IP4, b""]),
-        ("endpoints.ips", [IP4] * 257),
-        ("endpoints.host_ip", bytes(4)),
+        ("endpoints.ids", bytes(15)),
+        ("endpoints.revisions", [1 << 63]),
+        ("endpoints.revisions", []),
+        ("endpoints.macs", bytes(7)),
+        ("endpoints.macs", bytes(12)),
+        ("endpoints.macs", b"\x01" + bytes(5)),
+        ("endpoints.ips", bytes(4)),
+        ("endpoints.ip_counts", [2]),
+        ("endpoints.ip_counts", [257]),
+        ("endpoints.ip_counts", [1 << 31]),
+        ("endpoints.host_ips", bytes(4)),
+        ("endpoints.hosts", [1]),
+        ("endpoints.hosts", [0, 0]),
         ("tombstones.kind", 0),
         ("tombstones.kind", 9),
         ("tombstones.id", bytes(17)),
@@ -294,17 +301,36 @@ def test_objects_are_in_the_scope_they_belong_to() -> None:
     with pytest.raises(WireError, match="ports belong in a host's scope"):
         decode_update(message.SerializeToString())
     message = valid_host_scope()
-    message.endpoints.add().CopyFrom(valid_vpc_scope().endpoints[0])
+    message.endpoints.CopyFrom(valid_vpc_scope().endpoints)
     with pytest.raises(WireError, match="belong in a VPC's scope"):
         decode_update(message.SerializeToString())
 
 
-@pytest.mark.parametrize("field", ["subnets", "endpoints", "tombstones"])
+@pytest.mark.parametrize("field", ["subnets", "tombstones"])
 def test_duplicates_are_refused(field: str) -> None:
     """An object is in an update once."""
     message = valid_vpc_scope()
     getattr(message, field).add().CopyFrom(getattr(message, field)[0])
     with pytest.raises(WireError, match=f"update.{field}: .*twice"):
+        decode_update(message.SerializeToString())
+
+
+def test_a_duplicate_endpoint_is_refused() -> None:
+    """The same for endpoints, whose columns simply go on."""
+    message = valid_vpc_scope()
+    message.endpoints.MergeFrom(valid_vpc_scope().endpoints)  # protobuf: the later bytes replace, the lists go on
+    message.endpoints.ids, message.endpoints.macs, message.endpoints.ips = ID * 2, bytes(12), IP4 * 2
+    with pytest.raises(WireError, match=r"update.endpoints.ids: .*twice"):
+        decode_update(message.SerializeToString())
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    """Each column says as much as the others: an address too many or too few is nobody's."""
+    message = valid_vpc_scope()
+    del message.endpoints.ip_counts[:]
+    assert decode_update(message.SerializeToString()).revision == 3
+    message.endpoints.ips = IP4 * 2
+    with pytest.raises(WireError, match=r"endpoints\.ips: of 2 endpoints, and there are 1 ids"):
         decode_update(message.SerializeToString())
 
 

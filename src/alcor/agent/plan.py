@@ -9,12 +9,11 @@ its VPC's goal is held. Endpoints of ports on this host are not remote endpoints
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Container, Iterator, Mapping, Set
 
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort, Observed, Plan
 from alcor.goalstate.objects import EndpointGoal
-from alcor.model.addresses import Ip
 from alcor.model.ids import Id
 
 
@@ -71,8 +70,9 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
         vpc = desired.vpc(key)
         if vpc is None:
             continue
-        for ip in desired.owners(key):
-            endpoint = _endpoint_at(desired, key, ip)
+        owners, goals = desired.owners(key), desired.scopes[key].endpoints
+        for ip, held in owners.items():
+            endpoint = _endpoint_of(held, goals, desired.ports)
             if endpoint is None:
                 continue
             where = EndpointKey(vpc.vni, ip)
@@ -113,8 +113,10 @@ def partial_plan(
         if vpc is None:
             continue
         fresh = touched.fresh.get(key, ())
+        owners, goals = desired.owners(key), desired.scopes[key].endpoints
         for ip in sorted(touched.addresses[key]):
-            endpoint = _endpoint_at(desired, key, ip)
+            held = owners.get(ip)
+            endpoint = _endpoint_of(held, goals, desired.ports) if held is not None else None
             where = EndpointKey(vpc.vni, ip)
             if endpoint is None:
                 if ip not in fresh:
@@ -140,21 +142,18 @@ def partial_plan(
     )
 
 
-def _endpoint_at(desired: Desired, key: ScopeKey, ip: Ip) -> Endpoint | None:
-    """Who has that address on another host. Of several claimants the newest has it: the others are on their way out."""
-    held = desired.owners(key).get(ip)
-    if held is None:
-        return None
-    endpoints = desired.scopes[key].endpoints
+def _endpoint_of(held: Id | tuple[Id, ...], goals: Mapping[Id, EndpointGoal], local: Container[Id]) -> Endpoint | None:
+    """Where an address is that `held` claim; None: on this host. Of several claimants the newest has it: the others
+    are on their way out."""
     if isinstance(held, tuple):
-        claims = [endpoints[identifier] for identifier in held if identifier not in desired.ports]
+        claims = [goals[identifier] for identifier in held if identifier not in local]
         if not claims:
             return None
         newest = max(claims, key=_age)
         return Endpoint(newest.mac, newest.host_ip)
-    if held in desired.ports:
+    if held in local:
         return None
-    goal = endpoints[held]
+    goal = goals[held]
     return Endpoint(goal.mac, goal.host_ip)
 
 

@@ -15,11 +15,13 @@ from alcor.goalstate.objects import Goal
 DIGEST_MASK = (1 << 64) - 1
 
 
+_KIND_BYTES = [bytes((kind,)) for kind in range(256)]
+
+
 def object_digest(kind: int, identifier: bytes, revision: int) -> int:
     """One object's share of its scope's digest: 64 bits."""
-    return int.from_bytes(
-        blake2b(b"%c%b%b" % (kind, identifier, revision.to_bytes(8, "big")), digest_size=8).digest(), "big"
-    )
+    named = _KIND_BYTES[kind] + identifier + revision.to_bytes(8, "big")
+    return int.from_bytes(blake2b(named, digest_size=8).digest(), "big")
 
 
 def digest(objects: Iterable[Goal]) -> int:

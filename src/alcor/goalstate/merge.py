@@ -72,11 +72,13 @@ class ScopeState:
     def merge(self, update: ScopeUpdate) -> list[Change]:
         """Takes in what is newer than what is held; returns what changed. Idempotent."""
         changes: list[Change] = []
+        held_before = len(self)
         self._merge_objects(update, changes)
         for tombstone in update.tombstones:
             self._bury(tombstone, changes)
         if update.snapshot:
-            self._remove_missing(update, changes)
+            if held_before:
+                self._remove_missing(update, changes)
             self.complete = True
             if update.revision > self.floor:
                 self._raise_floor(update.revision)

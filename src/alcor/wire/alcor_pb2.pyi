@@ -24,24 +24,24 @@ class Bundle(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ..., synced: _Optional[bool] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
-    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "endpoints", "tombstones")
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     VPCS_FIELD_NUMBER: _ClassVar[int]
     SUBNETS_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
-    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONES_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     scope: bytes
     revision: int
     snapshot: bool
     vpcs: _containers.RepeatedCompositeFieldContainer[Vpc]
     subnets: _containers.RepeatedCompositeFieldContainer[Subnet]
     ports: _containers.RepeatedCompositeFieldContainer[Port]
-    endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     tombstones: _containers.RepeatedCompositeFieldContainer[Tombstone]
-    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ...) -> None: ...
+    endpoints: Endpoints
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ...) -> None: ...
 
 class Vpc(_message.Message):
     __slots__ = ("id", "revision", "vni", "mtu", "routed")
@@ -110,19 +110,23 @@ class Port(_message.Message):
     interface: str
     def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ...) -> None: ...
 
-class Endpoint(_message.Message):
-    __slots__ = ("id", "revision", "mac", "ips", "host_ip")
-    ID_FIELD_NUMBER: _ClassVar[int]
-    REVISION_FIELD_NUMBER: _ClassVar[int]
-    MAC_FIELD_NUMBER: _ClassVar[int]
+class Endpoints(_message.Message):
+    __slots__ = ("ids", "revisions", "macs", "ips", "ip_counts", "host_ips", "hosts")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    MACS_FIELD_NUMBER: _ClassVar[int]
     IPS_FIELD_NUMBER: _ClassVar[int]
-    HOST_IP_FIELD_NUMBER: _ClassVar[int]
-    id: bytes
-    revision: int
-    mac: bytes
-    ips: _containers.RepeatedScalarFieldContainer[bytes]
-    host_ip: bytes
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., mac: _Optional[bytes] = ..., ips: _Optional[_Iterable[bytes]] = ..., host_ip: _Optional[bytes] = ...) -> None: ...
+    IP_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    HOST_IPS_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    ids: bytes
+    revisions: _containers.RepeatedScalarFieldContainer[int]
+    macs: bytes
+    ips: bytes
+    ip_counts: _containers.RepeatedScalarFieldContainer[int]
+    host_ips: bytes
+    hosts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[bytes] = ..., revisions: _Optional[_Iterable[int]] = ..., macs: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., ip_counts: _Optional[_Iterable[int]] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Tombstone(_message.Message):
     __slots__ = ("kind", "id", "revision")

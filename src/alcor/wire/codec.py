@@ -11,7 +11,8 @@ in as many bundles as there are hosts to tell.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NewType
+from itertools import islice
+from typing import NewType, TypeAlias, cast
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -37,7 +38,7 @@ SYNC_METHOD = "/alcor.v1.Agent/Sync"
 SERVICE, METHOD = "alcor.v1.Agent", "Sync"
 
 MAX_MESSAGE_BYTES = 64 << 20
-"""Of one bundle or report; both ends set gRPC's limits to it. About 600,000 endpoints."""
+"""Of one bundle or report; both ends set gRPC's limits to it. About 1,500,000 endpoints."""
 MAX_TEXT = 4096
 """Characters of a name, a path or an error; longer errors are cut when encoded."""
 MAX_ADDRESSES = 256
@@ -51,6 +52,8 @@ Part = NewType("Part", bytes)
 
 UncheckedScopes = NewType("UncheckedScopes", pb.Bundle)
 """A decoded bundle's scopes, their contents not looked at yet."""
+
+_Ips: TypeAlias = list[tuple[Ip, ...]]
 
 _SCOPES_TAG = bytes(((4 << 3) | 2,))
 _KINDS = (PortKind.CONTAINER, PortKind.TAP, PortKind.ADOPTED)
@@ -124,10 +127,11 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
 def encode_update(update: ScopeUpdate) -> bytes:
     """The update as a ScopeUpdate message."""
     message = pb.ScopeUpdate(scope=update.scope, revision=update.revision, snapshot=update.snapshot)
-    vpcs, subnets, ports, endpoints = message.vpcs, message.subnets, message.ports, message.endpoints
+    vpcs, subnets, ports = message.vpcs, message.subnets, message.ports
+    endpoints: list[EndpointGoal] = []
     for goal in update.objects:
         if isinstance(goal, EndpointGoal):
-            endpoints.add(id=goal.id, revision=goal.revision, mac=goal.mac, ips=goal.ips, host_ip=goal.host_ip)
+            endpoints.append(goal)
         elif isinstance(goal, PortGoal):
             _encode_port(ports.add(), goal)
         elif isinstance(goal, SubnetGoal):
@@ -141,6 +145,8 @@ def encode_update(update: ScopeUpdate) -> bytes:
             )
         else:
             vpcs.add(id=goal.id, revision=goal.revision, vni=goal.vni, mtu=goal.mtu, routed=goal.routed)
+    if endpoints:
+        _encode_endpoints(message.endpoints, endpoints)
     for tombstone in update.tombstones:
         message.tombstones.add(kind=tombstone.kind, id=tombstone.id, revision=tombstone.revision)
     return message.SerializeToString()
@@ -205,24 +211,37 @@ def _encode_port(message: pb.Port, goal: PortGoal) -> None:
         message.addresses.add(ip=address.ip, subnet_id=address.subnet_id)
 
 
+def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> None:
+    message.ids = b"".join([goal.id for goal in goals])
+    message.revisions.extend([goal.revision for goal in goals])
+    message.macs = b"".join([goal.mac for goal in goals])
+    message.ips = b"".join([ip for goal in goals for ip in goal.ips])
+    counts = [len(goal.ips) for goal in goals]
+    if any(count != 1 for count in counts):
+        message.ip_counts.extend(counts)
+    places = {host_ip: place for place, host_ip in enumerate(dict.fromkeys([goal.host_ip for goal in goals]))}
+    message.host_ips = b"".join(places)
+    message.hosts.extend([places[goal.host_ip] for goal in goals])
+
+
 def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
     scope = message.scope
     if scope != HOST_SCOPE:
         _id(scope, f"{where}.scope")
         if message.ports:
             raise WireError(f"{where}.ports: ports belong in a host's scope, not in a VPC's")
-    elif message.vpcs or message.subnets or message.endpoints:
+    elif message.vpcs or message.subnets or message.HasField("endpoints"):
         raise WireError(f"{where}: VPCs, subnets and endpoints belong in a VPC's scope, not in a host's")
     objects: list[Goal] = []
     objects += [_decode_vpc(vpc, scope, f"{where}.vpcs") for vpc in message.vpcs]
     objects += [_decode_subnet(subnet, f"{where}.subnets") for subnet in message.subnets]
     objects += [_decode_port(port, f"{where}.ports") for port in message.ports]
-    objects += _decode_endpoints(message.endpoints, f"{where}.endpoints")
+    if message.HasField("endpoints"):
+        objects += _decode_endpoints(message.endpoints, f"{where}.endpoints")
     for kind, some in (
         ("vpcs", message.vpcs),
         ("subnets", message.subnets),
         ("ports", message.ports),
-        ("endpoints", message.endpoints),
     ):
         if len(some) > 1 and len({item.id for item in some}) != len(some):
             raise WireError(f"{where}.{kind}: the same id twice")
@@ -290,31 +309,48 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
     )
 
 
-def _decode_endpoints(messages: Iterable[pb.Endpoint], where: str) -> list[Goal]:
-    """In one loop: VPCs have many. Equal tunnel ends and revisions become one object each (memory)."""
-    endpoints: list[Goal] = []
-    host_ips: dict[bytes, Ip] = {}
-    revisions: dict[int, int] = {}
-    for message in messages:
-        identifier, mac, host_ip, revision = message.id, message.mac, message.host_ip, message.revision
-        ips = tuple(message.ips)
-        if len(identifier) != 16:
-            _id(identifier, f"{where}.id")
-        if len(mac) != 6 or mac[0] & 1:
-            _mac(mac, f"{where}.mac")
-        if len(ips) != 1 or len(ips[0]) != 16:
-            if len(ips) > MAX_ADDRESSES:
-                raise WireError(f"{where}.ips: more than {MAX_ADDRESSES}")
-            for ip in ips:
-                _ip(ip, f"{where}.ips")
-        known = host_ips.get(host_ip)
-        if known is None:
-            known = host_ips[host_ip] = _ip(host_ip, f"{where}.host_ip")
-        number = revisions.get(revision)
-        if number is None:
-            number = revisions[revision] = _revision(revision, f"{where}.revision")
-        endpoints.append(EndpointGoal(Id(identifier), number, Mac(mac), ips, known))  # type: ignore[arg-type]
-    return endpoints
+def _decode_endpoints(message: pb.Endpoints, where: str) -> Iterable[EndpointGoal]:
+    """Whole columns at a time: VPCs have many. Equal tunnel ends and revisions become one object each (memory)."""
+    ids = _cut(message.ids, 16, f"{where}.ids")
+    macs = _cut(message.macs, 6, f"{where}.macs")
+    for mac, first in zip(macs, message.macs[::6], strict=True):
+        if first & 1:
+            _mac(mac, f"{where}.macs")
+    one_each = _cut(message.ips, 16, f"{where}.ips")
+    ips: list[tuple[bytes, ...]] = list(zip(one_each))
+    if message.ip_counts:
+        ips = _grouped(one_each, message.ip_counts, where)
+    known = {revision: _revision(revision, f"{where}.revisions") for revision in set(message.revisions)}
+    revisions = [known[revision] for revision in message.revisions]
+    host_ips = _cut(message.host_ips, 16, f"{where}.host_ips")
+    try:
+        hosts = [host_ips[place] for place in message.hosts]
+    except IndexError:
+        raise WireError(f"{where}.hosts: {max(message.hosts)} is not one of {len(host_ips)} tunnel ends") from None
+    for name, column in (("revisions", revisions), ("macs", macs), ("ips", ips), ("hosts", hosts)):
+        if len(column) != len(ids):
+            raise WireError(f"{where}.{name}: of {len(column)} endpoints, and there are {len(ids)} ids")
+    if len(set(ids)) != len(ids):
+        raise WireError(f"{where}.ids: the same id twice")
+    columns = cast("list[Id]", ids), revisions, cast("list[Mac]", macs), cast("_Ips", ips), cast("list[Ip]", hosts)
+    return map(EndpointGoal, *columns)
+
+
+def _cut(column: bytes, size: int, where: str) -> list[bytes]:
+    """A column of entries of `size` bytes, entry by entry."""
+    if len(column) % size:
+        raise WireError(f"{where}: {len(column)} bytes are not entries of {size}")
+    return [column[at : at + size] for at in range(0, len(column), size)]
+
+
+def _grouped(ips: Sequence[bytes], counts: Sequence[int], where: str) -> list[tuple[bytes, ...]]:
+    """The addresses of each endpoint, of which it has so many."""
+    if max(counts) > MAX_ADDRESSES:
+        raise WireError(f"{where}.ip_counts: {max(counts)}, at most {MAX_ADDRESSES} of one endpoint")
+    if sum(counts) != len(ips):
+        raise WireError(f"{where}.ip_counts: of {sum(counts)} addresses, and there are {len(ips)}")
+    rest = iter(ips)
+    return [tuple(islice(rest, count)) for count in counts]
 
 
 def _decode_tombstone(message: pb.Tombstone, where: str) -> Tombstone:

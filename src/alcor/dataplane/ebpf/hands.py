@@ -27,12 +27,13 @@ from alcor.dataplane.kernel.netlink import Ack, Netlink
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
 
-CHUNK, SMALLEST_CHUNK, CHUNKS_AT_LEAST = 64, 4, 8
+CHUNK, SMALLEST_CHUNK, CHUNKS_AT_LEAST = 64, 16, 8
 """Ports per batch: enough to fill a sendmsg, few enough that the stages overlap and descriptors stay bounded; a small
-plan is cut smaller, so that its first namespaces are waited for but a moment."""
+plan is cut smaller, so that its first namespaces are waited for but a moment. Every chunk costs the machine a block and
+its grace periods: too small ones slow down whoever else wants RTNL."""
 NAMESPACE_THREADS = 2
 """More only wait for each other (484 us a namespace with one, 252 with two, 223 with four, measured on 2 cores)."""
-OWN_BLOCK_FROM = SMALLEST_CHUNK
+OWN_BLOCK_FROM = 4
 """Ports of a chunk from which they get a block of their own. Joining a block that runs a program makes the kernel wait
 for an RCU grace period (synchronize_rcu_expedited under RTNL, by profile), attaching the program to a block that ports
 have joined costs one for all of them."""
