@@ -135,9 +135,9 @@ def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_digest_tells_kinds_ids_and_revisions_apart() -> None:
-    """Golden (`b2sum -l 64` gives it): agents and controllers of different versions must agree on it."""
+    """Golden (`b2sum -l 64` gives the weight): agents and controllers of different versions must agree on it."""
     identifier = bytes(range(16))
-    assert object_digest(Kind.ENDPOINT, identifier, 7) == 0xD75D87F507B86405
+    assert object_digest(Kind.ENDPOINT, identifier, 7) == 0x1A239F095EC376FB * 0x000102030405060708090A0B0C0D0E0F
     others = {object_digest(Kind.PORT, identifier, 7), object_digest(Kind.ENDPOINT, identifier, 8)}
     others.add(object_digest(Kind.ENDPOINT, identifier[::-1], 7))
     assert len(others) == 3

@@ -144,9 +144,10 @@ class Desired:
                 touched.mentioned[tombstone.id] = (key.partition, tombstone.revision)
         addresses = touched.addresses.get(key) or set[Ip]()
         fresh = touched.fresh.setdefault(key, set())
+        owners = self._owners.get(key, {})
         for change in state.merge(update):
             if change.kind is Kind.ENDPOINT:
-                self._endpoint(key, change, addresses, fresh)
+                self._endpoint(owners, change, addresses, fresh)
             elif change.kind is Kind.PORT:
                 self._port(key.partition, change, touched, left)
             elif change.kind is Kind.VPC:
@@ -157,8 +158,7 @@ class Desired:
         if addresses:
             touched.addresses[key] = addresses
 
-    def _endpoint(self, key: ScopeKey, change: Change, addresses: set[Ip], fresh: set[Ip]) -> None:
-        owners = self._owners[key]
+    def _endpoint(self, owners: Owners, change: Change, addresses: set[Ip], fresh: set[Ip]) -> None:
         before, after = change.before, change.after
         if isinstance(before, EndpointGoal):
             for ip in before.ips:

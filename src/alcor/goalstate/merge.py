@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from alcor.goalstate.digest import DIGEST_MASK, object_digest
+from alcor.goalstate.digest import DIGEST_MODULUS, object_digest
 from alcor.goalstate.objects import EndpointGoal, Goal, Kind, PortGoal, ScopeUpdate, SubnetGoal, Tombstone, VpcGoal
 from alcor.model.ids import Id
 
@@ -171,4 +171,4 @@ class ScopeState:
                 total += object_digest(kind, identifier, after.revision)
             if before is not None:
                 total -= object_digest(kind, identifier, before.revision)
-        self.digest = total & DIGEST_MASK
+        self.digest = total % DIGEST_MODULUS

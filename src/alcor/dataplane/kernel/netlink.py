@@ -26,7 +26,7 @@ MAX_MESSAGES_PER_SEND = 64
 MAX_BYTES_PER_SEND = 128 * 1024
 """Stays below the default send buffer (net.core.wmem_default, 208 KiB): a larger send fails with EMSGSIZE."""
 RECEIVE_BUFFER_BYTES = 1024 * 1024
-RECV_BYTES = 128 * 1024
+RECV_BYTES = 32 * 1024
 """A dump's datagrams are at most 32 KiB, an answer's much less."""
 MAX_DUMP_ATTEMPTS = 16
 ANSWER_TIMEOUT_S = 60
