@@ -19,6 +19,7 @@ Resource = dict[str, Any]
 
 PAGE = 1000
 REQUEST_TIMEOUT_S = 120.0
+PATIENCE = 0.01
 
 
 class ApiError(LabError):
@@ -96,10 +97,15 @@ class Client:
 
 
 def await_true(ask: Callable[[], bool], what: str, timeout_s: float, poll_s: float, check: Callable[[], None]) -> None:
-    """Asks until the answer is yes; `check` may raise in between. Raises LabError after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
+    """Asks until the answer is yes; `check` may raise in between. Raises LabError after `timeout_s`.
+
+    It waits `poll_s` between questions, later PATIENCE of the time gone by: the answer is late by a hundredth at most,
+    and a long wait is not made longer by the questions.
+    """
+    started = time.monotonic()
     while not ask():
         check()
-        if time.monotonic() > deadline:
+        elapsed_s = time.monotonic() - started
+        if elapsed_s > timeout_s:
             raise LabError(f"waited {timeout_s:.0f} s for {what}")
-        time.sleep(poll_s)
+        time.sleep(max(poll_s, PATIENCE * elapsed_s))
