@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.dictionary import DictionaryDriver, Tables
@@ -11,7 +12,7 @@ from tests.goalstate.test_delta import of, whole
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Observed, Plan
-from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
+from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate, VpcGoal
 from alcor.goalstate.snapshot import host_snapshot, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import Id
@@ -179,3 +180,16 @@ def test_a_goal_says_everything_about_its_port() -> None:
         goal.interface,
         goal.admin_state_up,
     )
+
+
+def test_a_network_that_is_down_takes_its_ports_down() -> None:
+    """`admin_state_up` of the network goes for all its ports, whatever theirs says; up again, theirs counts."""
+    (commit,) = play([[("port", 0, 0, 0)]])
+    world, vpc = make_world(), network_id(0)
+    update = whole(commit.after, vpc)
+    world.take(host_snapshot(2, commit.after.of_host("a")), update)
+    (goal,) = (one for one in update.objects if isinstance(one, VpcGoal))
+    for revision, up in ((8, False), (9, True)):
+        changed = msgspec.structs.replace(goal, revision=revision, admin_state_up=up)
+        plan = world.take(ScopeUpdate(scope=vpc, revision=revision, snapshot=False, objects=(changed,)))
+        assert [port.admin_state_up for port in plan.put_ports] == [up]

@@ -192,6 +192,8 @@ def test_a_port_becomes_its_rows() -> None:
     assert (PORT.id, PORT.vni, PORT.mtu, PORT.mac) == row[:4]
     down = msgspec.structs.replace(PORT, admin_state_up=False, routed=False)
     assert PortFlag(0) == tables.port_row(down, peer=False).flags
+    ((_, shut), *_) = tables.port_endpoints(down, 9, peer=True)
+    assert shut == LocalRow(9, EndpointFlag.PEER | EndpointFlag.DOWN, PORT.mac)
     expected = LocalRow(9, EndpointFlag.PEER, PORT.mac)
     assert (
         (EndpointKey(PORT.vni, PORT.addresses[0].ip), expected),

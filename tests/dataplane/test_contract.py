@@ -520,6 +520,25 @@ def test_a_port_that_is_down_does_not_send(host: Host) -> None:
         assert udp(port(1), two, b"while down") not in receiver.wait(udp(port(1), two, b"up again"))
 
 
+def test_a_port_that_is_down_does_not_receive(pair: Pair) -> None:
+    """Nor does anything reach it, from its own host or from another, bridged or routed; up again, all of it does."""
+    a, b = pair
+    one, two, far = port(1), port(2), port(3)
+    put(a, one, port(2, up=False), put_endpoints=as_endpoints(b, far))
+    put(b, far, put_endpoints=as_endpoints(a, one, two))
+    with a.wire(one) as near, b.wire(far) as remote, a.wire(two) as receiver:
+        for sender, source in ((near, one), (remote, far)):
+            sender.send(udp(source, two, b"while down"))
+        assert a.driver.counters()[one.id].dropped["port_down"] >= 1
+        remote.send(udp(far, one, b"behind it"))
+        near.wait(udp(far, one, b"behind it"))  # so what came before has met its fate
+        put(a, two)
+        for sender, source in ((near, one), (remote, far)):
+            sender.send(udp(source, two, b"up again"))
+            arrived = receiver.wait(udp(source, two, b"up again"))
+            assert udp(source, two, b"while down") not in arrived
+
+
 def test_counters_count(pair: Pair) -> None:
     """Packets and bytes are the frames', at both ends, tunnelled or not; a port made anew starts from nothing."""
     a, b = pair

@@ -16,7 +16,7 @@ from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip
 from alcor.model.ids import Id
 
 ROUTED, PORT_PEER, UP = 1, 2, 4
-GATEWAY, LOCAL_PEER = 1, 2
+GATEWAY, LOCAL_PEER, LOCAL_DOWN = 1, 2, 4
 VNIS = (1, 0x123456, 0xFFFFFF)
 UNDERLAY = "172.16.0.1"
 ADDRESSES = tuple(f"10.0.{net}.{host}" for net in (0, 1) for host in range(1, 13))
@@ -40,8 +40,9 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
         vni = rng.choice(VNIS)
         row = PortRow(Id(rng.randbytes(16)), vni, 1450, Mac(packets.mac(ifindex)), flags, rng.getrandbits(64))
         tables.ports[ifindex] = row
+        seen = (LOCAL_PEER if flags & PORT_PEER else 0) | (0 if flags & UP else LOCAL_DOWN)
         for address in rng.sample(ADDRESSES, rng.choice((1, 1, 2))):
-            local = LocalRow(ifindex, LOCAL_PEER if flags & PORT_PEER else 0, row.mac)
+            local = LocalRow(ifindex, seen, row.mac)
             tables.local[EndpointKey(vni, parse_ip(address))] = local
     for vni in VNIS:
         for address in GATEWAYS:

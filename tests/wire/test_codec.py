@@ -97,7 +97,14 @@ def updates(draw: Any) -> ScopeUpdate:
         scope, objects = HOST_SCOPE, draw(st.lists(PORTS, max_size=4, unique_by=_id))
     else:
         scope = draw(IDS)
-        vpc = VpcGoal(scope, draw(REVISIONS), draw(st.integers(1, 2**24 - 1)), draw(st.integers(68, 65535)), True)
+        vpc = VpcGoal(
+            scope,
+            draw(REVISIONS),
+            draw(st.integers(1, 2**24 - 1)),
+            draw(st.integers(68, 65535)),
+            True,
+            draw(st.booleans()),
+        )
         objects = draw(st.lists(st.just(vpc), max_size=1))
         objects += draw(st.lists(subnets(), max_size=3, unique_by=_id))
         objects += draw(st.lists(ENDPOINTS, max_size=4, unique_by=_id))

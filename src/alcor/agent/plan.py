@@ -38,7 +38,7 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         mac=goal.mac,
         addresses=tuple(addresses),
         mtu=vpc.mtu,
-        admin_state_up=goal.admin_state_up,
+        admin_state_up=goal.admin_state_up and vpc.admin_state_up,
         routed=vpc.routed,
         kind=goal.kind,
         netns=goal.netns,

@@ -43,13 +43,15 @@ class Key(NamedTuple):
 
 
 class VpcGoal(msgspec.Struct, frozen=True, gc=False):
-    """A VPC's tunnel number and rules. `routed`: its subnets reach each other through the implicit router."""
+    """A VPC's tunnel number and rules. `routed`: its subnets reach each other through the implicit router. Not
+    `admin_state_up`: all its ports are down."""
 
     id: Id
     revision: int
     vni: int
     mtu: int
     routed: bool
+    admin_state_up: bool = True
 
     @property
     def key(self) -> Key:

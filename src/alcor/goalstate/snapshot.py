@@ -23,7 +23,9 @@ from alcor.model.nouns import Network, Node, Port, Subnet
 
 def vpc_goal(network: Network) -> VpcGoal:
     """The VPC of a network row; only a network with a `cidr` routes between its subnets."""
-    return VpcGoal(network.id, network.revision, network.vni, network.mtu, network.cidr is not None)
+    return VpcGoal(
+        network.id, network.revision, network.vni, network.mtu, network.cidr is not None, network.admin_state_up
+    )
 
 
 def subnet_goal(subnet: Subnet) -> SubnetGoal:

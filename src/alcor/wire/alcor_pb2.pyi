@@ -44,18 +44,20 @@ class ScopeUpdate(_message.Message):
     def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ...) -> None: ...
 
 class Vpc(_message.Message):
-    __slots__ = ("id", "revision", "vni", "mtu", "routed")
+    __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up")
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VNI_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     ROUTED_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_STATE_UP_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vni: int
     mtu: int
     routed: bool
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ...) -> None: ...
+    admin_state_up: bool
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ..., admin_state_up: _Optional[bool] = ...) -> None: ...
 
 class Subnet(_message.Message):
     __slots__ = ("id", "revision", "base", "prefix_length", "ip_version", "gateway")

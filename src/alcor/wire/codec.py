@@ -144,7 +144,14 @@ def encode_update(update: ScopeUpdate) -> bytes:
                 gateway=goal.gateway or b"",
             )
         else:
-            vpcs.add(id=goal.id, revision=goal.revision, vni=goal.vni, mtu=goal.mtu, routed=goal.routed)
+            vpcs.add(
+                id=goal.id,
+                revision=goal.revision,
+                vni=goal.vni,
+                mtu=goal.mtu,
+                routed=goal.routed,
+                admin_state_up=goal.admin_state_up,
+            )
     if endpoints:
         _encode_endpoints(message.endpoints, endpoints)
     for tombstone in update.tombstones:
@@ -265,7 +272,12 @@ def _decode_vpc(message: pb.Vpc, scope: bytes, where: str) -> VpcGoal:
     if not MIN_MTU <= message.mtu <= MAX_MTU:
         raise WireError(f"{where}.mtu: {message.mtu} is not in {MIN_MTU}..{MAX_MTU}")
     return VpcGoal(
-        Id(message.id), _revision(message.revision, f"{where}.revision"), message.vni, message.mtu, message.routed
+        Id(message.id),
+        _revision(message.revision, f"{where}.revision"),
+        message.vni,
+        message.mtu,
+        message.routed,
+        message.admin_state_up,
     )
 
 

@@ -430,6 +430,8 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 			return -DROP_TTL_EXCEEDED;
 		if (!here && !(there = bpf_map_lookup_elem(&remote, &key)))
 			return -DROP_NO_ENDPOINT;
+		if (here && here->flags & ENDPOINT_DOWN)
+			return -DROP_PORT_DOWN;
 		set_ttl(ip, ip->ttl - 1);
 		copy_mac(eth->h_source, router_mac);
 		copy_mac(eth->h_dest, here ? here->mac : there->mac);
@@ -444,6 +446,8 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 		mac = here ? here->mac : there->mac;
 		if (!same_mac(eth->h_dest, mac))
 			return -DROP_NO_ENDPOINT;
+		if (here && here->flags & ENDPOINT_DOWN)
+			return -DROP_PORT_DOWN;
 	}
 	if (here)
 		return deliver(skb, here);
@@ -521,6 +525,8 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	here = bpf_map_lookup_elem(&local, &key);
 	if (!here || here->flags & ENDPOINT_GATEWAY || !same_mac(outer->inner.h_dest, here->mac))
 		return -DROP_NO_ENDPOINT;
+	if (here->flags & ENDPOINT_DOWN)
+		return -DROP_PORT_DOWN;
 	/* 4: the outer Ethernet header stays in front; it becomes the inner one. */
 	copy_mac(inner.h_dest, outer->inner.h_dest);
 	copy_mac(inner.h_source, outer->inner.h_source);

@@ -28,6 +28,7 @@ enum port_flag {
 enum endpoint_flag {
 	ENDPOINT_GATEWAY = 1,
 	ENDPOINT_PEER = 2,
+	ENDPOINT_DOWN = 4, /* its port is administratively down: nothing is delivered */
 };
 
 enum drop_reason {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from alcor.dataplane.base import EndpointKey, LocalPort
 from alcor.dataplane.ebpf import wiring
-from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, PortRow, port_digest, port_row
+from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, PortRow, port_digest, port_endpoints, port_row
 from alcor.dataplane.kernel.links import Link
 from alcor.model.addresses import format_ip
 from alcor.model.ids import Id, format_id
@@ -114,12 +114,9 @@ def sort_out(seen: Snapshot) -> Sorted:
 
 def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Link) -> Carried:
     attached = ifindex in seen.attached
-    reached = all(
-        (found := seen.local.get(EndpointKey(port.vni, one.ip))) is not None
-        and (found.ifindex, found.mac) == (ifindex, port.mac)
-        for one in port.addresses
-    )
-    same = row.digest == port_digest(port) and row == port_row(port, peer=is_peer(port))
+    peer = is_peer(port)
+    reached = all(seen.local.get(key) == end for key, end in port_endpoints(port, ifindex, peer=peer))
+    same = row.digest == port_digest(port) and row == port_row(port, peer=peer)
     return Carried(
         port, ifindex, attached, attached and reached and same and (link.up or port.kind is PortKind.ADOPTED)
     )

@@ -49,6 +49,7 @@ class EndpointFlag(IntFlag):
 
     GATEWAY = 1
     PEER = 2
+    DOWN = 4
 
 
 class DropReason(IntEnum):
@@ -225,7 +226,12 @@ def port_row(port: LocalPort, *, peer: bool) -> PortRow:
 
 def port_endpoints(port: LocalPort, ifindex: int, *, peer: bool) -> tuple[tuple[EndpointKey, LocalRow], ...]:
     """The rows of `local` of a port behind `ifindex`, one for each of its addresses."""
-    row = LocalRow(ifindex, EndpointFlag.PEER if peer else EndpointFlag(0), port.mac)
+    flags = EndpointFlag(0)
+    if peer:
+        flags |= EndpointFlag.PEER
+    if not port.admin_state_up:
+        flags |= EndpointFlag.DOWN
+    row = LocalRow(ifindex, flags, port.mac)
     return tuple((EndpointKey(port.vni, address.ip), row) for address in port.addresses)
 
 

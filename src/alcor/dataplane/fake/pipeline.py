@@ -57,6 +57,7 @@ class LocalFlag(IntFlag):
 
     GATEWAY = 1
     PEER = 2
+    DOWN = 4
 
 
 class PortRow(msgspec.Struct, frozen=True, gc=False):
@@ -338,6 +339,8 @@ def _route(walk: _Walk, port: PortRow, packet: Ipv4) -> Verdict:
 def _hand_over(walk: _Walk, vni: int, endpoint: LocalRow | RemoteRow, frame: bytes) -> Verdict:
     """Steps 11 and 12: to the interface, or into the tunnel."""
     if isinstance(endpoint, LocalRow):
+        if endpoint.flags & LocalFlag.DOWN:
+            return walk.drop(DropReason.PORT_DOWN, "11: the receiving port is administratively down")
         return walk.deliver(endpoint, frame)
     return walk.tunnel(vni, endpoint, frame)
 
@@ -418,6 +421,8 @@ def from_overlay(tables: Tables, frame: bytes) -> Verdict:
     if local.mac != ether.destination:
         text = f"3: {format_ip(destination)} is at {format_mac(local.mac)}, not {format_mac(ether.destination)}"
         return walk.drop(DropReason.NO_ENDPOINT, text)
+    if local.flags & LocalFlag.DOWN:
+        return walk.drop(DropReason.PORT_DOWN, "3: the receiving port is administratively down")
     walk.steps.append(f"1-4: out of the tunnel, VNI {vni}, for {format_ip(destination)}")
     return walk.deliver(local, inner)
 

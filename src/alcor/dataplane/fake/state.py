@@ -148,7 +148,8 @@ class Carried:
         self._forget_addresses(ifindex)
         own = {EndpointKey(port.vni, address.ip) for address in port.addresses}
         self._addresses_of[ifindex] = own
-        self.tables.local.update({key: LocalRow(ifindex, 0, port.mac) for key in own})
+        row = LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac)
+        self.tables.local.update(dict.fromkeys(own, row))
         self._traffic.setdefault(ifindex, Traffic())
         flags = (PortFlag.ROUTED if port.routed else 0) | (PortFlag.UP if port.admin_state_up else 0)
         self.tables.ports[ifindex] = PortRow(port.id, port.vni, port.mtu, port.mac, int(flags))
