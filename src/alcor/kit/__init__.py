@@ -1,1 +1,1 @@
-"""kit: tools without domain words (clock, tasks, mailbox, back-off, certificates, logging set-up)."""
+"""kit: tools without domain words (clock, back-off, certificates, logging set-up)."""

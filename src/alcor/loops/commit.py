@@ -14,13 +14,12 @@ its next start reads what is durable.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, Protocol
-
-import structlog
 
 from alcor.model.ids import Id, make_ids
 from alcor.services.commands import Command
@@ -45,7 +44,7 @@ class _Loop(Protocol):
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> object: ...
 
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class _Pending(NamedTuple):
@@ -152,7 +151,7 @@ class Committer:
                     batch = batch[self._commit_some(batch) :]
         except BaseException as error:
             # A store that cannot write, or a mistake in our own code: either way memory and store may differ now.
-            _log.critical("the control plane stops", error=str(error), exc_info=not isinstance(error, StoreError))
+            _log.critical("the control plane stops: %s", error, exc_info=not isinstance(error, StoreError))
             failure = error if isinstance(error, StoreError) else StoreError(f"the writer failed: {error!r}")
             self._fail(failure, batch)
 
@@ -198,7 +197,7 @@ class Committer:
                 answers.append(_Answer(pending, None, error))
                 continue
             except Exception as error:  # A mistake in a service: its command fails, and nothing of it was applied.
-                _log.exception("a service failed", command=type(pending.command).__name__)
+                _log.exception("a service failed: command %s", type(pending.command).__name__)
                 answers.append(_Answer(pending, None, error))
                 continue
             rows = set(_touched(outcome.changes))
