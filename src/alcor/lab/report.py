@@ -150,8 +150,8 @@ def picture(hosts: int, ports: int) -> Picture:
     columns = min(20, shown)
     rows = -(-shown // columns)
     per_host = min(SHOWN_DOTS, max(1, -(-ports // hosts)))
-    width, gap = 1000, 8.0
-    box_width = min(90.0, (width - gap * (columns - 1)) / columns)
+    width, gap, edge = 1000, 8.0, 2.0
+    box_width = min(90.0, (width - 2 * edge - gap * (columns - 1)) / columns)
     dot_columns = min(per_host, 5 if box_width < 60 else 6)
     box_height = 16 + 9.0 * -(-per_host // dot_columns)
     left = (width - columns * box_width - gap * (columns - 1)) / 2
