@@ -20,6 +20,7 @@ Resource = dict[str, Any]
 PAGE = 1000
 REQUEST_TIMEOUT_S = 120.0
 PATIENCE = 0.01
+"""Part of the time gone by that a long wait leaves between two questions."""
 
 
 class ApiError(LabError):
