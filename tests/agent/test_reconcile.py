@@ -17,7 +17,8 @@ from alcor.kit.backoff import Backoff
 from alcor.kit.clock import FakeClock
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
-from alcor.wire.codec import Ack, BundleHead, PortAck, encode_bundle, encode_part
+from alcor.wire.codec import BundleHead, encode_bundle, encode_part
+from alcor.wire.reports import Ack, PortAck
 
 VPC = network_id(0)
 TWO_PORTS: list[Action] = [("port", 0, 0, 0), ("port", 2, 0, 1), ("port", 4, 1, 2)]

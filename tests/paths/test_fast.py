@@ -24,19 +24,8 @@ from alcor.paths.link import (
     load_credentials,
     roles_of,
 )
-from alcor.wire.codec import (
-    METHOD,
-    SERVICE,
-    Ack,
-    BundleHead,
-    Hello,
-    Part,
-    decode_bundle,
-    decode_scopes,
-    encode_ack,
-    encode_hello,
-    encode_part,
-)
+from alcor.wire.codec import METHOD, SERVICE, BundleHead, Part, decode_bundle, decode_scopes, encode_part
+from alcor.wire.reports import Ack, Hello, encode_ack, encode_hello
 
 V = Id(b"v" * 16)
 PATIENCE_S = 20.0

@@ -22,26 +22,17 @@ from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix, ip_from_int
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
 from alcor.wire import alcor_pb2 as pb
-from alcor.wire import codec
 from alcor.wire.codec import (
-    MAX_REVISION,
-    Ack,
     BundleHead,
-    Held,
-    Hello,
-    PortAck,
-    Timings,
-    WireError,
     decode_bundle,
-    decode_report,
     decode_scopes,
     decode_update,
-    encode_ack,
     encode_bundle,
-    encode_hello,
     encode_part,
     encode_update,
 )
+from alcor.wire.fields import MAX_REVISION, MAX_TEXT, WireError
+from alcor.wire.reports import Ack, Held, Hello, PortAck, Timings, decode_report, encode_ack, encode_hello
 
 IDS = st.binary(min_size=16, max_size=16).map(Id)
 REVISIONS = st.integers(1, MAX_REVISION)
@@ -183,7 +174,7 @@ def test_long_errors_are_cut() -> None:
     ack = Ack(sequence=1, error="x" * 10_000, ports=(PortAck(Id(bytes(16)), 1, False, "y" * 10_000, 0),))
     decoded = decode_report(encode_ack(ack))
     assert isinstance(decoded, Ack)
-    assert (len(decoded.error), len(decoded.ports[0].error)) == (codec.MAX_TEXT, codec.MAX_TEXT)
+    assert (len(decoded.error), len(decoded.ports[0].error)) == (MAX_TEXT, MAX_TEXT)
 
 
 @given(st.binary(max_size=200))

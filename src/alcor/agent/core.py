@@ -27,7 +27,7 @@ from alcor.agent.server import AgentServer, Stream
 from alcor.dataplane.base import Driver, PortCounters
 from alcor.model.ids import Id
 from alcor.paths.link import AGENT, load_credentials
-from alcor.wire.codec import encode_ack, encode_hello
+from alcor.wire.reports import encode_ack, encode_hello
 
 _log = logging.getLogger(__name__)
 

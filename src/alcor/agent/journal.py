@@ -25,14 +25,8 @@ from typing import NamedTuple
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.goalstate.objects import HOST_SCOPE, Goal, ScopeUpdate, Tombstone
 from alcor.model.ids import Id
-from alcor.wire.codec import (
-    MAX_MESSAGE_BYTES,
-    WireError,
-    decode_bundle,
-    decode_scopes,
-    decode_update,
-    encode_update,
-)
+from alcor.wire.codec import MAX_MESSAGE_BYTES, decode_bundle, decode_scopes, decode_update, encode_update
+from alcor.wire.fields import WireError
 
 MAGIC = b"ALCORJ01"
 REWRITE_AT_BYTES = 8 << 20

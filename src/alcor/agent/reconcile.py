@@ -22,16 +22,9 @@ from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import Applied, DataPlaneError, Driver, EndpointKey, LocalPort, Plan
 from alcor.model.ids import Id, format_id
-from alcor.wire.codec import (
-    Ack,
-    BundleHead,
-    Hello,
-    PortAck,
-    Timings,
-    WireError,
-    decode_bundle,
-    decode_scopes,
-)
+from alcor.wire.codec import BundleHead, decode_bundle, decode_scopes
+from alcor.wire.fields import WireError
+from alcor.wire.reports import Ack, Hello, PortAck, Timings
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from alcor.goalstate.merge import Change, ScopeState
 from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Kind, PortGoal, ScopeUpdate, VpcGoal
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
-from alcor.wire.codec import Held
+from alcor.wire.reports import Held
 
 Owners = dict[Ip, Id | tuple[Id, ...]]
 """Who claims an address of a VPC: one endpoint nearly always, several while updates are still on their way."""

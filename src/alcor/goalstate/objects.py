@@ -137,3 +137,5 @@ class ScopeUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     snapshot: bool
     objects: tuple[Goal, ...]
     tombstones: tuple[Tombstone, ...] = ()
+    previous: int = 0
+    """Of a delta: the revision of the scope's last change before it. Who holds less has missed something. 0: unsaid."""

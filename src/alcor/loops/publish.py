@@ -26,10 +26,11 @@ from alcor.goalstate.snapshot import host_snapshot, port_goal, vpc_snapshot
 from alcor.loops.scopes import VpcScopes
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Node, Port, PortStatus, Subnet
-from alcor.paths.base import Parcel, Path, Session
+from alcor.paths.base import Parcel, Path, PathName, Session
 from alcor.services.commands import PortReport
 from alcor.store.base import Changes, Store
-from alcor.wire.codec import Ack, Held, Hello, encode_part
+from alcor.wire.codec import encode_part
+from alcor.wire.reports import Ack, Heartbeat, Held, Hello
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,9 @@ class Publisher:
         lacking = frozenset(held.scope for held in ack.scopes if not held.revision)
         if lacking:
             self.overflowed(session, lacking)
+
+    def heard(self, host: str, path: PathName, heartbeat: Heartbeat) -> None:
+        """See paths.base.Events."""
 
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         """See paths.base.Events."""

@@ -1,17 +1,61 @@
-"""The port that every path fills: getting encoded goal state to hosts, and their word back.
+"""The ports of this room: what the loops see (Path, Events), and what every way to a host fills (Dialer, Line).
 
 Called by loops (publish puts parts in, status and publish are told what came back). A path knows hosts, scopes' keys
-and bytes; it knows nothing of what is in them.
+and bytes; it knows nothing of what is in them. `delivery` fills Path: it keeps one session per host, over a line that
+the ladder's choice of dialer opened. The session's protocol is the same on every line (docs/rooms/paths.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from alcor.model.ids import Id
 from alcor.model.nouns import Node
-from alcor.wire.codec import Ack, Hello, Part
+from alcor.wire.codec import Part
+from alcor.wire.reports import Ack, Heartbeat, Hello
+
+
+class PathName(StrEnum):
+    """The ways to a host, best first."""
+
+    FAST = "fast"
+    """The controller dials the agent: gRPC, mutual TLS."""
+    NORMAL = "normal"
+    """Over the message bus."""
+    RESCUE = "rescue"
+    """The same gRPC, carried by a healthy peer host over the underlay."""
+
+
+class LineEnded(Exception):
+    """Why a line could not be opened or is over, for people."""
+
+
+class Line(Protocol):
+    """A connection to one host's agent: whole messages, each way in order, until it ends. One reader, one writer."""
+
+    async def read(self) -> bytes:
+        """The next Report message. Raises LineEnded."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Sends a Bundle message; returns when the line has taken it. Raises LineEnded."""
+        ...
+
+
+class Dialer(Protocol):
+    """One way to hosts."""
+
+    def dial(self, node: Node) -> AbstractAsyncContextManager[Line]:
+        """A line to that node's agent, whose first message is its Hello; closed on leaving. Entering may raise
+        LineEnded or TimeoutError, and takes as long as the caller's timeout lets it."""
+        ...
+
+    def open(self, node: Node) -> bool:
+        """It is worth dialling: nothing known speaks against it (the bus is connected, there is a peer...)."""
+        ...
 
 
 class Parcel(NamedTuple):
@@ -27,6 +71,9 @@ class Session(NamedTuple):
 
     host: str
     number: int
+    path: PathName = PathName.FAST
+    attempts: int = 1
+    """Dials since the host was last in session, this one included."""
 
 
 class Events(Protocol):
@@ -38,6 +85,10 @@ class Events(Protocol):
 
     def acknowledged(self, session: Session, ack: Ack) -> None:
         """A host answered a bundle, or had later word (sequence 0)."""
+        ...
+
+    def heard(self, host: str, path: PathName, heartbeat: Heartbeat) -> None:
+        """A host said that it is there, in or out of a session."""
         ...
 
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
@@ -71,6 +122,11 @@ class Path(Protocol):
     def offer(self, host: str, parcels: Iterable[Parcel]) -> None:
         """Sends soon, with whatever else waits, in order. Dropped silently when the host is away: its next Hello
         shows what it lacks."""
+        ...
+
+    def spread(self, vpc: Id, parcel: Parcel, hosts: Iterable[str]) -> None:
+        """Sends one VPC's delta to all these hosts: those that take the VPC's news from the bus by one publish, to the
+        others as `offer` does."""
         ...
 
     def withdraw(self, host: str, scope: Id) -> None:

@@ -20,10 +20,12 @@ from alcor.goalstate.objects import HOST_SCOPE
 from alcor.kit.backoff import Backoff
 from alcor.model.ids import Id
 from alcor.model.nouns import Node
-from alcor.paths.base import Events, Parcel, Session
+from alcor.paths.base import Events, Parcel, PathName, Session
 from alcor.paths.link import EPOCH_HEADER, PARTITION_HEADER, Credentials, client_options
 from alcor.paths.sender import Mailbox, TooLarge
-from alcor.wire.codec import SYNC_METHOD, Ack, BundleHead, Hello, WireError, decode_report, encode_bundle
+from alcor.wire.codec import SYNC_METHOD, BundleHead, encode_bundle
+from alcor.wire.fields import WireError
+from alcor.wire.reports import Ack, Heartbeat, Hello, decode_report
 
 _log = logging.getLogger(__name__)
 
@@ -126,6 +128,11 @@ class FastPath:
                 known.wake.set()
             else:
                 known.wake_soon(self._limits.linger_s * (1 + self._roll()))
+
+    def spread(self, vpc: Id, parcel: Parcel, hosts: Iterable[str]) -> None:
+        """See base.Path."""
+        for host in hosts:
+            self.offer(host, (parcel,))
 
     def withdraw(self, host: str, scope: Id) -> None:
         """See base.Path."""
@@ -247,6 +254,9 @@ class _Host:
     async def _listen(self, stream: Stream) -> None:
         while True:
             report = decode_report(await _read(stream))
+            if isinstance(report, Heartbeat):
+                self._path._events.heard(self.name, PathName.FAST, report)
+                continue
             if not isinstance(report, Ack):
                 raise SessionEnded("a second Hello on the same stream")
             self._answered(report)

@@ -7,24 +7,40 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Chunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
 class Bundle(_message.Message):
-    __slots__ = ("partition", "epoch", "sequence", "scopes", "host", "synced")
+    __slots__ = ("partition", "epoch", "sequence", "scopes", "host", "synced", "feeds")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     SYNCED_FIELD_NUMBER: _ClassVar[int]
+    FEEDS_FIELD_NUMBER: _ClassVar[int]
     partition: int
     epoch: int
     sequence: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeUpdate]
     host: str
     synced: bool
-    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ..., synced: _Optional[bool] = ...) -> None: ...
+    feeds: _containers.RepeatedCompositeFieldContainer[Feed]
+    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ..., synced: _Optional[bool] = ..., feeds: _Optional[_Iterable[_Union[Feed, _Mapping]]] = ...) -> None: ...
+
+class Feed(_message.Message):
+    __slots__ = ("vpc", "key")
+    VPC_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    vpc: bytes
+    key: bytes
+    def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
-    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints")
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +49,7 @@ class ScopeUpdate(_message.Message):
     PORTS_FIELD_NUMBER: _ClassVar[int]
     TOMBSTONES_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     scope: bytes
     revision: int
     snapshot: bool
@@ -41,7 +58,8 @@ class ScopeUpdate(_message.Message):
     ports: _containers.RepeatedCompositeFieldContainer[Port]
     tombstones: _containers.RepeatedCompositeFieldContainer[Tombstone]
     endpoints: Endpoints
-    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ...) -> None: ...
+    previous: int
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ...) -> None: ...
 
 class Vpc(_message.Message):
     __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up")
@@ -141,22 +159,50 @@ class Tombstone(_message.Message):
     def __init__(self, kind: _Optional[int] = ..., id: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("hello", "ack")
+    __slots__ = ("hello", "ack", "heartbeat", "feeding")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    FEEDING_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     ack: Ack
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ...) -> None: ...
+    heartbeat: Heartbeat
+    feeding: Feeding
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., feeding: _Optional[_Union[Feeding, _Mapping]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    epoch: int
+    interval_ms: int
+    scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
+    standby: bool
+    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., interval_ms: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ...) -> None: ...
+
+class Feeding(_message.Message):
+    __slots__ = ("vpcs",)
+    VPCS_FIELD_NUMBER: _ClassVar[int]
+    vpcs: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, vpcs: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("host", "epoch", "scopes")
+    __slots__ = ("host", "epoch", "scopes", "standby", "heartbeat_ms")
     HOST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     host: str
     epoch: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
-    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ...) -> None: ...
+    standby: bool
+    heartbeat_ms: int
+    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
 
 class ScopeState(_message.Message):
     __slots__ = ("scope", "revision", "digest")
@@ -211,3 +257,33 @@ class Timings(_message.Message):
     tables_us: int
     total_us: int
     def __init__(self, merge_us: _Optional[int] = ..., journal_us: _Optional[int] = ..., plan_us: _Optional[int] = ..., wiring_us: _Optional[int] = ..., tables_us: _Optional[int] = ..., total_us: _Optional[int] = ...) -> None: ...
+
+class BusMessage(_message.Message):
+    __slots__ = ("session", "number", "hail", "piece", "end", "more")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    HAIL_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    number: int
+    hail: Hail
+    piece: bytes
+    end: str
+    more: bool
+    def __init__(self, session: _Optional[int] = ..., number: _Optional[int] = ..., hail: _Optional[_Union[Hail, _Mapping]] = ..., piece: _Optional[bytes] = ..., end: _Optional[str] = ..., more: _Optional[bool] = ...) -> None: ...
+
+class Hail(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
+
+class BusNews(_message.Message):
+    __slots__ = ("epoch", "sealed")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    sealed: bytes
+    def __init__(self, epoch: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...

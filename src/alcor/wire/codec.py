@@ -1,6 +1,6 @@
-"""Goal state and reports as protobuf bytes (alcor.proto), and back. protobuf enters through this file only.
+"""Goal state as protobuf bytes (alcor.proto), and back. protobuf enters through this room only.
 
-Called by loops and paths (to encode goal state, to decode reports) and by the agent (the reverse). Encoding trusts its
+Called by loops and paths, which encode, and by the agent, which decodes. Encoding trusts its
 caller; decoding trusts nobody: what is malformed is a WireError that names the field, and nothing of it is used.
 
 A scope's update is encoded once, as a *part*: the bytes that it is as a field of a Bundle (tag, length, message).
@@ -33,19 +33,19 @@ from alcor.model.addresses import Ip, Mac, Prefix, ip_to_int, ip_version
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
 from alcor.wire import alcor_pb2 as pb
+from alcor.wire.fields import WireError, check_id, check_ip, check_mac, check_revision, check_text, varint
 
 SYNC_METHOD = "/alcor.v1.Agent/Sync"
-SERVICE, METHOD = "alcor.v1.Agent", "Sync"
+RELAY_METHOD = "/alcor.v1.Agent/Relay"
+SERVICE, METHOD, RELAY = "alcor.v1.Agent", "Sync", "Relay"
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Of one bundle or report; both ends set gRPC's limits to it. About 1,500,000 endpoints."""
-MAX_TEXT = 4096
-"""Characters of a name, a path or an error; longer errors are cut when encoded."""
+FEED_KEY_BYTES = 32
 MAX_ADDRESSES = 256
 """Of one port or endpoint."""
 MAX_VNI = (1 << 24) - 1
 MIN_MTU, MAX_MTU = 68, 65_535
-MAX_REVISION = (1 << 63) - 1
 
 Part = NewType("Part", bytes)
 """An encoded ScopeUpdate as a field of a Bundle: tag, length, message."""
@@ -60,65 +60,25 @@ _KINDS = (PortKind.CONTAINER, PortKind.TAP, PortKind.ADOPTED)
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 
 
-class WireError(ValueError):
-    """Bytes that are no message of ours: which field, and what is wrong with it."""
+class Feed(msgspec.Struct, frozen=True, gc=False):
+    """A VPC's news is on the bus too, and this key (32 bytes) opens it."""
+
+    vpc: Id
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"Feed({self.vpc.hex()})"  # the key must never reach a log
 
 
 class BundleHead(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle says besides its scopes."""
+    """What a bundle says besides its scopes. News from a feed has no sequence and no host."""
 
     partition: int
     epoch: int
     sequence: int
     host: str
     synced: bool
-
-
-class Held(msgspec.Struct, frozen=True, gc=False):
-    """What an agent holds of a scope. Revision 0: nothing, although it was told of it."""
-
-    scope: Id
-    revision: int
-    digest: int
-
-
-class Hello(msgspec.Struct, frozen=True):
-    """The first report of a stream."""
-
-    host: str
-    epoch: int
-    scopes: tuple[Held, ...]
-
-
-class PortAck(msgspec.Struct, frozen=True, gc=False):
-    """A host's word about one port. `error` empty: the kernel carries `revision` (or, `deleted`, no longer)."""
-
-    id: Id
-    revision: int
-    deleted: bool
-    error: str
-    elapsed_us: int
-
-
-class Timings(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Where the agent's time for a bundle went."""
-
-    merge_us: int = 0
-    journal_us: int = 0
-    plan_us: int = 0
-    wiring_us: int = 0
-    tables_us: int = 0
-    total_us: int = 0
-
-
-class Ack(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to one bundle; sequence 0: later word, to no bundle in particular."""
-
-    sequence: int
-    error: str = ""
-    ports: tuple[PortAck, ...] = ()
-    scopes: tuple[Held, ...] = ()
-    timings: Timings = Timings()
+    feeds: tuple[Feed, ...] = ()
 
 
 # Goal state down.
@@ -126,7 +86,9 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
 
 def encode_update(update: ScopeUpdate) -> bytes:
     """The update as a ScopeUpdate message."""
-    message = pb.ScopeUpdate(scope=update.scope, revision=update.revision, snapshot=update.snapshot)
+    message = pb.ScopeUpdate(
+        scope=update.scope, revision=update.revision, snapshot=update.snapshot, previous=update.previous
+    )
     vpcs, subnets, ports = message.vpcs, message.subnets, message.ports
     endpoints: list[EndpointGoal] = []
     for goal in update.objects:
@@ -162,13 +124,18 @@ def encode_update(update: ScopeUpdate) -> bytes:
 def encode_part(update: ScopeUpdate) -> Part:
     """The update, ready to be placed in any number of bundles."""
     encoded = encode_update(update)
-    return Part(b"".join((_SCOPES_TAG, _varint(len(encoded)), encoded)))
+    return Part(b"".join((_SCOPES_TAG, varint(len(encoded)), encoded)))
 
 
 def encode_bundle(head: BundleHead, parts: Sequence[Part]) -> bytes:
     """A Bundle message. The size is the caller's to bound."""
     header = pb.Bundle(
-        partition=head.partition, epoch=head.epoch, sequence=head.sequence, host=head.host, synced=head.synced
+        partition=head.partition,
+        epoch=head.epoch,
+        sequence=head.sequence,
+        host=head.host,
+        synced=head.synced,
+        feeds=[pb.Feed(vpc=feed.vpc, key=feed.key) for feed in head.feeds],
     ).SerializeToString()
     return b"".join((header, *parts))
 
@@ -184,12 +151,19 @@ def decode_bundle(data: bytes) -> tuple[BundleHead, UncheckedScopes]:
         raise WireError(f"bundle: not a protobuf message ({error})") from None
     head = BundleHead(
         partition=message.partition,
-        epoch=_revision(message.epoch, "bundle.epoch"),
-        sequence=_revision(message.sequence, "bundle.sequence"),
-        host=_text(message.host, "bundle.host"),
+        epoch=check_revision(message.epoch, "bundle.epoch"),
+        sequence=check_revision(message.sequence, "bundle.sequence"),
+        host=check_text(message.host, "bundle.host"),
         synced=message.synced,
+        feeds=tuple([_decode_feed(feed, "bundle.feeds") for feed in message.feeds]),
     )
     return head, UncheckedScopes(message)
+
+
+def _decode_feed(message: pb.Feed, where: str) -> Feed:
+    if len(message.key) != FEED_KEY_BYTES:
+        raise WireError(f"{where}.key: {len(message.key)} bytes, a key has {FEED_KEY_BYTES}")
+    return Feed(check_id(message.vpc, f"{where}.vpc"), message.key)
 
 
 def decode_scopes(message: UncheckedScopes) -> tuple[ScopeUpdate, ...]:
@@ -234,7 +208,7 @@ def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> N
 def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
     scope = message.scope
     if scope != HOST_SCOPE:
-        _id(scope, f"{where}.scope")
+        check_id(scope, f"{where}.scope")
         if message.ports:
             raise WireError(f"{where}.ports: ports belong in a host's scope, not in a VPC's")
     elif message.vpcs or message.subnets or message.HasField("endpoints"):
@@ -257,10 +231,11 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         raise WireError(f"{where}.tombstones: the same object twice")
     return ScopeUpdate(
         scope=Id(scope),
-        revision=_revision(message.revision, f"{where}.revision"),
+        revision=check_revision(message.revision, f"{where}.revision"),
         snapshot=message.snapshot,
         objects=tuple(objects),
         tombstones=tombstones,
+        previous=message.previous,
     )
 
 
@@ -273,7 +248,7 @@ def _decode_vpc(message: pb.Vpc, scope: bytes, where: str) -> VpcGoal:
         raise WireError(f"{where}.mtu: {message.mtu} is not in {MIN_MTU}..{MAX_MTU}")
     return VpcGoal(
         Id(message.id),
-        _revision(message.revision, f"{where}.revision"),
+        check_revision(message.revision, f"{where}.revision"),
         message.vni,
         message.mtu,
         message.routed,
@@ -282,7 +257,7 @@ def _decode_vpc(message: pb.Vpc, scope: bytes, where: str) -> VpcGoal:
 
 
 def _decode_subnet(message: pb.Subnet, where: str) -> SubnetGoal:
-    base = _ip(message.base, f"{where}.base")
+    base = check_ip(message.base, f"{where}.base")
     version, length = message.ip_version, message.prefix_length
     if version not in (4, 6) or (version == 4) != (ip_version(base) == 4):
         raise WireError(f"{where}.ip_version: {version} is not the version of the base address")
@@ -290,10 +265,12 @@ def _decode_subnet(message: pb.Subnet, where: str) -> SubnetGoal:
     if length > bits or ip_to_int(base) & ((1 << (bits - length)) - 1):
         raise WireError(f"{where}.prefix_length: {length} is not a prefix length of the base address")
     cidr = Prefix(base, length, version)
-    gateway = _ip(message.gateway, f"{where}.gateway") if message.gateway else None
+    gateway = check_ip(message.gateway, f"{where}.gateway") if message.gateway else None
     if gateway is not None and gateway not in cidr:
         raise WireError(f"{where}.gateway: not in the subnet")
-    return SubnetGoal(_id(message.id, f"{where}.id"), _revision(message.revision, f"{where}.revision"), cidr, gateway)
+    return SubnetGoal(
+        check_id(message.id, f"{where}.id"), check_revision(message.revision, f"{where}.revision"), cidr, gateway
+    )
 
 
 def _decode_port(message: pb.Port, where: str) -> PortGoal:
@@ -302,22 +279,23 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
     if len(message.addresses) > MAX_ADDRESSES:
         raise WireError(f"{where}.addresses: more than {MAX_ADDRESSES}")
     return PortGoal(
-        _id(message.id, f"{where}.id"),
-        _revision(message.revision, f"{where}.revision"),
-        _id(message.vpc_id, f"{where}.vpc_id"),
-        _mac(message.mac, f"{where}.mac"),
+        check_id(message.id, f"{where}.id"),
+        check_revision(message.revision, f"{where}.revision"),
+        check_id(message.vpc_id, f"{where}.vpc_id"),
+        check_mac(message.mac, f"{where}.mac"),
         tuple(
             [
                 PortAddress(
-                    _ip(address.ip, f"{where}.addresses.ip"), _id(address.subnet_id, f"{where}.addresses.subnet_id")
+                    check_ip(address.ip, f"{where}.addresses.ip"),
+                    check_id(address.subnet_id, f"{where}.addresses.subnet_id"),
                 )
                 for address in message.addresses
             ]
         ),
         message.admin_state_up,
         _KINDS[message.kind],
-        _text(message.netns, f"{where}.netns"),
-        _text(message.interface, f"{where}.interface"),
+        check_text(message.netns, f"{where}.netns"),
+        check_text(message.interface, f"{where}.interface"),
     )
 
 
@@ -327,12 +305,12 @@ def _decode_endpoints(message: pb.Endpoints, where: str) -> Iterable[EndpointGoa
     macs = _cut(message.macs, 6, f"{where}.macs")
     for mac, first in zip(macs, message.macs[::6], strict=True):
         if first & 1:
-            _mac(mac, f"{where}.macs")
+            check_mac(mac, f"{where}.macs")
     one_each = _cut(message.ips, 16, f"{where}.ips")
     ips: list[tuple[bytes, ...]] = list(zip(one_each))
     if message.ip_counts:
         ips = _grouped(one_each, message.ip_counts, where)
-    known = {revision: _revision(revision, f"{where}.revisions") for revision in set(message.revisions)}
+    known = {revision: check_revision(revision, f"{where}.revisions") for revision in set(message.revisions)}
     revisions = [known[revision] for revision in message.revisions]
     host_ips = _cut(message.host_ips, 16, f"{where}.host_ips")
     try:
@@ -370,145 +348,7 @@ def _decode_tombstone(message: pb.Tombstone, where: str) -> Tombstone:
         kind = Kind(message.kind)
     except ValueError:
         raise WireError(f"{where}.kind: {message.kind} is not a kind of object") from None
-    return Tombstone(kind, _id(message.id, f"{where}.id"), _revision(message.revision, f"{where}.revision"))
+    return Tombstone(kind, check_id(message.id, f"{where}.id"), check_revision(message.revision, f"{where}.revision"))
 
 
 # Reports up.
-
-
-def encode_hello(hello: Hello) -> bytes:
-    """A Report message with a Hello."""
-    message = pb.Report()
-    message.hello.host = hello.host
-    message.hello.epoch = hello.epoch
-    for held in hello.scopes:
-        message.hello.scopes.add(scope=held.scope, revision=held.revision, digest=held.digest)
-    return message.SerializeToString()
-
-
-def encode_ack(ack: Ack) -> bytes:
-    """A Report message with an Ack. Errors are cut to MAX_TEXT characters."""
-    message = pb.Report()
-    body = message.ack
-    body.sequence = ack.sequence
-    body.error = ack.error[:MAX_TEXT]
-    for port in ack.ports:
-        body.ports.add(
-            id=port.id,
-            revision=port.revision,
-            deleted=port.deleted,
-            error=port.error[:MAX_TEXT],
-            elapsed_us=port.elapsed_us,
-        )
-    for held in ack.scopes:
-        body.scopes.add(scope=held.scope, revision=held.revision, digest=held.digest)
-    timings = ack.timings
-    body.timings.merge_us = timings.merge_us
-    body.timings.journal_us = timings.journal_us
-    body.timings.plan_us = timings.plan_us
-    body.timings.wiring_us = timings.wiring_us
-    body.timings.tables_us = timings.tables_us
-    body.timings.total_us = timings.total_us
-    return message.SerializeToString()
-
-
-def decode_report(data: bytes) -> Hello | Ack:
-    """What an agent says. Raises WireError."""
-    try:
-        message = pb.Report.FromString(data)
-    except DecodeError as error:
-        raise WireError(f"report: not a protobuf message ({error})") from None
-    which = message.WhichOneof("report")
-    if which == "hello":
-        hello = message.hello
-        return Hello(_text(hello.host, "hello.host"), hello.epoch, _decode_held(hello.scopes, "hello.scopes"))
-    if which == "ack":
-        return _decode_ack(message.ack)
-    raise WireError("report: neither a hello nor an ack")
-
-
-def _decode_ack(message: pb.Ack) -> Ack:
-    timings = message.timings
-    return Ack(
-        sequence=message.sequence,
-        error=_text(message.error, "ack.error"),
-        ports=tuple(
-            [
-                PortAck(
-                    _id(port.id, "ack.ports.id"),
-                    port.revision,
-                    port.deleted,
-                    _text(port.error, "ack.ports.error"),
-                    port.elapsed_us,
-                )
-                for port in message.ports
-            ]
-        ),
-        scopes=_decode_held(message.scopes, "ack.scopes"),
-        timings=Timings(
-            merge_us=timings.merge_us,
-            journal_us=timings.journal_us,
-            plan_us=timings.plan_us,
-            wiring_us=timings.wiring_us,
-            tables_us=timings.tables_us,
-            total_us=timings.total_us,
-        ),
-    )
-
-
-def _decode_held(messages: Iterable[pb.ScopeState], where: str) -> tuple[Held, ...]:
-    held = []
-    for message in messages:
-        if message.scope != HOST_SCOPE:
-            _id(message.scope, f"{where}.scope")
-        held.append(Held(Id(message.scope), message.revision, message.digest))
-    if len({state.scope for state in held}) != len(held):
-        raise WireError(f"{where}: the same scope twice")
-    return tuple(held)
-
-
-# Fields.
-
-
-def _varint(value: int) -> bytes:
-    """Base-128, least significant group first (protobuf's encoding of lengths)."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _id(value: bytes, where: str) -> Id:
-    if len(value) != 16:
-        raise WireError(f"{where}: {len(value)} bytes, an id has 16")
-    return Id(value)
-
-
-def _ip(value: bytes, where: str) -> Ip:
-    if len(value) != 16:
-        raise WireError(f"{where}: {len(value)} bytes, an address has 16")
-    return Ip(value)
-
-
-def _mac(value: bytes, where: str) -> Mac:
-    if len(value) != 6:
-        raise WireError(f"{where}: {len(value)} bytes, a MAC has 6")
-    if value[0] & 1:
-        raise WireError(f"{where}: {value.hex(':')} is a group address")
-    return Mac(value)
-
-
-def _revision(value: int, where: str) -> int:
-    if not 1 <= value <= MAX_REVISION:
-        raise WireError(f"{where}: {value} is not in 1..2^63-1")
-    return value
-
-
-def _text(value: str, where: str) -> str:
-    if len(value) > MAX_TEXT:
-        raise WireError(f"{where}: more than {MAX_TEXT} characters")
-    if "\0" in value:
-        raise WireError(f"{where}: has a NUL character")
-    return value

@@ -1,0 +1,1 @@
+"""bus: messages between processes (base, nats)."""
