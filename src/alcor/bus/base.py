@@ -46,7 +46,7 @@ class Bus(Protocol):
         ...
 
     async def subscribe(self, subject: str, handler: Handler) -> Subscription:
-        """Takes messages from now on; when it returns, the server knows (if connected). Raises BusError when refused."""
+        """Takes messages from now on; when it returns the server knows, if connected. Raises BusError: refused."""
         ...
 
     def on_state(self, handler: Callable[[bool], None]) -> None:

@@ -1,1 +1,1 @@
-"""sim: a simulated region on virtual time, with a seed: production rooms, a faulty network, invariants at every step."""
+"""sim: a simulated region on virtual time: production rooms, a seed, a faulty network, invariants at every step."""
