@@ -13,7 +13,10 @@ from alcor.agent.core import AgentBusy
 from alcor.dataplane.base import Applied, Plan
 from alcor.model.ids import format_id
 from alcor.model.nouns import PortStatus
-from alcor.paths.fast import FastPath, FastPathLimits
+from alcor.paths.base import PathName
+from alcor.paths.delivery import Delivery, DeliveryLimits
+from alcor.paths.fast import GrpcDialer
+from alcor.paths.ladder import LadderLimits
 from alcor.paths.link import CONTROLLER, CredentialsError, load_credentials
 
 
@@ -96,13 +99,14 @@ async def test_a_newer_controller_takes_over_and_the_older_is_refused(region: Re
     assert region.committer is not None
     assert region.path is not None
     events = Recorder()
-    newer = FastPath(
+    epoch, credentials = region.committer.epoch + 1, load_credentials(region.directory / "tls", CONTROLLER)
+    newer = Delivery(
         partition=1,
-        epoch=region.committer.epoch + 1,
-        credentials=load_credentials(region.directory / "tls", CONTROLLER),
+        epoch=epoch,
+        dialers={PathName.FAST: GrpcDialer(partition=1, epoch=epoch, credentials=credentials)},
         events=events,
         roll=random.random,
-        limits=FastPathLimits(backoff=QUICK),
+        limits=DeliveryLimits(ladder=LadderLimits(backoff=QUICK)),
     )
     events.path = newer
     task = asyncio.create_task(newer.run())

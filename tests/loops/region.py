@@ -25,7 +25,10 @@ from alcor.loops.status import StatusLoop
 from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Port, PortStatus, Subnet
-from alcor.paths.fast import FastPath, FastPathLimits
+from alcor.paths.base import PathName
+from alcor.paths.delivery import Delivery, DeliveryLimits
+from alcor.paths.fast import GrpcDialer
+from alcor.paths.ladder import LadderLimits
 from alcor.paths.link import CONTROLLER, load_credentials
 from alcor.services.commands import (
     CreateNetworks,
@@ -100,13 +103,13 @@ class Region:
         self.store = MemoryStore()
         self.hosts: dict[str, Host] = {}
         self.committer: Committer | None = None
-        self.path: FastPath | None = None
+        self.path: Delivery | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._revision = asyncio.Event()
         pki.make_ca(directory / "ca")
         pki.issue(directory / "ca", directory / "tls", "controller-1", role=CONTROLLER)
 
-    async def start(self, *, limits: FastPathLimits | None = None, tls_dir: Path | None = None) -> None:
+    async def start(self, *, limits: DeliveryLimits | None = None, tls_dir: Path | None = None) -> None:
         """Starts a controller over the store."""
         loop = asyncio.get_running_loop()
         publisher = Publisher(self.store)
@@ -117,13 +120,15 @@ class Region:
 
         self.committer = Committer(self.store, clock=lambda: 1_700_000_000_000, entropy=os.urandom, on_commit=committed)
         status = StatusLoop(self.committer, random.random)
-        self.path = FastPath(
+        credentials = load_credentials(tls_dir or self.directory / "tls", CONTROLLER)
+        fast = GrpcDialer(partition=1, epoch=self.committer.epoch, credentials=credentials)
+        self.path = Delivery(
             partition=1,
             epoch=self.committer.epoch,
-            credentials=load_credentials(tls_dir or self.directory / "tls", CONTROLLER),
+            dialers={PathName.FAST: fast},
             events=publisher,
             roll=random.random,
-            limits=limits or FastPathLimits(backoff=QUICK),
+            limits=limits or DeliveryLimits(ladder=LadderLimits(backoff=QUICK)),
         )
         self.committer.start()
         self._tasks = [

@@ -15,8 +15,10 @@ from alcor.kit.backoff import Backoff
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import Id
 from alcor.model.nouns import Node
-from alcor.paths.base import Parcel, Session
-from alcor.paths.fast import FastPath, FastPathLimits
+from alcor.paths.base import Parcel, PathName, Session
+from alcor.paths.delivery import Delivery, DeliveryLimits
+from alcor.paths.fast import GrpcDialer
+from alcor.paths.ladder import LadderLimits
 from alcor.paths.link import (
     CONTROLLER,
     SERVER_OPTIONS,
@@ -24,12 +26,14 @@ from alcor.paths.link import (
     load_credentials,
     roles_of,
 )
+from alcor.paths.session import SessionLimits
 from alcor.wire.codec import METHOD, SERVICE, BundleHead, Part, decode_bundle, decode_scopes, encode_part
 from alcor.wire.reports import Ack, Hello, encode_ack, encode_hello
 
 V = Id(b"v" * 16)
 PATIENCE_S = 20.0
 EMPTY = Part(b"")
+EAGER = LadderLimits(backoff=Backoff(first_s=0.001, cap_s=0.01))
 Behaviour = Callable[["Script"], Awaitable[None]]
 
 
@@ -65,7 +69,7 @@ class Recorder:
     """Hears what the path tells, and answers every Hello with nothing."""
 
     def __init__(self) -> None:
-        self.path: FastPath | None = None
+        self.path: Delivery | None = None
         self.heard: list[tuple[str, object]] = []
         self.news = asyncio.Event()
         self.answer: tuple[Parcel, ...] | None = ()
@@ -110,7 +114,7 @@ class Stage:
         pki.issue(directory / "ca", directory / "tls", "controller-1", role=CONTROLLER)
         pki.issue(directory / "ca", directory / "agent", "host-a", role="agent")
 
-    async def start(self, *behaviours: Behaviour, limits: FastPathLimits | None = None) -> None:
+    async def start(self, *behaviours: Behaviour, limits: DeliveryLimits | None = None) -> None:
         """The first stream gets the first behaviour, and so on; further streams the last."""
         self.behaviours = list(behaviours)
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -119,13 +123,14 @@ class Stage:
         credentials = load_credentials(self._directory / "agent", "agent").for_server()
         self.port = self.server.add_secure_port("127.0.0.1:0", credentials)
         await self.server.start()
-        self.path = FastPath(
+        credentials = load_credentials(self._directory / "tls", CONTROLLER)
+        self.path = Delivery(
             partition=1,
             epoch=1,
-            credentials=load_credentials(self._directory / "tls", CONTROLLER),
+            dialers={PathName.FAST: GrpcDialer(partition=1, epoch=1, credentials=credentials)},
             events=self.events,
             roll=random.random,
-            limits=limits or FastPathLimits(backoff=Backoff(first_s=0.001, cap_s=0.01)),
+            limits=limits or DeliveryLimits(ladder=EAGER),
         )
         self.events.path = self.path
         self.task = asyncio.create_task(self.path.run())
@@ -206,7 +211,7 @@ async def test_what_comes_while_the_window_is_full_leaves_as_one(stage: Stage) -
             heads.append(head)
             await script.ack(head.sequence)
 
-    await stage.start(slow, limits=FastPathLimits(window=2))
+    await stage.start(slow, limits=DeliveryLimits(session=SessionLimits(window=2), ladder=EAGER))
     await asyncio.wait_for(full.wait(), PATIENCE_S)
     stage.path.offer("host-a", [Parcel(V, EMPTY, False)] * 50)
     go.set()
@@ -282,7 +287,10 @@ async def deaf(script: Script) -> None:
 @pytest.mark.parametrize("behaviour", [silent, deaf])
 async def test_an_agent_that_says_nothing_is_given_up(stage: Stage, behaviour: Behaviour) -> None:
     """Without a Hello, or without an Ack, in good time."""
-    limits = FastPathLimits(connect_s=0.3, ack_s=0.3, backoff=Backoff(first_s=0.001, cap_s=0.01))
+    limits = DeliveryLimits(
+        session=SessionLimits(ack_s=0.3),
+        ladder=LadderLimits(connect_s=0.3, backoff=Backoff(first_s=0.001, cap_s=0.01)),
+    )
     await stage.start(behaviour, good, limits=limits)
     await stage.events.until(lambda: stage.events.of("acknowledged") == [1])
     assert stage.streams >= 2
@@ -373,7 +381,7 @@ async def test_news_of_a_vpc_waits_for_something_urgent(stage: Stage) -> None:
             stage.path.offer("host-a", [Parcel(V, encode_part(vpc), False)])
             await context.ack(head.sequence)
 
-    await stage.start(watch, limits=FastPathLimits(linger_s=3600.0))
+    await stage.start(watch, limits=DeliveryLimits(session=SessionLimits(linger_s=3600.0)))
     for sequence in (1, 2, 3):
         await stage.events.until(lambda: len(stage.events.of("acknowledged")) == sequence)  # noqa: B023
         stage.path.offer("host-a", [Parcel(HOST_SCOPE, encode_part(own), False)])

@@ -36,7 +36,8 @@ from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix
 from alcor.model.ids import Id, make_id
 from alcor.model.nouns import Node, PortKind
 from alcor.paths.base import Parcel, PathName, Session
-from alcor.paths.fast import FastPath
+from alcor.paths.delivery import Delivery
+from alcor.paths.fast import GrpcDialer
 from alcor.paths.link import CONTROLLER, load_credentials
 from alcor.wire.codec import encode_part
 from alcor.wire.reports import Ack, Heartbeat, Hello, Timings
@@ -180,10 +181,11 @@ Say = Callable[[int], None]
 async def measure(order: Order, say: Say) -> list[Measured]:
     """Every scale, serial then parallel; the last load stays on the host. `say` is told how many ports are done."""
     word = Word()
-    path = FastPath(
+    credentials = load_credentials(Path(order.tls_dir), CONTROLLER)
+    path = Delivery(
         partition=PARTITION,
         epoch=EPOCH,
-        credentials=load_credentials(Path(order.tls_dir), CONTROLLER),
+        dialers={PathName.FAST: GrpcDialer(partition=PARTITION, epoch=EPOCH, credentials=credentials)},
         events=word,
         roll=lambda: 0.5,
     )
@@ -198,7 +200,7 @@ async def measure(order: Order, say: Say) -> list[Measured]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def _scales(order: Order, path: FastPath, word: Word, say: Say) -> list[Measured]:
+async def _scales(order: Order, path: Delivery, word: Word, say: Say) -> list[Measured]:
     found, done, loads = [], 0, 0
 
     async def once(ports: int, *, together: bool, last: bool = False) -> tuple[float, Timings]:

@@ -136,3 +136,7 @@ class Path(Protocol):
     def reset(self, session: Session, reason: str) -> None:
         """Ends that stream if it still lives; a new one begins with a new Hello."""
         ...
+
+    def hurry(self, host: str) -> None:
+        """Brings the host's session to the fast path now, if it can be had."""
+        ...

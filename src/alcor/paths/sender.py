@@ -62,6 +62,11 @@ class Mailbox:
         """Parcels are taken."""
         return self._begun
 
+    @property
+    def waiting(self) -> bool:
+        """Something is still to be sent."""
+        return bool(self._waiting or self._owed or self._syncing)
+
     def clear(self) -> None:
         """Ends the session: the box is empty and takes nothing."""
         self._waiting.clear()

@@ -1,8 +1,8 @@
 """`alcor server`: wires the control plane in one process. Called by main.
 
     api -> Committer -> SqliteStore           commands down
-    Committer -> Publisher -> FastPath        goal state out, by commit
-    FastPath -> Publisher -> StatusLoop       acknowledgements back, as commands
+    Committer -> Publisher -> Delivery        goal state out, by commit
+    Delivery -> Publisher -> StatusLoop       acknowledgements back, as commands
 
 Everything lives in one task group: a part that fails (above all a store that cannot write) ends the process, loudly.
 """
@@ -27,7 +27,9 @@ from alcor.kit.clock import SystemClock
 from alcor.loops.commit import Committer
 from alcor.loops.publish import Publisher
 from alcor.loops.status import StatusLoop
-from alcor.paths.fast import FastPath
+from alcor.paths.base import PathName
+from alcor.paths.delivery import Delivery
+from alcor.paths.fast import GrpcDialer
 from alcor.paths.link import CONTROLLER, Credentials, CredentialsError, load_credentials
 from alcor.roles.activation import notify_ready, take_sockets
 from alcor.roles.config import ConfigError, ServerConfig, is_loopback, parse_listen
@@ -87,10 +89,11 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
         on_commit=publisher.committed,
     )
     status = StatusLoop(committer, random.random)
-    path = FastPath(
+    fast = GrpcDialer(partition=config.partition, epoch=committer.epoch, credentials=credentials)
+    path = Delivery(
         partition=config.partition,
         epoch=committer.epoch,
-        credentials=credentials,
+        dialers={PathName.FAST: fast},
         events=publisher,
         roll=random.random,
     )

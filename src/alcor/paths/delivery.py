@@ -1,0 +1,321 @@
+"""Delivery: keeps one session with every host, over whichever path the ladder chooses. Fills base.Path.
+
+Called by loops.publish; wired by roles. One task per host decides (ladder), one per dial speaks (session); a host that
+is dead, slow or hostile costs its own tasks and nobody else's. Dials wait for their turn, a bounded number at a time,
+so that thousands of hosts that lost their sessions together come back in an orderly way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+
+import msgspec
+
+from alcor.model.ids import Id
+from alcor.model.nouns import Node
+from alcor.paths import ladder
+from alcor.paths.base import Dialer, Events, LineEnded, Parcel, PathName, Session
+from alcor.paths.ladder import Event, LadderLimits, Outcome
+from alcor.paths.sender import TooLarge
+from alcor.paths.session import Conversation, SessionEnded, SessionLimits, Terms
+from alcor.paths.turns import Turns
+from alcor.wire.fields import WireError
+from alcor.wire.reports import Hello, decode_report
+
+_log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""How often a host without a session asks whether a path that is not open has opened; in a session, ten times that."""
+DOUBTFUL = 2
+"""Dials of a path that failed so often wait in a queue of their own: dead hosts do not stand before living ones."""
+
+
+class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a region sets."""
+
+    session: SessionLimits = SessionLimits()
+    ladder: LadderLimits = LadderLimits()
+    dials: int = 64
+    """Dials at a time that still wait for their Hello, each counted for at most `dial_turn_s`; as many again of hosts
+    that failed before."""
+    dial_turn_s: float = 1.0
+
+
+class Delivery:
+    """See the module. `run` it in a task group; the other methods are called on the same event loop."""
+
+    def __init__(
+        self,
+        *,
+        partition: int,
+        epoch: int,
+        dialers: Mapping[PathName, Dialer],
+        events: Events,
+        roll: Callable[[], float],
+        limits: DeliveryLimits | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """`roll` answers a random number in [0, 1), for jitter. `clock`: seconds, by default the event loop's."""
+        self.limits = limits or DeliveryLimits()
+        self.dialers = dialers
+        self.terms = Terms(partition, epoch, events, self.limits.session, roll)
+        self.hopeful = Turns(self.limits.dials, self.limits.dial_turn_s)
+        self.doubtful = Turns(self.limits.dials, self.limits.dial_turn_s)
+        self.group: asyncio.TaskGroup | None = None
+        self._clock = clock
+        self._hosts: dict[str, _Host] = {}
+        self._sessions = 0
+
+    async def run(self) -> None:
+        """Keeps sessions until cancelled; then ends them all."""
+        async with asyncio.TaskGroup() as group:
+            self.group = group
+            try:
+                for host in self._hosts.values():
+                    host.start(group)
+                await asyncio.Event().wait()
+            finally:
+                self.group = None
+
+    def connect(self, node: Node) -> None:
+        """See base.Path."""
+        host = self._hosts.get(node.name)
+        if host is not None:
+            if _place(host.node) == _place(node):
+                host.node = node
+                return
+            host.stop()
+        host = self._hosts[node.name] = _Host(self, node)
+        if self.group is not None:
+            host.start(self.group)
+
+    def disconnect(self, host: str) -> None:
+        """See base.Path."""
+        known = self._hosts.pop(host, None)
+        if known is not None:
+            known.stop()
+
+    def begin(self, session: Session, parcels: Sequence[Parcel]) -> None:
+        """See base.Path."""
+        conversation = self._conversation(session.host)
+        if conversation is not None and conversation.session == session:
+            conversation.begin(parcels)
+
+    def listening(self, host: str) -> bool:
+        """See base.Path."""
+        conversation = self._conversation(host)
+        return conversation is not None and conversation.begun
+
+    def offer(self, host: str, parcels: Iterable[Parcel]) -> None:
+        """See base.Path."""
+        conversation = self._conversation(host)
+        if conversation is not None:
+            conversation.offer(parcels)
+
+    def spread(self, vpc: Id, parcel: Parcel, hosts: Iterable[str]) -> None:
+        """See base.Path."""
+        for host in hosts:
+            self.offer(host, (parcel,))
+
+    def withdraw(self, host: str, scope: Id) -> None:
+        """See base.Path."""
+        conversation = self._conversation(host)
+        if conversation is not None:
+            conversation.withdraw(scope)
+
+    def reset(self, session: Session, reason: str) -> None:
+        """See base.Path."""
+        conversation = self._conversation(session.host)
+        if conversation is not None and conversation.session == session:
+            conversation.end(reason)
+
+    def hurry(self, host: str) -> None:
+        """See base.Path."""
+
+    def connected(self) -> list[str]:
+        """The hosts in session, sorted."""
+        return sorted(self.paths())
+
+    def paths(self) -> dict[str, PathName]:
+        """Host -> the path of its session, of those in session."""
+        return {name: host.conversation.session.path for name, host in self._hosts.items() if host.conversation}
+
+    def failures(self) -> dict[str, int]:
+        """Host -> failed attempts in a row, of those that are not in sync, sorted."""
+        return {name: host.failures for name, host in sorted(self._hosts.items()) if host.failures}
+
+    # For its hosts.
+
+    def now(self) -> float:
+        """Seconds, on the clock that back-offs are measured with."""
+        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
+
+    def next_session(self) -> int:
+        """A number that no session had."""
+        self._sessions += 1
+        return self._sessions
+
+    def open_paths(self, node: Node) -> list[PathName]:
+        """What may be dialled, best first."""
+        return [path for path in ladder.ORDER if path in self.dialers and self.dialers[path].open(node)]
+
+    def _conversation(self, host: str) -> Conversation | None:
+        known = self._hosts.get(host)
+        return known.conversation if known is not None else None
+
+
+class _Host:
+    """One host: where it stands on the ladder, and its session. Fills session.Keeper."""
+
+    def __init__(self, delivery: Delivery, node: Node) -> None:
+        self.node = node
+        self.state = ladder.State()
+        self.conversation: Conversation | None = None
+        self.failures = 0
+        """In a row, of whatever kind and path; a whole synchronisation ends the row."""
+        self._delivery = delivery
+        self._refusals = 0
+        self._calls: dict[PathName, asyncio.Task[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        self._task = group.create_task(self._keep(), name=f"path to {self.node.name}")
+
+    def stop(self) -> None:
+        if self.conversation is not None:
+            self.conversation.end("the node is gone, or elsewhere")
+            self.conversation = None
+        for task in (self._task, *self._calls.values()):
+            if task is not None:
+                task.cancel()
+
+    def poke(self) -> None:
+        """Something changed: the ladder is asked again."""
+        self._news.set()
+
+    def synced(self) -> None:
+        """See session.Keeper."""
+        if self.failures:
+            _log.info("host %s is in sync again", self.node.name)
+        self.failures = self._refusals = 0
+        if self.conversation is not None:
+            self._note(Event.SYNCED, self.conversation.session.path)
+
+    def refused(self) -> int:
+        """See session.Keeper."""
+        self._refusals += 1
+        return self._refusals
+
+    async def _keep(self) -> None:
+        delivery = self._delivery
+        while True:
+            self._news.clear()
+            open_paths = delivery.open_paths(self.node)
+            now = delivery.now()
+            choice = ladder.choose(self.state, now, open_paths, delivery.limits.ladder)
+            if choice.path is not None and choice.not_before <= now:
+                self._dial(choice.path)
+                continue
+            wait_s = choice.not_before - now
+            if self._some_shut(open_paths):
+                wait_s = min(wait_s, LOOK_S if self.state.current is None else 10 * LOOK_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s if wait_s < 1e9 else None):
+                    await self._news.wait()
+
+    def _some_shut(self, open_paths: Sequence[PathName]) -> bool:
+        """A path that would be better than the present one is not open."""
+        for path in ladder.ORDER:
+            if path == self.state.current:
+                break
+            if path in self._delivery.dialers and path not in open_paths:
+                return True
+        return False
+
+    def _dial(self, path: PathName) -> None:
+        assert self._delivery.group is not None
+        self._note(Event.QUEUED, path)
+        call = self._call(path)
+        self._calls[path] = self._delivery.group.create_task(call, name=f"{path} line to {self.node.name}")
+
+    async def _call(self, path: PathName) -> None:
+        """One line, from its turn to be dialled to its end."""
+        event, reason = Event.STOPPED, ""
+        try:
+            event, reason = await self._line(path)
+        finally:
+            if reason:
+                self._log_failure(path, reason)
+            if self._calls.get(path) is asyncio.current_task():  # else it was dialled anew while this line closed
+                del self._calls[path]
+                self._note(event, path)
+
+    async def _line(self, path: PathName) -> tuple[Event, str]:
+        """Answers what it came to, and why if it is a failure."""
+        delivery, conversation = self._delivery, None
+        patience_s, mine = 0.0, False
+        try:
+            async with AsyncExitStack() as stack:
+                doubtful = self.state.rung(path).failures >= DOUBTFUL
+                turn = await stack.enter_async_context((delivery.doubtful if doubtful else delivery.hopeful).turn())
+                self._note(Event.DIALLED, path)
+                patience_s = ladder.patience_s(self.state, path, delivery.limits.ladder)
+                async with asyncio.timeout(patience_s):
+                    line = await stack.enter_async_context(delivery.dialers[path].dial(self.node))
+                    hello = decode_report(await line.read())
+                turn.over()
+                if not isinstance(hello, Hello) or hello.host != self.node.name:
+                    return Event.FAILED, f"its first word was not the Hello of {self.node.name}"
+                session = Session(self.node.name, delivery.next_session(), path, self.state.attempts)
+                conversation = Conversation(delivery.terms, self, session, hello, line)
+                self._move(conversation, hello)
+                await conversation.run()
+        except SessionEnded as error:
+            reason, silent = str(error), error.silent
+        except (LineEnded, WireError, TooLarge) as error:
+            reason, silent = str(error), False
+        except TimeoutError:
+            reason, silent = f"no Hello within {patience_s:g} s", False
+        finally:
+            if conversation is not None and self.conversation is conversation:
+                self.conversation, mine = None, True
+        if conversation is None:
+            return Event.FAILED, reason
+        if not mine:
+            return Event.STOPPED, ""  # the session went on over another line
+        return Event.SILENT if silent else Event.ENDED, reason
+
+    def _move(self, conversation: Conversation, hello: Hello) -> None:
+        """The session is that conversation from now on. Better lines that are being dialled go on."""
+        previous, self.conversation = self.conversation, conversation
+        path = conversation.session.path
+        if previous is not None:
+            previous.end(f"the session moved to the {path} path")
+        self._note(Event.GREETED, path)
+        for lower in ladder.ORDER[ladder.ORDER.index(path) + 1 :]:
+            task = self._calls.get(lower)
+            if task is not None:
+                task.cancel()
+        self._delivery.terms.events.greeted(conversation.session, hello)
+
+    def _note(self, event: Event, path: PathName) -> None:
+        delivery = self._delivery
+        if event in (Event.FAILED, Event.ENDED, Event.SILENT):
+            self.failures += 1
+        self.state = ladder.after(
+            self.state, Outcome(event, path), delivery.now(), delivery.terms.roll(), delivery.limits.ladder
+        )
+        self._news.set()
+
+    def _log_failure(self, path: PathName, reason: str) -> None:
+        level = logging.WARNING if self.failures == 0 else logging.DEBUG
+        _log.log(level, "host %s, %s path: %s", self.node.name, path, reason)
+
+
+def _place(node: Node) -> tuple[object, ...]:
+    """Where it is dialled."""
+    return (node.agent_host, node.agent_port, node.underlay_ip)

@@ -1,0 +1,256 @@
+"""One session with a host, over whatever line: bundles down, acks up, in order, in time (docs/rooms/paths.md).
+
+Called by delivery, which opened the line, read the Hello, and makes a new Conversation for each. The agent's end is
+agent.core. What one session's mailbox holds dies with it: nothing meant for an earlier session reaches a later one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from alcor.goalstate.objects import HOST_SCOPE
+from alcor.model.ids import Id
+from alcor.paths.base import Events, Line, Parcel, Session
+from alcor.paths.sender import Mailbox
+from alcor.wire.codec import BundleHead, encode_bundle
+from alcor.wire.reports import Ack, Heartbeat, Hello, decode_report
+
+MISSED_HEARTBEATS = 3
+"""A session in which nothing was heard for this many heartbeats is given up."""
+
+
+class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Patience, in seconds, and how much may be under way."""
+
+    ack_s: float = 120.0
+    """From sending a bundle to its Ack; then the session is made anew."""
+    window: int = 4
+    """Bundles sent and not yet answered. What comes meanwhile waits and leaves as one message."""
+    linger_s: float = 0.01
+    """News of a VPC alone waits for one to two times this: a host whose own ports change goes before the many that
+    only listen, and a run of changes reaches those in few messages. (A port in a VPC of 100 hosts on one machine became
+    ACTIVE in 50 ms when all 100 were told at once.)"""
+
+
+class SessionEnded(Exception):
+    """Why a session ended, for people. `silent`: nothing was heard for too long."""
+
+    def __init__(self, reason: str, *, silent: bool = False) -> None:
+        super().__init__(reason)
+        self.silent = silent
+
+
+class Terms(NamedTuple):
+    """What all sessions of a controller share."""
+
+    partition: int
+    epoch: int
+    events: Events
+    limits: SessionLimits
+    roll: Callable[[], float]
+
+
+class Keeper(Protocol):
+    """Who keeps sessions to one host and remembers over them."""
+
+    def synced(self) -> None:
+        """The host took everything that its Hello showed to differ."""
+        ...
+
+    def refused(self) -> int:
+        """The host refused goal state; answers how many times in a row."""
+        ...
+
+
+class Conversation:
+    """See the module. Made when the Hello came; parcels are taken from `begin` on; `run` speaks until it ends."""
+
+    def __init__(self, terms: Terms, keeper: Keeper, session: Session, hello: Hello, line: Line) -> None:
+        self.session = session
+        self._terms = terms
+        self._keeper = keeper
+        self._line = line
+        self._mailbox = Mailbox()
+        self._wake = asyncio.Event()
+        self._ended: asyncio.Future[SessionEnded] = asyncio.get_running_loop().create_future()
+        self._unanswered: deque[tuple[int, bool]] = deque()
+        """(sequence, synced) of bundles sent and not answered, oldest first."""
+        self._deadline: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self._blocked = False
+        """The window was full when there may have been something to send."""
+        self._silence_s = MISSED_HEARTBEATS * hello.heartbeat_ms / 1000
+        """0: the host promised no heartbeats."""
+        self._last_heard = 0.0
+        self._silence: asyncio.TimerHandle | None = None
+
+    # What the path is asked to send.
+
+    @property
+    def begun(self) -> bool:
+        """Parcels are taken."""
+        return self._mailbox.begun
+
+    @property
+    def idle(self) -> bool:
+        """Everything taken was sent and answered."""
+        return not self._unanswered and not self._mailbox.waiting
+
+    def begin(self, parcels: Sequence[Parcel]) -> None:
+        """Answers the Hello."""
+        if not self._ended.done():
+            self._mailbox.begin(parcels)
+            self._wake.set()
+
+    def offer(self, parcels: Iterable[Parcel]) -> None:
+        """Sends soon; news of VPCs alone lingers."""
+        taken = tuple(parcels)
+        self._mailbox.offer(taken)
+        if any(parcel.scope == HOST_SCOPE or parcel.snapshot for parcel in taken):
+            self._wake.set()
+        elif self._lingering is None and self._mailbox.begun:
+            delay_s = self._terms.limits.linger_s * (1 + self._terms.roll())
+            self._lingering = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+
+    def withdraw(self, scope: Id) -> None:
+        """Forgets what waits of that scope."""
+        self._mailbox.withdraw(scope)
+        self._wake.set()
+
+    def end(self, reason: str, *, silent: bool = False) -> None:
+        """Ends the session from outside its task; nothing more is taken, sent, or believed."""
+        if not self._ended.done():
+            self._ended.set_result(SessionEnded(reason, silent=silent))
+        self._clear()
+
+    async def run(self) -> None:
+        """Speaks until the session ends; raises what ended it: SessionEnded, LineEnded, WireError, TooLarge."""
+        name = self.session.host
+        self._listen_for_silence()
+        tasks: list[asyncio.Task[None]] = [
+            asyncio.create_task(self._listen(), name=f"listen to {name}"),
+            asyncio.create_task(self._send(), name=f"send to {name}"),
+        ]
+        try:
+            waited: list[asyncio.Future[None] | asyncio.Future[SessionEnded]] = [*tasks, self._ended]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if self._ended.done():
+                raise self._ended.result()
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            self.end("over")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Up.
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            report = decode_report(await self._line.read())
+            if self._ended.done():
+                return
+            self._last_heard = loop.time()
+            if isinstance(report, Ack):
+                self._answered(report)
+                if self._blocked:  # otherwise what waits lingers
+                    self._wake.set()
+            elif isinstance(report, Heartbeat):
+                if report.host != self.session.host:
+                    raise SessionEnded(f"a heartbeat of another host, {report.host}")
+                self._terms.events.heard(self.session.host, self.session.path, report)
+            elif isinstance(report, Hello):
+                raise SessionEnded("a second Hello on the same stream")
+
+    def _answered(self, ack: Ack) -> None:
+        synced = False
+        if ack.sequence:
+            expected, synced = self._unanswered.popleft() if self._unanswered else (0, False)
+            if ack.sequence != expected:
+                raise SessionEnded(f"it answered bundle {ack.sequence}, not {expected}: acks come once and in order")
+            self._watch()
+        if ack.error:
+            self._terms.events.refused(self.session, ack.error, self._keeper.refused())
+            raise SessionEnded(f"it refused goal state: {ack.error}")
+        if synced:
+            self._keeper.synced()
+        self._terms.events.acknowledged(self.session, ack)
+
+    # Down.
+
+    async def _send(self) -> None:
+        terms, sequence = self._terms, 0
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._calm()
+            while not (blocked := len(self._unanswered) >= terms.limits.window):
+                owed = self._mailbox.ask()
+                if owed:
+                    terms.events.overflowed(self.session, owed)
+                load = self._mailbox.take()
+                if load is None:
+                    break
+                sequence += 1
+                head = BundleHead(
+                    partition=terms.partition,
+                    epoch=terms.epoch,
+                    sequence=sequence,
+                    host=self.session.host,
+                    synced=load.synced,
+                )
+                self._unanswered.append((sequence, load.synced))
+                if len(self._unanswered) == 1:
+                    self._watch()
+                await self._line.write(encode_bundle(head, load.parts))
+                if self._lingering is not None and not self._wake.is_set():
+                    break  # what came during the write lingers too
+            self._blocked = blocked
+
+    # Time.
+
+    def _calm(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+
+    def _watch(self) -> None:
+        """Restarts the clock of the oldest unanswered bundle."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._unanswered:
+            limit_s = self._terms.limits.ack_s
+            reason = f"bundle {self._unanswered[0][0]} not answered within {limit_s:g} s"
+            self._deadline = asyncio.get_running_loop().call_later(limit_s, self.end, reason)
+
+    def _listen_for_silence(self) -> None:
+        if self._silence_s and not self._ended.done():
+            loop = asyncio.get_running_loop()
+            self._last_heard = loop.time()
+            self._silence = loop.call_at(self._last_heard + self._silence_s, self._check_silence)
+
+    def _check_silence(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = self._last_heard + self._silence_s
+        if loop.time() < due:  # one timer, however much is heard
+            self._silence = loop.call_at(due, self._check_silence)
+        else:
+            self.end(f"silent: nothing heard for {self._silence_s:g} s", silent=True)
+
+    def _clear(self) -> None:
+        self._calm()
+        self._mailbox.clear()
+        self._unanswered.clear()
+        for timer in (self._deadline, self._silence):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._silence = None
