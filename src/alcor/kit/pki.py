@@ -114,6 +114,11 @@ def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
+def write_secret(path: Path, content: bytes) -> None:
+    """Replaces the file, readable by its owner only."""
+    _write(path, content, 0o600)
+
+
 def _write(path: Path, content: bytes, mode: int) -> None:
     """Replaces the file; it never exists with a wider mode or half its content."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")

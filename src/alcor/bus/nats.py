@@ -1,0 +1,238 @@
+"""The bus on NATS core publish/subscribe (docs.nats.io/reference/protocol). Fills base.Bus; nats-py enters here only.
+
+Called by roles. A connection is made in the background and made again for as long as it is wanted; what is published
+meanwhile is dropped, because whoever publishes says so again (docs/rooms/paths.md, heartbeats).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from alcor.bus.base import BusError, Handler
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_MAX_PAYLOAD = 1 << 20
+"""Until a server has said what it carries."""
+MAX_WAITING_BYTES = 64 << 20
+"""Published and not yet taken by the socket; beyond it messages are dropped."""
+MAX_UNREAD_MESSAGES = 65_536
+MAX_UNREAD_BYTES = 256 << 20
+"""Received and not yet handled, by subscription; beyond either messages are dropped."""
+FLUSH_S = 5.0
+
+
+class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach the bus."""
+
+    servers: Sequence[str]
+    """`nats://host:port` or `tls://host:port`; any of a cluster's."""
+    name: str
+    """Shown in the server's connection list."""
+    credentials: Path | None = None
+    """A .creds file."""
+    tls: ssl.SSLContext | None = None
+    reconnect_s: float = 0.25
+    connect_s: float = 2.0
+    ping_s: float = 5.0
+    """A server that misses two pings is given up."""
+
+
+class NatsBus:
+    """See the module. `start` it on its event loop; `close` it there."""
+
+    def __init__(self, options: NatsOptions) -> None:
+        self._options = options
+        self._client = Client()
+        self._interests: list[_Interest] = []
+        self._outgoing: deque[tuple[str, bytes]] = deque()
+        self._waiting_bytes = 0
+        self._wake = asyncio.Event()
+        self._listeners: list[Callable[[bool], None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._refused: dict[str, str] = {}
+        """Subject -> the server's word, of subscriptions it did not permit."""
+        self._complained = ""
+        self.violations = 0
+        """Times the server said that we may not."""
+        self.dropped = 0
+        """Messages not published, and messages lost because a handler did not keep up."""
+
+    def start(self) -> None:
+        """Begins to connect."""
+        self._tasks = [
+            asyncio.create_task(self._connect(), name="bus connect"),
+            asyncio.create_task(self._send(), name="bus send"),
+        ]
+
+    async def started(self, timeout_s: float) -> bool:
+        """Waits until connected, for at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(self._tasks[0])
+        return self.connected
+
+    @property
+    def connected(self) -> bool:
+        """See base.Bus."""
+        return bool(self._client.is_connected)
+
+    @property
+    def max_payload(self) -> int:
+        """See base.Bus."""
+        return int(self._client.max_payload) if self.connected else DEFAULT_MAX_PAYLOAD
+
+    def publish(self, subject: str, data: bytes) -> bool:
+        """See base.Bus."""
+        if not self.connected or len(data) > self.max_payload or self._waiting_bytes + len(data) > MAX_WAITING_BYTES:
+            self.dropped += 1
+            return False
+        self._outgoing.append((subject, data))
+        self._waiting_bytes += len(data)
+        self._wake.set()
+        return True
+
+    async def subscribe(self, subject: str, handler: Handler) -> _Interest:
+        """See base.Bus."""
+        interest = _Interest(self, subject, handler)
+        self._interests.append(interest)
+        if self.connected:
+            try:
+                await interest.enter(self._client)
+                for _ in range(2):  # seen: the word about a refusal came after the first answer
+                    await self._client.flush(timeout=FLUSH_S)  # type: ignore[arg-type]
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                if not isinstance(error, nats.errors.TimeoutError | nats.errors.ConnectionClosedError):
+                    _log.warning("bus: cannot subscribe %s now: %s", subject, error)
+            refusal = self._refused.pop(subject.lower(), "")
+            if refusal:
+                await interest.cancel()
+                raise BusError(f"the bus does not let {self._options.name} subscribe to {subject}: {refusal}")
+        return interest
+
+    def on_state(self, handler: Callable[[bool], None]) -> None:
+        """See base.Bus."""
+        self._listeners.append(handler)
+
+    async def close(self) -> None:
+        """See base.Bus."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.connected:
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                while self._outgoing:
+                    await self._client.publish(*self._outgoing.popleft())
+                await self._client.flush(timeout=1)
+        self._listeners.clear()
+        with suppress(nats.errors.Error, OSError, TimeoutError):
+            await self._client.close()
+
+    async def _connect(self) -> None:
+        options = self._options
+        extra: dict[str, object] = {}
+        if options.credentials is not None:
+            extra["user_credentials"] = str(options.credentials)
+        if options.tls is not None:
+            extra["tls"] = options.tls
+        await self._client.connect(
+            servers=list(options.servers),
+            name=options.name,
+            error_cb=self._failed,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._connected,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=options.reconnect_s,  # type: ignore[arg-type]
+            connect_timeout=options.connect_s,  # type: ignore[arg-type]
+            ping_interval=options.ping_s,  # type: ignore[arg-type]
+            pending_size=0,  # nothing is kept for a server that is away
+            no_echo=True,
+            skip_subject_validation=True,  # subjects are made in base
+            **extra,  # type: ignore[arg-type]
+        )
+        for interest in list(self._interests):
+            await interest.enter(self._client)
+        await self._connected()
+
+    async def _send(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._outgoing:
+                subject, data = self._outgoing.popleft()
+                self._waiting_bytes -= len(data)
+                try:
+                    await self._client.publish(subject, data)
+                except (nats.errors.Error, OSError):
+                    self.dropped += 1  # the server went away: on_state tells
+
+    async def _connected(self) -> None:
+        self._complained = ""
+        for listener in list(self._listeners):
+            listener(True)
+
+    async def _disconnected(self) -> None:
+        self._outgoing.clear()
+        self._waiting_bytes = 0
+        for listener in list(self._listeners):
+            listener(False)
+
+    async def _failed(self, error: Exception) -> None:
+        text = str(error)
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self.dropped += 1
+            text = f"messages of {error.subject} are dropped: they come faster than they are handled"
+        elif "permissions violation" in text.lower():
+            self.violations += 1
+            quoted = text.split('"')
+            if "subscription" in text.lower() and len(quoted) > 1:
+                self._refused[quoted[1].lower()] = text
+        if text != self._complained:  # a server that is away is mentioned once
+            self._complained = text
+            _log.warning("bus: %s", text or type(error).__name__)
+
+
+class _Interest:
+    """One subscription. Fills base.Subscription."""
+
+    def __init__(self, bus: NatsBus, subject: str, handler: Handler) -> None:
+        self._bus = bus
+        self._subject = subject
+        self._handler = handler
+        self._entered: NatsSubscription | None = None
+
+    async def enter(self, client: Client) -> None:
+        """Tells the server; the client tells it again after a reconnect."""
+        if self._entered is None:
+            take: Callable[[Msg], Awaitable[None]] = self._take
+            self._entered = await client.subscribe(
+                self._subject,
+                cb=take,
+                pending_msgs_limit=MAX_UNREAD_MESSAGES,
+                pending_bytes_limit=MAX_UNREAD_BYTES,
+            )
+
+    async def cancel(self) -> None:
+        """See base.Subscription."""
+        with suppress(ValueError):
+            self._bus._interests.remove(self)
+        entered, self._entered = self._entered, None
+        if entered is not None:
+            with suppress(nats.errors.Error, OSError):
+                await entered.unsubscribe()
+
+    async def _take(self, message: Msg) -> None:
+        self._handler(message.subject, message.data)

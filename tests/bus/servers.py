@@ -1,0 +1,82 @@
+"""Real nats-servers for tests, with and without credentials. Called by the tests of this folder and of others."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from alcor.bus import credentials
+from alcor.bus.embedded import EmbeddedBus, EmbeddedOptions
+from alcor.bus.nats import NatsBus, NatsOptions
+from alcor.bus.tls import client_context
+from alcor.kit import pki
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def open_server(directory: Path, *, cluster: int = 0, routes: Sequence[int] = ()) -> EmbeddedBus:
+    """A server that lets anybody in."""
+    return EmbeddedBus(
+        EmbeddedOptions(
+            directory=directory,
+            port=free_port(),
+            cluster=f"127.0.0.1:{cluster}" if cluster else "",
+            routes=[f"127.0.0.1:{route}" for route in routes],
+        )
+    )
+
+
+def make_region(directory: Path, *hosts: str) -> None:
+    """Certificates and credentials of a controller and these hosts, as `alcor pki` makes them."""
+    pki.make_ca(directory / "ca")
+    credentials.make_authority(directory / "ca")
+    for name, role, bus_role in (
+        ("controller", "controller", credentials.CONTROLLER),
+        *((host, "agent", credentials.HOST) for host in hosts),
+    ):
+        pki.issue(directory / "ca", directory / name, name, role=role, addresses=["127.0.0.1"])
+        credentials.issue(directory / "ca", directory / name / "bus.creds", name, role=bus_role)
+
+
+def guarded_server(directory: Path) -> EmbeddedBus:
+    """A server of that region: TLS both ways, and credentials."""
+    return EmbeddedBus(
+        EmbeddedOptions(
+            directory=directory / "nats",
+            port=free_port(),
+            trust=credentials.trust(directory / "ca"),
+            tls_dir=directory / "controller",
+        )
+    )
+
+
+def client(directory: Path, url: str, name: str, role: str) -> NatsBus:
+    """A client of that region, not started."""
+    return NatsBus(
+        NatsOptions(
+            servers=[url],
+            name=name,
+            credentials=directory / name / "bus.creds",
+            tls=client_context(directory / name, role),
+            reconnect_s=0.05,
+        )
+    )
+
+
+@asynccontextmanager
+async def connection(*urls: str, name: str = "test") -> AsyncIterator[NatsBus]:
+    """A connected client of servers that let anybody in."""
+    bus = NatsBus(NatsOptions(servers=urls, name=name, reconnect_s=0.05, ping_s=0.5))
+    bus.start()
+    assert await bus.started(5.0)
+    try:
+        yield bus
+    finally:
+        await bus.close()

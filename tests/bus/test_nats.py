@@ -1,0 +1,245 @@
+"""The bus on real nats-servers: it carries, reconnects, survives a node of a cluster, and keeps hosts apart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.bus.servers import client, connection, free_port, guarded_server, make_region, open_server
+
+from alcor.bus.base import BusError, down_subject, news_subject, up_subject, word
+from alcor.bus.embedded import EmbeddedBus, EmbeddedOptions, configuration
+from alcor.bus.nats import NatsBus, NatsOptions
+from alcor.bus.tls import client_context
+
+VPC = bytes(range(16))
+
+
+class Inbox:
+    """A handler that keeps what came."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        self._came = asyncio.Event()
+
+    def __call__(self, subject: str, data: bytes) -> None:
+        self.messages.append((subject, data))
+        self._came.set()
+
+    async def wait(self, count: int) -> list[tuple[str, bytes]]:
+        async with asyncio.timeout(5):
+            while len(self.messages) < count:
+                self._came.clear()
+                await self._came.wait()
+        return self.messages
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedBus]:
+    bus = open_server(tmp_path / "nats")
+    await bus.start()
+    yield bus
+    await bus.stop()
+
+
+def test_words_are_one_to_one() -> None:
+    """Every name has a word of its own, and it is safe in a subject."""
+    names = ["host-1", "rack.1.host", "*", ">", "a b", "=61", "a", "ä", ""]
+    words = [word(name) for name in names]
+    assert words[:1] == ["host-1"]
+    assert len(set(words)) == len(names)
+    assert all(not set(one) & set(".*> ") and one for one in words)
+
+
+async def test_what_is_published_arrives_in_order(server: EmbeddedBus) -> None:
+    """All of it, to everybody who asked, before and after it is there."""
+    inboxes = Inbox(), Inbox()
+    async with connection(server.url) as publisher, connection(server.url) as one, connection(server.url) as other:
+        await one.subscribe(up_subject(1, "*"), inboxes[0])
+        await other.subscribe(up_subject(1, "h.1"), inboxes[1])
+        sent = [(up_subject(1, "h.1"), str(number).encode()) for number in range(1000)]
+        assert all(publisher.publish(*message) for message in sent)
+        for inbox in inboxes:
+            assert await inbox.wait(1000) == sent
+
+
+async def test_a_cancelled_subscription_is_silent(server: EmbeddedBus) -> None:
+    """And cancelling twice is fine."""
+    quiet, still = Inbox(), Inbox()
+    async with connection(server.url) as publisher, connection(server.url) as reader:
+        subscription = await reader.subscribe("a.b", quiet)
+        await subscription.cancel()
+        await subscription.cancel()
+        await reader.subscribe("a.b", still)
+        publisher.publish("a.b", b"x")
+        assert await still.wait(1) == [("a.b", b"x")]
+        assert quiet.messages == []
+
+
+async def test_too_large_is_refused_here(server: EmbeddedBus) -> None:
+    """A message beyond what the bus carries is not sent, and the connection lives on."""
+    inbox = Inbox()
+    async with connection(server.url) as bus, connection(server.url) as reader:
+        await reader.subscribe("a", inbox)
+        assert bus.max_payload == 8 << 20
+        assert not bus.publish("a", bytes(bus.max_payload + 1))
+        assert bus.publish("a", bytes(bus.max_payload))
+        assert len((await inbox.wait(1))[0][1]) == bus.max_payload
+
+
+async def test_a_killed_server_comes_back_and_so_do_subscriptions(server: EmbeddedBus) -> None:
+    """The embedded server is started again; clients notice both, drop what they are told meanwhile, and go on."""
+    inbox, states = Inbox(), []
+    changed = asyncio.Event()
+
+    def state(up: bool) -> None:
+        states.append(up)
+        changed.set()
+
+    async with connection(server.url) as reader, connection(server.url) as publisher:
+        reader.on_state(state)
+        await reader.subscribe("a", inbox)
+        before = server.pid
+        os.kill(before, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while states != [False, True] or not publisher.connected:
+                changed.clear()
+                await asyncio.wait_for(changed.wait(), 10) if states != [False, True] else await asyncio.sleep(0.01)
+        assert server.pid not in (0, before)
+        publisher.publish("a", b"again")
+        assert await inbox.wait(1) == [("a", b"again")]
+
+
+async def test_a_client_waits_for_its_server(tmp_path: Path) -> None:
+    """Started before there is a server, it says that nothing goes out; then it connects by itself."""
+    inbox = Inbox()
+    server = open_server(tmp_path)
+    early = NatsBus(NatsOptions(servers=[server.url], name="early", reconnect_s=0.05))
+    early.start()
+    try:
+        await early.subscribe("a", inbox)
+        assert not await early.started(0.1)
+        assert not early.publish("a", b"lost")
+        await server.start()
+        assert await early.started(5)
+        async with connection(server.url) as publisher:
+            publisher.publish("a", b"kept")
+            assert await inbox.wait(1) == [("a", b"kept")]
+    finally:
+        await early.close()
+        await server.stop()
+
+
+async def test_a_cluster_of_two_survives_one(tmp_path: Path) -> None:
+    """A node is killed: clients of it go to the other, and everything published after that arrives."""
+    ports = free_port(), free_port()
+    nodes = [
+        open_server(tmp_path / "one", cluster=ports[0], routes=[ports[1]]),
+        open_server(tmp_path / "two", cluster=ports[1], routes=[ports[0]]),
+    ]
+    for node in nodes:
+        await node.start()
+    inbox = Inbox()
+    try:
+        async with connection(nodes[1].url) as publisher, connection(nodes[0].url, nodes[1].url) as reader:
+            await reader.subscribe("a", inbox)
+            async with asyncio.timeout(10):
+                while not inbox.messages:  # the route between them takes a moment
+                    publisher.publish("a", b"first")
+                    await asyncio.sleep(0.05)
+            gone = asyncio.Event()
+            back = asyncio.Event()
+            reader.on_state(lambda up: (back if up else gone).set())
+            await nodes[0].stop()
+            if reader._client.connected_url is None or not publisher.connected:
+                await asyncio.wait_for(gone.wait(), 5)
+            async with asyncio.timeout(10):
+                while ("a", b"after") not in inbox.messages:
+                    publisher.publish("a", b"after")
+                    await asyncio.sleep(0.05)
+    finally:
+        for node in nodes:
+            await node.stop()
+
+
+async def test_hosts_reach_their_own_subjects_only(tmp_path: Path) -> None:
+    """What a host may do is in its credentials: it hears and says what is its own, and nothing of another's."""
+    make_region(tmp_path, "h1", "h.2")
+    server = guarded_server(tmp_path)
+    await server.start()
+    buses = [
+        client(tmp_path, server.url, *who) for who in (("controller", "controller"), ("h1", "agent"), ("h.2", "agent"))
+    ]
+    controller, one, two = buses
+    try:
+        for bus in buses:
+            bus.start()
+            assert await bus.started(5), "it is let in"
+        up, down, news = Inbox(), Inbox(), Inbox()
+        await controller.subscribe(up_subject(1, "*"), up)
+        await two.subscribe(down_subject(1, "h.2"), down)
+        await two.subscribe(news_subject(1, VPC), news)
+        controller.publish(down_subject(1, "h.2"), b"down")
+        controller.publish(news_subject(1, VPC), b"news")
+        two.publish(up_subject(1, "h.2"), b"up")
+        assert await down.wait(1) == [(down_subject(1, "h.2"), b"down")]
+        assert await news.wait(1) == [(news_subject(1, VPC), b"news")]
+        assert await up.wait(1) == [(up_subject(1, "h.2"), b"up")]
+
+        for subject in (down_subject(1, "h.2"), "alcor.1.down.*", "alcor.1.up.*", ">", "alcor.>"):
+            with pytest.raises(BusError, match="does not let h1 subscribe"):
+                await one.subscribe(subject, Inbox())
+        one.publish(up_subject(1, "h.2"), b"forged")
+        one.publish(down_subject(1, "h.2"), b"forged")
+        one.publish(news_subject(1, VPC), b"forged")
+        await one.subscribe(down_subject(1, "h1"), Inbox())  # in order behind them, and answered
+        assert one.violations == 8
+        controller.publish(down_subject(1, "h.2"), b"last")
+        assert await down.wait(2) == [(down_subject(1, "h.2"), b"down"), (down_subject(1, "h.2"), b"last")]
+        assert (len(up.messages), len(news.messages)) == (1, 1)
+    finally:
+        for bus in buses:
+            await bus.close()
+        await server.stop()
+
+
+async def test_strangers_are_not_let_in(tmp_path: Path) -> None:
+    """Without credentials, with another authority's, or with a certificate of another CA: no connection."""
+    make_region(tmp_path / "ours", "h1")
+    make_region(tmp_path / "theirs", "h1")
+    ours, theirs = tmp_path / "ours" / "h1", tmp_path / "theirs" / "h1"
+    server = guarded_server(tmp_path / "ours")
+    await server.start()
+    url, tls = [server.url], client_context(ours, "agent")
+    other = client_context(theirs, "agent")
+    strangers = [
+        NatsOptions(servers=url, name="no credentials", tls=tls),
+        NatsOptions(servers=url, name="credentials of another region", tls=tls, credentials=theirs / "bus.creds"),
+        NatsOptions(servers=url, name="certificate of another region", tls=other, credentials=ours / "bus.creds"),
+    ]
+    try:
+        for options in strangers:
+            bus = NatsBus(options)
+            bus.start()
+            assert not await bus.started(0.5), options.name
+            await bus.close()
+    finally:
+        await server.stop()
+
+
+async def test_a_port_that_is_taken_is_said(server: EmbeddedBus, tmp_path: Path) -> None:
+    """The error has the server's own reason, and where to read more."""
+    port = int(server.url.rpartition(":")[2])
+    second = EmbeddedBus(EmbeddedOptions(directory=tmp_path / "second", port=port))
+    with pytest.raises(BusError, match="did not start"):
+        await second.start()
+
+
+def test_an_open_bus_stays_on_loopback(tmp_path: Path) -> None:
+    """Without credentials nobody else may reach it."""
+    with pytest.raises(BusError, match="loopback only"):
+        configuration(EmbeddedOptions(directory=tmp_path, host="0.0.0.0"))
