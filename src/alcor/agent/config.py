@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from alcor.agent.relay import RelayLimits
 from alcor.kit.backoff import Backoff
 
 DEFAULT_PORT = 50001
@@ -24,6 +25,12 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """0: any free port (`Agent.port` says which)."""
     tls_dir: Path
     """Holds ca.pem, agent.pem and agent-key.pem."""
+    heartbeat_s: float = 10.0
+    """How often controllers are told that this host is there, on every path that is open."""
+    standby: bool = False
+    """This is the standby, in the agent's place."""
+    relay: RelayLimits = RelayLimits()
+    """What is done for other hosts that controllers cannot reach."""
     audit_interval_s: float = 60.0
     """How often the data plane is observed anew and drift repaired."""
     retry: Backoff = Backoff(first_s=0.5, cap_s=30.0)

@@ -15,24 +15,44 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from alcor.agent.bus import BusEnd
 from alcor.agent.config import AgentConfig
-from alcor.agent.reconcile import AgentStatus, Received, Reconciler, Refused
+from alcor.agent.feeds import FeedKey, Feeds
+from alcor.agent.reconcile import AgentStatus, News, Received, Reconciler, Refused
+from alcor.agent.relay import Relay
 from alcor.agent.server import AgentServer, Stream
+from alcor.bus.base import Bus
 from alcor.dataplane.base import Driver, PortCounters
 from alcor.model.ids import Id
 from alcor.paths.link import AGENT, load_credentials
-from alcor.wire.reports import encode_ack, encode_hello
+from alcor.wire.reports import (
+    MAX_HEARTBEAT_SCOPES,
+    Ack,
+    Feeding,
+    Heartbeat,
+    Held,
+    encode_ack,
+    encode_feeding,
+    encode_heartbeat,
+    encode_hello,
+)
 
 _log = logging.getLogger(__name__)
 
 MAX_ROUND_BUNDLES = 256
 """Bundles that the worker takes at once."""
+NEWS_LINGER_S = 0.05
+"""News of VPCs from the bus waits so long at most, to be taken in together and behind the host's own bundles."""
+MAX_WAITING_NEWS = 4096
+"""Beyond it news is dropped; the scope's next news, or a heartbeat, shows what is missing."""
+STUCK_S = 60.0
+"""A worker that has been at one thing for longer is not healthy: no heartbeats, and the standby may take over."""
 
 Answered = TypeVar("Answered")
 
@@ -48,6 +68,11 @@ class _Greet(NamedTuple):
 class _Bundle(NamedTuple):
     stream: Stream
     data: bytes
+    received_at: float
+
+
+class _News(NamedTuple):
+    news: News
     received_at: float
 
 
@@ -68,20 +93,34 @@ class _Report(NamedTuple):
     reason: str
 
 
-_Work = _Greet | _Bundle | _Call | None
+_Work = _Greet | _Bundle | _News | _Call | None
 """None: stop."""
 
 
 class Agent:
     """See the module. The driver stays its maker's, who closes it after `run` has ended."""
 
-    def __init__(self, config: AgentConfig, driver: Driver) -> None:
+    def __init__(
+        self, config: AgentConfig, driver: Driver, bus: Bus | None = None, partitions: Iterable[int] = (1,)
+    ) -> None:
+        """`bus`, if there is one, is its maker's to start and close; on it the agent listens to these partitions'
+        controllers."""
         self._config = config
         self._driver = driver
         self._reconciler = Reconciler(config, driver, time.monotonic, random.random)
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}
         """Partition -> the stream its later words go to."""
+        self._held: dict[int, tuple[Held, ...]] = {}
+        """What the host held when the worker last had time to say."""
+        self._turn = 0
+        """Where the next heartbeat goes on, when there are more scopes than fit."""
+        self._bus = bus
+        self._bus_end = BusEnd(bus, config.host, partitions, self) if bus is not None else None
+        self._feeds = Feeds(bus, self._take_news, self._tell_feeding) if bus is not None else None
+        self._waiting_news: list[_News] = []
+        self._busy_since = 0.0
+        """Since when the worker has been at work; 0: it waits."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = asyncio.Event()
         self.port = 0
@@ -102,15 +141,29 @@ class Agent:
         host = f"[{config.listen}]" if ":" in config.listen else config.listen
         lock = _lock(config.state_dir / "lock")
         try:
-            server = AgentServer(f"{host}:{config.port}", credentials, self)
+            server = AgentServer(f"{host}:{config.port}", credentials, self, Relay(config.relay))
             worker = threading.Thread(target=self._run_worker, args=(failure,), name="alcor-agent", daemon=True)
             worker.start()
             try:
                 self.port = await server.start()
                 _log.info("agent of host %s listens at %s:%d", config.host, host, self.port)
                 self._started.set()
-                await failure
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._beat(), name="heartbeats")]
+                    if self._feeds is not None and self._bus_end is not None and self._bus is not None:
+                        await self._bus_end.start()
+                        self._bus.on_state(self._bus_changed)
+                        tasks.append(group.create_task(self._feeds.run(), name="feeds"))
+                    try:
+                        await failure
+                    finally:
+                        for task in tasks:
+                            task.cancel()
+            except* Exception as failures:
+                raise failures.exceptions[0] from None
             finally:
+                if self._bus_end is not None:
+                    await self._bus_end.stop()
                 await server.stop()
                 self._work.put(None)
                 await asyncio.to_thread(worker.join)
@@ -135,6 +188,12 @@ class Agent:
         """See server.Intake."""
         self._work.put(_Bundle(stream, data, time.monotonic()))
 
+    @property
+    def stuck(self) -> bool:
+        """The worker has been at one thing for too long."""
+        since = self._busy_since
+        return since > 0 and time.monotonic() - since > STUCK_S
+
     def gone(self, stream: Stream) -> None:
         """See server.Intake."""
         if self._live.get(stream.partition) is stream:
@@ -157,6 +216,57 @@ class Agent:
             older.end("a newer stream of the partition took over")
         self._live[stream.partition] = stream
         stream.send(hello, answers=False)
+        self._tell_feeding(stream.partition)
+
+    # Heartbeats and the bus, on the event loop.
+
+    async def _beat(self) -> None:
+        interval_s = self._config.heartbeat_s
+        while True:
+            await asyncio.sleep(interval_s)
+            if self.stuck:
+                continue
+            with suppress(TimeoutError):  # busy: what was held last is told
+                async with asyncio.timeout(interval_s / 4):
+                    self._held = await self._ask(self._reconciler.held)
+                    if self._feeds is not None:
+                        held = ((partition, one.scope) for partition, some in self._held.items() for one in some)
+                        self._feeds.keep(frozenset(FeedKey(*key) for key in held))
+            self._tell_heartbeat()
+
+    def _tell_heartbeat(self) -> None:
+        partitions = set(self._live)
+        if self._bus_end is not None:
+            partitions.update(self._bus_end.partitions)
+        for partition in sorted(partitions):
+            held = self._held.get(partition, ())
+            if len(held) > MAX_HEARTBEAT_SCOPES:
+                start = self._turn % len(held)
+                held = (held[start:] + held[:start])[:MAX_HEARTBEAT_SCOPES]
+            config, stream = self._config, self._live.get(partition)
+            epoch = stream.epoch if stream is not None else 0
+            report = encode_heartbeat(
+                Heartbeat(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby)
+            )
+            if stream is not None:
+                stream.send(report, answers=False)
+            if self._bus_end is not None:
+                self._bus_end.beat(partition, report)
+        self._turn += MAX_HEARTBEAT_SCOPES
+
+    def _tell_feeding(self, partition: int) -> None:
+        stream = self._live.get(partition)
+        if stream is not None and self._feeds is not None:
+            stream.send(encode_feeding(Feeding(self._feeds.taken(partition, stream.epoch))), answers=False)
+
+    def _bus_changed(self, _connected: bool) -> None:
+        for partition in sorted(self._live):
+            self._tell_feeding(partition)
+        self._tell_heartbeat()
+
+    def _take_news(self, key: FeedKey, bundle: bytes) -> None:
+        if self._work.qsize() < MAX_WAITING_NEWS:
+            self._work.put(_News(News(key.partition, key.vpc, bundle), time.monotonic()))
 
     async def _ask(self, function: Callable[[], Answered]) -> Answered:
         answer: Future[Answered] = Future()
@@ -179,15 +289,23 @@ class Agent:
     def _round(self) -> bool:
         """Waits for work or for the time to do some; does it. False: stop."""
         work: list[_Work] = []
-        timeout_s = max(0.0, self._reconciler.due() - time.monotonic())
+        due = self._reconciler.due()
+        if self._waiting_news:
+            due = min(due, self._waiting_news[0].received_at + NEWS_LINGER_S)
+        self._busy_since = 0.0
+        timeout_s = max(0.0, due - time.monotonic())
         with suppress(queue.Empty):
             work.append(self._work.get(timeout=timeout_s))
             while len(work) < MAX_ROUND_BUNDLES:
                 work.append(self._work.get_nowait())
+        self._busy_since = time.monotonic()
         bundles: list[_Bundle] = []
         for item in work:
             if isinstance(item, _Bundle):
                 bundles.append(item)
+                continue
+            if isinstance(item, _News):
+                self._waiting_news.append(item)
                 continue
             self._handle(bundles)
             bundles = []
@@ -198,13 +316,17 @@ class Agent:
             else:
                 _answer_call(item)
         self._handle(bundles)
+        if self._waiting_news and self._waiting_news[0].received_at + NEWS_LINGER_S <= time.monotonic():
+            news, self._waiting_news = self._waiting_news, []
+            self._say_later(self._reconciler.news([item.news for item in news]))
         if self._reconciler.due() <= time.monotonic():
-            acks = self._reconciler.tick()
-            if acks:
-                self._on_loop(
-                    self._deliver, [_Report(None, partition, encode_ack(ack), False, "") for partition, ack in acks]
-                )
+            self._say_later(self._reconciler.tick())
         return True
+
+    def _say_later(self, acks: list[tuple[int, Ack]]) -> None:
+        if acks:
+            reports = [_Report(None, partition, encode_ack(ack), False, "") for partition, ack in acks]
+            self._on_loop(self._deliver, reports)
 
     def _handle(self, bundles: list[_Bundle]) -> None:
         if not bundles:
@@ -215,6 +337,8 @@ class Agent:
         for answer in self._reconciler.handle(received):
             stream = streams[answer.stream]
             data = encode_ack(answer.ack) if answer.ack is not None else b""
+            if answer.feeds and self._feeds is not None:
+                self._on_loop(self._feeds.offer, stream.partition, stream.epoch, answer.feeds)
             reports.append(_Report(stream, stream.partition, data, True, answer.reason))
         self._on_loop(self._deliver, reports)
 
@@ -233,6 +357,8 @@ class Agent:
 
 
 def _answer_call(call: _Call) -> None:
+    if not call.answer.set_running_or_notify_cancel():
+        return  # who asked has given up
     try:
         call.answer.set_result(call.function())
     except Exception as error:

@@ -22,12 +22,14 @@ from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import Applied, DataPlaneError, Driver, EndpointKey, LocalPort, Plan
 from alcor.model.ids import Id, format_id
-from alcor.wire.codec import BundleHead, decode_bundle, decode_scopes
+from alcor.wire.codec import BundleHead, Feed, decode_bundle, decode_scopes, without_feeds
 from alcor.wire.fields import WireError
-from alcor.wire.reports import Ack, Hello, PortAck, Timings
+from alcor.wire.reports import Ack, Held, Hello, PortAck, Timings
 
 _log = logging.getLogger(__name__)
 
+ASK_AGAIN_S = 2.0
+"""A scope that is lacking is asked for at most this often."""
 MAX_REPORTED_ERROR = 1000
 """Characters of a port's error that travel up."""
 
@@ -41,12 +43,22 @@ class Received(NamedTuple):
     stream: int
 
 
+class News(NamedTuple):
+    """A bundle from a VPC's feed, as it was unsealed."""
+
+    partition: int
+    vpc: Id
+    data: bytes
+
+
 class Answer(NamedTuple):
     """What to send on a stream: an Ack, or None and why the stream must end."""
 
     stream: int
     ack: Ack | None
     reason: str = ""
+    feeds: tuple[Feed, ...] = ()
+    """Came with the bundle: for whoever listens to the bus."""
 
 
 class Refused(Exception):
@@ -110,6 +122,8 @@ class Reconciler:
         self._broken = ""
         """Why the tables as a whole could not be programmed; empty when they could."""
         self._broken_attempts = 0
+        self._asked: dict[ScopeKey, float] = {}
+        """Lacking scope -> when it may be asked for again. Bounded: emptied when in sync anew."""
         self._synced: set[int] = set()
         self._full_due = 0.0
 
@@ -136,7 +150,9 @@ class Reconciler:
         if epoch < newest:
             raise Refused(_older(epoch, newest))
         self.desired.epochs[partition] = epoch
-        return Hello(self._config.host, epoch, self.desired.held(partition))
+        self._asked.clear()
+        heartbeat_ms = int(self._config.heartbeat_s * 1000)
+        return Hello(self._config.host, epoch, self.desired.held(partition), self._config.standby, heartbeat_ms)
 
     def status(self) -> AgentStatus:
         """How the host does, for local tooling."""
@@ -180,7 +196,7 @@ class Reconciler:
                 try:
                     updates = decode_scopes(unchecked)
                     decoded = self._clock()
-                    self._journal.append(bundle.data)
+                    self._journal.append(without_feeds(unchecked) if head.feeds else bundle.data)
                     journal_s += self._clock() - decoded
                     self.desired.take(head.partition, head.epoch, updates, synced=head.synced, touched=touched)
                     keys = tuple(dict.fromkeys(ScopeKey(head.partition, update.scope) for update in updates))
@@ -195,6 +211,36 @@ class Reconciler:
             times = Timings(merge_us=_us(merge_s - journal_s), journal_us=_us(journal_s))
             self._answer(answers, accepted, touched, bundles[0].received_at, times)
         return answers
+
+    def news(self, came: Sequence[News]) -> list[tuple[int, Ack]]:
+        """Takes in what was published about VPCs, in order. Nobody waits for an answer: what is malformed or stale is
+        dropped. Returns later word, by partition: scopes of which something is missing, ports that can be carried now.
+        """
+        touched = Touched()
+        for one in came:
+            try:
+                head, unchecked = decode_bundle(one.data)
+                updates = decode_scopes(unchecked)
+                if any(update.scope != one.vpc for update in updates) or head.partition != one.partition or head.host:
+                    raise WireError("it is not news of its subject's VPC")
+                if head.epoch < self.desired.epochs.get(one.partition, 0):
+                    continue
+                self._journal.append(one.data)
+            except (WireError, JournalError) as error:
+                _log.warning("news of VPC %s is dropped: %s", one.vpc.hex(), error)
+                continue
+            self.desired.take(head.partition, head.epoch, updates, synced=False, touched=touched)
+        now = self._clock()
+        lacking: dict[int, list[Held]] = {}
+        for key in sorted(touched.missed):
+            if now >= self._asked.get(key, 0.0):
+                self._asked[key] = now + ASK_AGAIN_S
+                lacking.setdefault(key.partition, []).append(Held(key.scope, 0, 0))
+        outcome = self._full(touched) if self._broken else self._partial(touched)
+        acks = {partition: Ack(sequence=0, scopes=tuple(scopes)) for partition, scopes in lacking.items()}
+        for partition, ack in self._later_words(outcome):
+            acks[partition] = msgspec.structs.replace(acks.get(partition, ack), ports=ack.ports)
+        return sorted(acks.items())
 
     def tick(self) -> list[tuple[int, Ack]]:
         """Does what is due: retries, repairs, the audit, a rewrite of the journal. Returns later word, by partition."""
@@ -211,6 +257,14 @@ class Reconciler:
             if not touched.ports:
                 return []
             outcome = self._partial(touched)
+        return self._later_words(outcome)
+
+    def held(self) -> dict[int, tuple[Held, ...]]:
+        """What this host holds, by partition."""
+        return {partition: self.desired.held(partition) for partition in sorted(self.desired.epochs)}
+
+    def _later_words(self, outcome: _Outcome) -> list[tuple[int, Ack]]:
+        """About ports that no bundle named."""
         acks: dict[int, list[PortAck]] = {}
         for identifier in sorted(outcome.errors):
             partition = self.desired.ports.get(identifier)
@@ -255,10 +309,12 @@ class Reconciler:
             ack = Ack(
                 sequence=head.sequence,
                 ports=tuple(ports.get(partition, ())) if last[partition] == index else (),
-                scopes=tuple(self.desired.held_of(key) for key in keys),
+                scopes=tuple(
+                    Held(key.scope, 0, 0) if key in touched.missed else self.desired.held_of(key) for key in keys
+                ),
                 timings=times,
             )
-            answers[index] = Answer(answers[index].stream, ack)
+            answers[index] = Answer(answers[index].stream, ack, feeds=head.feeds)
             if head.synced and partition not in self._synced:
                 self._synced.add(partition)
                 if self.in_sync:

@@ -1,4 +1,5 @@
-"""The host's end of the fast path: a gRPC server with mutual TLS that lets controllers in and passes bundles on.
+"""The host's end of the fast and the rescue path: a gRPC server with mutual TLS that lets controllers in and passes
+bundles on.
 
 Called by core, on its event loop. It knows who may speak (a certificate with the role `controller`) and which stream of
 a partition is the live one (the newest; the reconciler refuses older epochs); what bundles say is not its business.
@@ -13,8 +14,9 @@ from typing import Protocol, TypeAlias
 import grpc
 import grpc.aio
 
+from alcor.agent.relay import Relay
 from alcor.paths.link import CONTROLLER, EPOCH_HEADER, PARTITION_HEADER, SERVER_OPTIONS, Credentials, roles_of
-from alcor.wire.codec import METHOD, SERVICE
+from alcor.wire.codec import METHOD, RELAY, SERVICE
 
 _log = logging.getLogger(__name__)
 
@@ -48,15 +50,33 @@ class Stream:
         self.number = number
         self.partition = partition
         self.epoch = epoch
-        self.room = asyncio.Semaphore(MAX_UNANSWERED)
+        self._unanswered = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self.outgoing: asyncio.Queue[bytes | str] = asyncio.Queue()
         """Reports; a str is the reason to end the stream."""
+
+    @property
+    def full(self) -> bool:
+        """No further bundle may be taken before one is answered."""
+        return self._unanswered >= MAX_UNANSWERED
+
+    def taken(self) -> None:
+        """A bundle was taken."""
+        self._unanswered += 1
+        if self.full:
+            self._room.clear()
+
+    async def wait_room(self) -> None:
+        """Returns when the stream is not full."""
+        await self._room.wait()
 
     def send(self, report: bytes, *, answers: bool) -> None:
         """Sends a report; `answers`: to a bundle, which makes room for another."""
         self.outgoing.put_nowait(report)
         if answers:
-            self.room.release()
+            self._unanswered -= 1
+            self._room.set()
 
     def end(self, reason: str) -> None:
         """Ends the stream, telling the controller why."""
@@ -66,14 +86,17 @@ class Stream:
 class AgentServer:
     """See the module. `start`, then `stop`."""
 
-    def __init__(self, address: str, credentials: Credentials, intake: Intake) -> None:
+    def __init__(self, address: str, credentials: Credentials, intake: Intake, relay: Relay) -> None:
         """`address` as gRPC writes it: host:port, IPv6 in brackets. Port 0: any free one."""
         self._address = address
         self._intake = intake
         self._streams = 0
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._sync)
-        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})])
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            METHOD: grpc.stream_stream_rpc_method_handler(self._sync),
+            RELAY: grpc.stream_stream_rpc_method_handler(relay.handle),
+        }
+        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
         self._credentials = credentials
 
     async def start(self) -> int:
@@ -117,11 +140,12 @@ class AgentServer:
 
     async def _read(self, stream: Stream, context: Context) -> None:
         while True:
-            await stream.room.acquire()
+            await stream.wait_room()
             data: object = await context.read()
             if not isinstance(data, bytes):  # grpc.aio.EOF
                 stream.end("the controller closed the stream")
                 return
+            stream.taken()
             self._intake.bundle(stream, data)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from alcor.dataplane.base import EndpointKey
 from alcor.goalstate.merge import Change, ScopeState
 from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Kind, PortGoal, ScopeUpdate, VpcGoal
@@ -30,7 +32,7 @@ class ScopeKey(NamedTuple):
 class Touched:
     """What some updates may have changed in the data plane: what a partial plan has to look at."""
 
-    __slots__ = ("addresses", "fresh", "gone", "gone_vnis", "mentioned", "ports", "vpcs")
+    __slots__ = ("addresses", "fresh", "gone", "gone_vnis", "mentioned", "missed", "ports", "vpcs")
 
     def __init__(self) -> None:
         self.ports: set[Id] = set()
@@ -46,6 +48,8 @@ class Touched:
         self.gone: set[EndpointKey] = set()
         """Endpoints of VPCs, or VNIs, that are no longer there."""
         self.gone_vnis: set[int] = set()
+        self.missed: set[ScopeKey] = set()
+        """Scopes of which something before these updates never came: they are needed whole."""
 
 
 class Desired:
@@ -115,8 +119,15 @@ class Desired:
             state = self.scopes.get(key)
             if state is None and (update.snapshot or update.scope == HOST_SCOPE):
                 state = self.make_scope(key)
-            if state is not None:
-                self.merge(key, state, update, touched, left)
+            if state is None:
+                continue
+            if not update.snapshot and update.previous > state.revision and update.scope != HOST_SCOPE:
+                # What came is true; that nothing lies between is not.
+                touched.missed.add(key)
+                update = replace(update, revision=max(1, state.revision))
+            self.merge(key, state, update, touched, left)
+            if update.snapshot:
+                touched.missed.discard(key)
         for key in self._owners if synced else left:
             if key.partition == partition and not self._ports_of.get(key):
                 left.add(key)

@@ -18,6 +18,8 @@ from alcor.wire.codec import MAX_MESSAGE_BYTES
 CONTROLLER, AGENT = "controller", "agent"
 PARTITION_HEADER = "alcor-partition"
 EPOCH_HEADER = "alcor-epoch"
+TARGET_HEADER = "alcor-target"
+"""Of a Relay: where the bytes go, host:port (IPv6 in brackets)."""
 
 KEEPALIVE_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 20_000

@@ -171,6 +171,14 @@ def decode_scopes(message: UncheckedScopes) -> tuple[ScopeUpdate, ...]:
     return tuple([_decode_update(update, f"scopes[{index}]") for index, update in enumerate(message.scopes)])
 
 
+def without_feeds(message: UncheckedScopes) -> bytes:
+    """A decoded bundle as bytes again, without its feeds: keys are not for keeping."""
+    bare = pb.Bundle()
+    bare.CopyFrom(message)
+    bare.ClearField("feeds")
+    return bare.SerializeToString()
+
+
 def decode_update(data: bytes) -> ScopeUpdate:
     """A ScopeUpdate message, checked. Raises WireError."""
     try:

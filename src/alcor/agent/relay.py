@@ -1,0 +1,132 @@
+"""The rescue path's middle: this host joins a controller to another host's agent and copies bytes both ways.
+
+Called by server. What it carries is the controller's own TLS connection to that agent, so it can neither read nor forge
+anything; it can only end it. It is no open proxy: controllers only, to the ports of agents only, so many at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import msgspec
+
+from alcor.model.addresses import ip_version, parse_ip
+from alcor.paths.link import CONTROLLER, TARGET_HEADER, roles_of
+from alcor.wire.fields import WireError
+from alcor.wire.frames import decode_chunk, encode_chunk
+
+_log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 64 << 10
+MAX_CHUNK_BYTES = 1 << 20
+
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class RelayLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host does for others."""
+
+    relays: int = 16
+    """At a time; 0: none."""
+    connect_s: float = 5.0
+    idle_s: float = 120.0
+    """A relay over which nothing came for so long is ended."""
+    ports: frozenset[int] = frozenset({50001})
+    """Where agents listen."""
+    loopback: bool = False
+    """Targets on this machine: for labs and tests."""
+
+
+class Relay:
+    """See the module."""
+
+    def __init__(self, limits: RelayLimits) -> None:
+        self._limits = limits
+        self._running = 0
+
+    async def handle(self, _requests: object, context: Context) -> None:
+        """The Relay method of alcor.v1.Agent."""
+        if CONTROLLER not in roles_of(context.auth_context()):
+            reason = "the peer's certificate does not give it the role 'controller'"
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
+        headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        target = headers.get(TARGET_HEADER, "")
+        host, port = self._target(target)
+        if not host:
+            reason = f"{TARGET_HEADER} '{target}' is not the address and port of an agent that may be relayed to"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
+        if self._running >= self._limits.relays:
+            reason = f"this host relays for {self._running} others already"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+        self._running += 1
+        try:
+            try:
+                async with asyncio.timeout(self._limits.connect_s):
+                    reader, writer = await asyncio.open_connection(host, port, limit=4 * CHUNK_BYTES)
+            except (OSError, TimeoutError) as error:
+                reason = f"{target} cannot be reached from here: {error or 'it does not answer'}"
+                await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
+            _log.info("relaying a controller to %s", target)
+            try:
+                await self._copy(context, reader, writer)
+            finally:
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
+        finally:
+            self._running -= 1
+
+    def _target(self, target: str) -> tuple[str, int]:
+        """An address and a port that may be dialled; an empty address: it may not."""
+        host, _, port = target.rpartition(":")
+        host = host.strip("[]")
+        try:
+            ip = parse_ip(host)
+        except ValueError:
+            return "", 0  # names are not looked up for others
+        loopback = ip[12] == 127 if ip_version(ip) == 4 else ip == parse_ip("::1")
+        allowed = port.isascii() and port.isdigit() and int(port) in self._limits.ports
+        return (host, int(port)) if allowed and (self._limits.loopback or not loopback) else ("", 0)
+
+    async def _copy(self, context: Context, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Both ways, until either side ends or nothing comes for too long."""
+        idle_s = self._limits.idle_s
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+
+        async def down() -> None:
+            nonlocal last
+            while isinstance(message := await context.read(), bytes):
+                data = decode_chunk(message)
+                if len(data) > MAX_CHUNK_BYTES:
+                    raise WireError(f"a chunk of {len(data)} bytes, at most {MAX_CHUNK_BYTES} are due")
+                writer.write(data)
+                await writer.drain()
+                last = loop.time()
+
+        async def up() -> None:
+            nonlocal last
+            while data := await reader.read(CHUNK_BYTES):
+                await context.write(encode_chunk(data))
+                last = loop.time()
+
+        tasks = [asyncio.create_task(down()), asyncio.create_task(up())]
+        try:
+            while loop.time() - last < idle_s:
+                done, _ = await asyncio.wait(
+                    tasks, timeout=last + idle_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
+                )
+                if done:
+                    with suppress(OSError, WireError, grpc.aio.UsageError, asyncio.InvalidStateError):
+                        for task in done:
+                            task.result()
+                    return
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
