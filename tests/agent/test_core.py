@@ -9,7 +9,7 @@ import pytest
 from tests.loops.region import QUICK, Host, Region
 from tests.paths.test_fast import Recorder
 
-from alcor.agent.core import AgentBusy
+from alcor.agent.turn import AgentBusy
 from alcor.dataplane.base import Applied, Plan
 from alcor.model.ids import format_id
 from alcor.model.nouns import PortStatus
@@ -56,7 +56,7 @@ async def test_missing_certificates_are_said(region: Region) -> None:
     (host.directory / "tls" / "agent-key.pem").unlink()
     with pytest.raises(CredentialsError, match=r"agent-key\.pem"):
         await host.start()
-    assert not (host.directory / "state").exists()
+    assert not (host.directory / "state" / "journal").exists()
 
 
 async def test_a_mistake_in_the_driver_ends_the_agent(region: Region) -> None:

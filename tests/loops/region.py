@@ -17,6 +17,7 @@ from tests.agent.dictionary import DictionaryDriver, Tables
 
 from alcor.agent.config import AgentConfig
 from alcor.agent.core import Agent
+from alcor.agent.turn import agent_turn
 from alcor.kit import pki
 from alcor.kit.backoff import Backoff
 from alcor.loops.commit import Committer
@@ -72,13 +73,17 @@ class Host:
         )
         self.driver = DictionaryDriver(self.tables)
         self.agent = Agent(config, self.driver)
-        self._task = asyncio.create_task(self.agent.run())
+        self._task = asyncio.create_task(self._run(config.state_dir, self.agent))
         started = asyncio.create_task(self.agent.started())
         await asyncio.wait([self._task, started], return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
             started.cancel()
             await self.ended()
         self.port = self.agent.port
+
+    async def _run(self, state_dir: Path, agent: Agent) -> None:
+        async with agent_turn(state_dir):
+            await agent.run()
 
     async def ended(self) -> None:
         """Waits for the agent to end by itself; raises what ended it."""

@@ -8,9 +8,7 @@ and a bundle waits for at most the round before it.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 import queue
 import random
 import threading
@@ -18,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from alcor.agent.bus import BusEnd
@@ -55,10 +52,6 @@ STUCK_S = 60.0
 """A worker that has been at one thing for longer is not healthy: no heartbeats, and the standby may take over."""
 
 Answered = TypeVar("Answered")
-
-
-class AgentBusy(Exception):
-    """Another agent runs on this state directory: which, and what to do."""
 
 
 class _Greet(NamedTuple):
@@ -131,44 +124,44 @@ class Agent:
         await self._started.wait()
 
     async def run(self) -> None:
-        """Serves until cancelled. Raises AgentBusy, JournalError, CredentialsError, OSError (address taken), and
-        whatever mistake ends the worker."""
+        """Serves until cancelled; it must be this process's turn (turn.py). Raises BusError, JournalError,
+        CredentialsError, OSError (address taken), and whatever mistake ends the worker."""
         config = self._config
         credentials = load_credentials(config.tls_dir, AGENT)
         config.state_dir.mkdir(parents=True, exist_ok=True)
         self._loop = asyncio.get_running_loop()
         failure: asyncio.Future[None] = self._loop.create_future()
         host = f"[{config.listen}]" if ":" in config.listen else config.listen
-        lock = _lock(config.state_dir / "lock")
+        server = AgentServer(f"{host}:{config.port}", credentials, self, Relay(config.relay))
+        worker = threading.Thread(target=self._run_worker, args=(failure,), name="alcor-agent", daemon=True)
+        worker.start()
         try:
-            server = AgentServer(f"{host}:{config.port}", credentials, self, Relay(config.relay))
-            worker = threading.Thread(target=self._run_worker, args=(failure,), name="alcor-agent", daemon=True)
-            worker.start()
-            try:
-                self.port = await server.start()
-                _log.info("agent of host %s listens at %s:%d", config.host, host, self.port)
-                self._started.set()
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._beat(), name="heartbeats")]
-                    if self._feeds is not None and self._bus_end is not None and self._bus is not None:
-                        await self._bus_end.start()
-                        self._bus.on_state(self._bus_changed)
-                        tasks.append(group.create_task(self._feeds.run(), name="feeds"))
-                    try:
-                        await failure
-                    finally:
-                        for task in tasks:
-                            task.cancel()
-            except* Exception as failures:
-                raise failures.exceptions[0] from None
-            finally:
-                if self._bus_end is not None:
-                    await self._bus_end.stop()
-                await server.stop()
-                self._work.put(None)
-                await asyncio.to_thread(worker.join)
+            self.port = await server.start()
+            _log.info("agent of host %s listens at %s:%d", config.host, host, self.port)
+            self._started.set()
+            await self._speak(failure)
         finally:
-            os.close(lock)
+            if self._bus_end is not None:
+                await self._bus_end.stop()
+            await server.stop()
+            self._work.put(None)
+            await asyncio.to_thread(worker.join)
+
+    async def _speak(self, failure: asyncio.Future[None]) -> None:
+        """Heartbeats and the bus, until the worker fails."""
+        tasks = [asyncio.create_task(self._beat(), name="heartbeats")]
+        if self._bus is not None and self._bus_end is not None and self._feeds is not None:
+            await self._bus_end.start()
+            self._bus.on_state(self._bus_changed)
+            tasks.append(asyncio.create_task(self._feeds.run(), name="feeds"))
+        try:
+            done, _ = await asyncio.wait([failure, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def status(self) -> AgentStatus:
         """How the host does."""
@@ -368,16 +361,3 @@ def _answer_call(call: _Call) -> None:
 def _set_exception(future: asyncio.Future[None], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _lock(path: Path) -> int:
-    """Takes the lock file for this process's life. Raises AgentBusy."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise AgentBusy(
-            f"another agent holds {path}: stop it first, or give this one a state directory of its own"
-        ) from None
-    return descriptor

@@ -1,4 +1,4 @@
-"""`alcor agent`: wires one host's agent and its driver. Called by main.
+"""`alcor agent`: wires one host's agent, or its standby, with driver and bus. Called by main.
 
 The driver is made here and closed here; what it programmed stays and forwards on, whether the agent runs or not (P4).
 """
@@ -12,30 +12,37 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 
 import msgspec
 import uvloop
 
 from alcor.agent import control
 from alcor.agent.config import DEFAULT_PORT, AgentConfig
-from alcor.agent.core import Agent, AgentBusy
+from alcor.agent.core import Agent
 from alcor.agent.journal import JournalError
+from alcor.agent.relay import RelayLimits
+from alcor.agent.turn import AgentBusy, Patience, agent_turn, answering, standby_turn
+from alcor.bus.base import BusError
+from alcor.bus.nats import NatsBus, NatsOptions
+from alcor.bus.tls import client_context
 from alcor.dataplane.base import DataPlaneError, Driver
 from alcor.kit import logs
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import format_id, parse_id
-from alcor.paths.link import CredentialsError
+from alcor.paths.link import AGENT, CredentialsError
 from alcor.roles.activation import notify_ready
-from alcor.roles.config import AgentRoleConfig, ConfigError, parse_listen
+from alcor.roles.config import AgentRoleConfig, ConfigError, is_loopback, numbers, parse_listen
 
 MAX_PINGS = 1000
 MAX_WAIT_S = 10.0
+YIELD_POLL_S = 0.2
 _log = logging.getLogger(__name__)
 
 
-def run(config: AgentRoleConfig) -> None:
+def run(config: AgentRoleConfig, *, standby: bool = False) -> None:
     """Runs until told to stop. Raises ConfigError; exits with 1 when the host cannot be served."""
-    logs.set_up(config.log_level, role="agent")
+    logs.set_up(config.log_level, role="standby" if standby else "agent")
     if not config.underlay_ip:
         raise ConfigError("underlay_ip is not set: give the address of this host's tunnel end (the node's local_ip)")
     listen, port = parse_listen(config.listen) if config.listen else (config.underlay_ip, DEFAULT_PORT)
@@ -45,24 +52,96 @@ def run(config: AgentRoleConfig) -> None:
         listen=listen,
         port=port,
         tls_dir=config.tls_dir,
+        heartbeat_s=config.heartbeat_s,
+        standby=standby,
+        relay=RelayLimits(
+            relays=config.relays,
+            ports=frozenset(numbers(config.relay_ports, "relay_ports")),
+            loopback=is_loopback(listen),
+        ),
     )
     try:
-        driver, operations, close = _make_driver(config)
-        try:
-            uvloop.run(_serve(Agent(settings, driver), operations, config))
-        finally:
-            close()
-    except (AgentBusy, CredentialsError, DataPlaneError, JournalError, OSError) as error:
+        uvloop.run(_stand_by(settings, config) if standby else _take_turn(settings, config))
+    except (AgentBusy, BusError, CredentialsError, DataPlaneError, JournalError, OSError) as error:
         _log.critical("the agent cannot run: %s", error)
         sys.exit(1)
 
 
-async def _serve(agent: Agent, operations: Mapping[str, control.Operation], config: AgentRoleConfig) -> None:
+async def _take_turn(settings: AgentConfig, config: AgentRoleConfig) -> None:
+    stop = _stop_on_signal()
+    async with agent_turn(config.state_dir):
+        await _run(settings, config, stop)
+
+
+async def _stand_by(settings: AgentConfig, config: AgentRoleConfig) -> None:
+    """Waits for the agent's end, serves in its place, gives the place back; over and over."""
+    stop = _stop_on_signal()
+    patience = Patience(dead_s=config.standby_dead_s, hung_s=config.standby_hung_s)
+    notify_ready(os.environ)
+    while not stop.is_set():
+        async with AsyncExitStack() as stack:
+            entering = asyncio.create_task(stack.enter_async_context(standby_turn(config.state_dir, patience)))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([entering, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not entering.done():
+                entering.cancel()
+                await asyncio.gather(entering, return_exceptions=True)
+                return
+            wanted_back = entering.result()
+            _log.warning("the agent of host %s is dead: the standby serves in its place", settings.host)
+            leave = asyncio.Event()
+            watching = asyncio.create_task(_watch(stop, wanted_back, leave))
+            try:
+                await _run(settings, config, leave)
+            finally:
+                watching.cancel()
+        _log.warning("the standby of host %s yields", settings.host)
+
+
+async def _watch(stop: asyncio.Event, wanted_back: Callable[[], bool], leave: asyncio.Event) -> None:
+    while not stop.is_set() and not wanted_back():
+        await asyncio.sleep(YIELD_POLL_S)
+    leave.set()
+
+
+def _stop_on_signal() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    return stop
 
+
+async def _run(settings: AgentConfig, config: AgentRoleConfig, stop: asyncio.Event) -> None:
+    """Serves the host, whose turn it is, until told to stop."""
+    driver, operations, close = _make_driver(config)
+    try:
+        bus = _make_bus(settings, config)
+        if bus is not None:
+            bus.start()
+        try:
+            agent = Agent(settings, driver, bus, numbers(config.partitions, "partitions"))
+            async with answering(config.state_dir, lambda: agent.stuck):
+                await _serve(agent, operations, config, stop)
+        finally:
+            if bus is not None:
+                await bus.close()
+    finally:
+        close()
+
+
+def _make_bus(settings: AgentConfig, config: AgentRoleConfig) -> NatsBus | None:
+    servers = [server.strip() for server in config.bus.split(",") if server.strip()]
+    if not servers:
+        return None
+    tls = client_context(config.tls_dir, AGENT) if any(server.startswith("tls://") for server in servers) else None
+    return NatsBus(NatsOptions(servers=servers, name=settings.host, credentials=config.bus_credentials, tls=tls))
+
+
+async def _serve(
+    agent: Agent, operations: Mapping[str, control.Operation], config: AgentRoleConfig, stop: asyncio.Event
+) -> None:
     async def status(_arguments: control.Arguments) -> object:
         return msgspec.to_builtins(await agent.status())
 

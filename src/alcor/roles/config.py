@@ -59,10 +59,34 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How many endpoints on other hosts the data plane has room for; 16 bytes of kernel memory each, used or not."""
     control_socket: Path | None = None
     """A Unix socket for local tooling; none by default."""
+    bus: str = ""
+    """The message bus: `nats://` or `tls://` addresses, comma-separated; empty: none, the controller dials."""
+    bus_credentials: Path | None = None
+    """A .creds file; made by `alcor pki`. With `tls://` the certificates of `tls_dir` are shown, too."""
+    partitions: str = "1"
+    """Whose controllers it listens to on the bus: numbers, comma-separated."""
+    heartbeat_s: float = 10.0
+    """How often controllers are told that this host is there. Three missed in a row: it is not."""
+    relays: int = 16
+    """For how many other hosts at a time this one carries bytes that a controller cannot bring them; 0: for none."""
+    relay_ports: str = "50001"
+    """Where agents listen that may be relayed to: numbers, comma-separated."""
+    standby_dead_s: float = 0.5
+    """A standby takes over when there has been no agent for so long..."""
+    standby_hung_s: float = 5.0
+    """...or when it has not answered for so long: then it is ended first."""
     log_level: str = "INFO"
 
 
 Config = TypeVar("Config", ServerConfig, AgentRoleConfig)
+
+
+def numbers(text: str, setting: str) -> tuple[int, ...]:
+    """Comma-separated numbers. Raises ConfigError."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise ConfigError(f"{setting} = '{text}' must be numbers, separated by commas")
+    return tuple(int(word) for word in words)
 
 
 class ConfigError(Exception):

@@ -62,6 +62,9 @@ def agent(
     underlay_device: Annotated[str | None, typer.Option(help="The device of the tunnel end.")] = None,
     underlay_ip: Annotated[str | None, typer.Option(help="The address of the tunnel end.")] = None,
     log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait until the agent is dead or hung, serve in its place, yield.")
+    ] = False,
 ) -> None:
     """Runs one host's agent: programs its data plane as the controller says, and reports back.
 
@@ -77,7 +80,7 @@ def agent(
         "underlay_ip": underlay_ip,
         "log_level": log_level,
     }
-    run(load(AgentRoleConfig, config, os.environ, flags, prefix="ALCOR_AGENT_"))
+    run(load(AgentRoleConfig, config, os.environ, flags, prefix="ALCOR_AGENT_"), standby=standby)
 
 
 @app.command()
