@@ -2,33 +2,43 @@
 
 Called by loops.publish; wired by roles. One task per host decides (ladder), one per dial speaks (session); a host that
 is dead, slow or hostile costs its own tasks and nobody else's. Dials wait for their turn, a bounded number at a time,
-so that thousands of hosts that lost their sessions together come back in an orderly way.
+so that thousands of hosts that lost their sessions together come back in an orderly way. Fast sessions are bounded in
+number; beyond that, hosts that had nothing to hear for longest are on the normal path.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import msgspec
 
+from alcor.bus.base import Bus
 from alcor.model.ids import Id
 from alcor.model.nouns import Node
 from alcor.paths import ladder
 from alcor.paths.base import Dialer, Events, LineEnded, Parcel, PathName, Session
 from alcor.paths.ladder import Event, LadderLimits, Outcome
+from alcor.paths.news import News
 from alcor.paths.sender import TooLarge
-from alcor.paths.session import Conversation, SessionEnded, SessionLimits, Terms
+from alcor.paths.session import Conversation, Ending, SessionEnded, SessionLimits, Terms
 from alcor.paths.turns import Turns
 from alcor.wire.fields import WireError
-from alcor.wire.reports import Hello, decode_report
+from alcor.wire.reports import Heartbeat, Hello, decode_report
 
 _log = logging.getLogger(__name__)
 
+SECRET_BYTES = 32
 LOOK_S = 1.0
 """How often a host without a session asks whether a path that is not open has opened; in a session, ten times that."""
+MIN_TAKERS = 2
+"""News for fewer hosts goes to each in its session: it is answered there."""
+LOOK_AT = 64
+"""Sessions that are looked at for one that can leave the fast path."""
 DOUBTFUL = 2
 """Dials of a path that failed so often wait in a queue of their own: dead hosts do not stand before living ones."""
 
@@ -42,6 +52,8 @@ class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Dials at a time that still wait for their Hello, each counted for at most `dial_turn_s`; as many again of hosts
     that failed before."""
     dial_turn_s: float = 1.0
+    fast_channels: int = 4096
+    """Hosts on the fast path at a time, if the others can be on the normal path; 40 KB of memory each."""
 
 
 class Delivery:
@@ -57,16 +69,32 @@ class Delivery:
         roll: Callable[[], float],
         limits: DeliveryLimits | None = None,
         clock: Callable[[], float] | None = None,
+        bus: Bus | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """`roll` answers a random number in [0, 1), for jitter. `clock`: seconds, by default the event loop's."""
+        """`roll` answers a random number in [0, 1), for jitter. `clock`: seconds, by default the event loop's. `bus`
+        carries news of VPCs. `entropy` makes the secret that their keys come from."""
         self.limits = limits or DeliveryLimits()
         self.dialers = dialers
-        self.terms = Terms(partition, epoch, events, self.limits.session, roll)
+        self._news: News | None = None
+        if bus is not None:
+            self._news = News(
+                bus=bus,
+                partition=partition,
+                epoch=epoch,
+                secret=entropy(SECRET_BYTES),
+                linger_s=lambda: self.limits.session.linger_s * (1 + roll()),
+                missed=self._missed,
+            )
+        self.terms = Terms(partition, epoch, events, self.limits.session, roll, self._key)
         self.hopeful = Turns(self.limits.dials, self.limits.dial_turn_s)
         self.doubtful = Turns(self.limits.dials, self.limits.dial_turn_s)
         self.group: asyncio.TaskGroup | None = None
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
+        self._fast: OrderedDict[str, _Host] = OrderedDict()
+        """Hosts on the fast path or being dialled there; who was spoken to last is last."""
+        self._healthy: dict[str, Node] = {}
         self._sessions = 0
 
     async def run(self) -> None:
@@ -103,6 +131,7 @@ class Delivery:
         conversation = self._conversation(session.host)
         if conversation is not None and conversation.session == session:
             conversation.begin(parcels)
+            self._used(session.host)
 
     def listening(self, host: str) -> bool:
         """See base.Path."""
@@ -114,17 +143,28 @@ class Delivery:
         conversation = self._conversation(host)
         if conversation is not None:
             conversation.offer(parcels)
+            self._used(host)
 
     def spread(self, vpc: Id, parcel: Parcel, hosts: Iterable[str]) -> None:
         """See base.Path."""
-        for host in hosts:
-            self.offer(host, (parcel,))
+        directly = tuple(hosts)
+        key = self._key(vpc)
+        if self._news is not None and key is not None:
+            takers: list[str] = []
+            others: list[str] = []
+            for host in directly:
+                conversation = self._conversation(host)
+                takes = conversation is not None and conversation.feeds(vpc, key)
+                (takers if takes else others).append(host)
+            if len(takers) >= MIN_TAKERS and self._news.publish(parcel, tuple(takers)):
+                directly = tuple(others)
+        self._missed(directly, parcel)
 
     def withdraw(self, host: str, scope: Id) -> None:
         """See base.Path."""
         conversation = self._conversation(host)
-        if conversation is not None:
-            conversation.withdraw(scope)
+        if conversation is not None and conversation.withdraw(scope) and self._news is not None:
+            self._news.left(scope)
 
     def reset(self, session: Session, reason: str) -> None:
         """See base.Path."""
@@ -134,6 +174,21 @@ class Delivery:
 
     def hurry(self, host: str) -> None:
         """See base.Path."""
+        known = self._hosts.get(host)
+        if known is not None and PathName.FAST in self.dialers:
+            known.hurry()
+
+    def heard(self, host: str, heartbeat: Heartbeat) -> None:
+        """A heartbeat came over the bus, in no session."""
+        known = self._hosts.get(host)
+        if known is not None:
+            self.terms.events.heard(host, PathName.NORMAL, heartbeat)
+            if known.conversation is None:
+                known.poke()
+
+    def healthy(self) -> Collection[Node]:
+        """The hosts in session on the fast path, served by their own agent: they can carry for others."""
+        return self._healthy.values()
 
     def connected(self) -> list[str]:
         """The hosts in session, sorted."""
@@ -158,9 +213,59 @@ class Delivery:
         self._sessions += 1
         return self._sessions
 
-    def open_paths(self, node: Node) -> list[PathName]:
+    def open_paths(self, host: _Host) -> list[PathName]:
         """What may be dialled, best first."""
-        return [path for path in ladder.ORDER if path in self.dialers and self.dialers[path].open(node)]
+        found = [path for path in ladder.ORDER if path in self.dialers and self.dialers[path].open(host.node)]
+        full = len(self._fast) >= self.limits.fast_channels and host.node.name not in self._fast
+        if full and not host.hurried and self._can_do_without(host):
+            found.remove(PathName.FAST)
+        return found
+
+    def enter_fast(self, host: _Host) -> None:
+        """The host is dialled on the fast path; if there are too many, one that has nothing to hear leaves it."""
+        if len(self._fast) >= self.limits.fast_channels:
+            for place, other in enumerate(self._fast.values()):
+                conversation = other.conversation
+                if conversation is not None and conversation.idle and self._can_do_without(other):
+                    conversation.end("others need the fast path more", Ending.GIVEN_UP)
+                    break
+                if place >= LOOK_AT:
+                    break
+        self._fast[host.node.name] = host
+
+    def leave_fast(self, host: _Host) -> None:
+        """It is neither on the fast path nor dialled there any more."""
+        if self._fast.get(host.node.name) is host:
+            del self._fast[host.node.name]
+
+    def set_healthy(self, node: Node, healthy: bool) -> None:
+        """Whether it can carry for others."""
+        if healthy:
+            self._healthy[node.name] = node
+        else:
+            self._healthy.pop(node.name, None)
+
+    def _can_do_without(self, host: _Host) -> bool:
+        """The normal path is open to that host, and did not fail."""
+        normal = self.dialers.get(PathName.NORMAL)
+        return (
+            PathName.FAST in self.dialers
+            and normal is not None
+            and not host.state.rung(PathName.NORMAL).failed
+            and normal.open(host.node)
+        )
+
+    def _used(self, host: str) -> None:
+        if host in self._fast:
+            self._fast.move_to_end(host)
+
+    def _key(self, vpc: Id) -> bytes | None:
+        return self._news.key(vpc) if self._news is not None else None
+
+    def _missed(self, hosts: Sequence[str], parcel: Parcel) -> None:
+        """To each in its session."""
+        for host in hosts:
+            self.offer(host, (parcel,))
 
     def _conversation(self, host: str) -> Conversation | None:
         known = self._hosts.get(host)
@@ -174,6 +279,8 @@ class _Host:
         self.node = node
         self.state = ladder.State()
         self.conversation: Conversation | None = None
+        self.hurried = False
+        """It was asked to be on the fast path, and is to be dialled there even if another must leave."""
         self.failures = 0
         """In a row, of whatever kind and path; a whole synchronisation ends the row."""
         self._delivery = delivery
@@ -192,6 +299,12 @@ class _Host:
         for task in (self._task, *self._calls.values()):
             if task is not None:
                 task.cancel()
+        self._delivery.leave_fast(self)
+        self._delivery.set_healthy(self.node, False)
+
+    def hurry(self) -> None:
+        self.hurried = self.state.current is not PathName.FAST
+        self.poke()
 
     def poke(self) -> None:
         """Something changed: the ladder is asked again."""
@@ -214,7 +327,7 @@ class _Host:
         delivery = self._delivery
         while True:
             self._news.clear()
-            open_paths = delivery.open_paths(self.node)
+            open_paths = delivery.open_paths(self)
             now = delivery.now()
             choice = ladder.choose(self.state, now, open_paths, delivery.limits.ladder)
             if choice.path is not None and choice.not_before <= now:
@@ -239,6 +352,9 @@ class _Host:
     def _dial(self, path: PathName) -> None:
         assert self._delivery.group is not None
         self._note(Event.QUEUED, path)
+        if path is PathName.FAST:
+            self.hurried = False
+            self._delivery.enter_fast(self)
         call = self._call(path)
         self._calls[path] = self._delivery.group.create_task(call, name=f"{path} line to {self.node.name}")
 
@@ -253,11 +369,13 @@ class _Host:
             if self._calls.get(path) is asyncio.current_task():  # else it was dialled anew while this line closed
                 del self._calls[path]
                 self._note(event, path)
+                if path is PathName.FAST:
+                    self._delivery.leave_fast(self)
 
     async def _line(self, path: PathName) -> tuple[Event, str]:
         """Answers what it came to, and why if it is a failure."""
         delivery, conversation = self._delivery, None
-        patience_s, mine = 0.0, False
+        patience_s, mine, ending = 0.0, False, Ending.BROKEN
         try:
             async with AsyncExitStack() as stack:
                 doubtful = self.state.rung(path).failures >= DOUBTFUL
@@ -275,19 +393,20 @@ class _Host:
                 self._move(conversation, hello)
                 await conversation.run()
         except SessionEnded as error:
-            reason, silent = str(error), error.silent
+            reason, ending = str(error), error.ending
         except (LineEnded, WireError, TooLarge) as error:
-            reason, silent = str(error), False
+            reason = str(error)
         except TimeoutError:
-            reason, silent = f"no Hello within {patience_s:g} s", False
+            reason = f"no Hello within {patience_s:g} s"
         finally:
             if conversation is not None and self.conversation is conversation:
                 self.conversation, mine = None, True
+                delivery.set_healthy(self.node, False)
         if conversation is None:
             return Event.FAILED, reason
-        if not mine:
-            return Event.STOPPED, ""  # the session went on over another line
-        return Event.SILENT if silent else Event.ENDED, reason
+        if not mine or ending is Ending.GIVEN_UP:
+            return Event.STOPPED, ""  # the session goes on over another line
+        return Event.SILENT if ending is Ending.SILENT else Event.ENDED, reason
 
     def _move(self, conversation: Conversation, hello: Hello) -> None:
         """The session is that conversation from now on. Better lines that are being dialled go on."""
@@ -296,6 +415,7 @@ class _Host:
         if previous is not None:
             previous.end(f"the session moved to the {path} path")
         self._note(Event.GREETED, path)
+        self._delivery.set_healthy(self.node, path is PathName.FAST and not hello.standby)
         for lower in ladder.ORDER[ladder.ORDER.index(path) + 1 :]:
             task = self._calls.get(lower)
             if task is not None:

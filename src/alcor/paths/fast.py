@@ -19,7 +19,7 @@ class GrpcDialer:
     """Opens Sync streams."""
 
     def __init__(self, *, partition: int, epoch: int, credentials: Credentials) -> None:
-        self._metadata = ((PARTITION_HEADER, str(partition)), (EPOCH_HEADER, str(epoch)))
+        self.metadata = ((PARTITION_HEADER, str(partition)), (EPOCH_HEADER, str(epoch)))
         self._credentials = credentials.for_client()
 
     def open(self, node: Node) -> bool:
@@ -30,13 +30,16 @@ class GrpcDialer:
         """See base.Dialer."""
         return self.dial_at(address(node), node.name)
 
+    def channel(self, target: str, name: str) -> grpc.aio.Channel:
+        """A channel to the agent of that name."""
+        return grpc.aio.secure_channel(target, self._credentials, options=client_options(name))
+
     @asynccontextmanager
     async def dial_at(self, target: str, name: str) -> AsyncIterator[Line]:
         """A line to the agent of that name, wherever it is dialled: its certificate must be for the name."""
-        options = client_options(name)
-        async with grpc.aio.secure_channel(target, self._credentials, options=options) as channel:
+        async with self.channel(target, name) as channel:
             method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(SYNC_METHOD)
-            stream = method(metadata=self._metadata)
+            stream = method(metadata=self.metadata)
             try:
                 yield GrpcLine(stream)
             finally:
@@ -71,5 +74,9 @@ class GrpcLine:
 
 def address(node: Node) -> str:
     """Where the node's agent listens, as gRPC writes it."""
-    host = f"[{node.agent_host}]" if ":" in node.agent_host else node.agent_host
-    return f"{host}:{node.agent_port}"
+    return join_address(node.agent_host, node.agent_port)
+
+
+def join_address(host: str, port: int) -> str:
+    """`host:port`, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -31,6 +31,8 @@ class Load(NamedTuple):
     parts: list[Part]
     synced: bool
     """Everything that the Hello showed to differ is in this bundle or an earlier one."""
+    vpcs: frozenset[Id] = frozenset()
+    """Whose updates are in it."""
 
 
 class TooLarge(Exception):
@@ -121,12 +123,13 @@ class Mailbox:
                 )
             size += len(parcel.part)
             parts.append(parcel.part)
+        vpcs = frozenset(parcel.scope for parcel in self._waiting[: len(parts)] if parcel.scope != HOST_SCOPE)
         del self._waiting[: len(parts)]
         self._count()
         synced = self._syncing and not self._waiting and not self._owed
         if synced:
             self._syncing = False
-        return Load(parts, synced)
+        return Load(parts, synced, vpcs)
 
     def _collapse(self) -> None:
         """Owes a snapshot of every scope that deltas wait of, in their stead; snapshots without deltas stay."""

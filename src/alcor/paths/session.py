@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -17,8 +18,8 @@ from alcor.goalstate.objects import HOST_SCOPE
 from alcor.model.ids import Id
 from alcor.paths.base import Events, Line, Parcel, Session
 from alcor.paths.sender import Mailbox
-from alcor.wire.codec import BundleHead, encode_bundle
-from alcor.wire.reports import Ack, Heartbeat, Hello, decode_report
+from alcor.wire.codec import BundleHead, Feed, encode_bundle
+from alcor.wire.reports import Ack, Feeding, Heartbeat, Hello, decode_report
 
 MISSED_HEARTBEATS = 3
 """A session in which nothing was heard for this many heartbeats is given up."""
@@ -37,12 +38,23 @@ class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
     ACTIVE in 50 ms when all 100 were told at once.)"""
 
 
-class SessionEnded(Exception):
-    """Why a session ended, for people. `silent`: nothing was heard for too long."""
+class Ending(Enum):
+    """What a session's end says about its path."""
 
-    def __init__(self, reason: str, *, silent: bool = False) -> None:
+    BROKEN = auto()
+    """Something went wrong, on the path or at its ends."""
+    SILENT = auto()
+    """Nothing was heard for too long."""
+    GIVEN_UP = auto()
+    """Nothing: this side had another use for it."""
+
+
+class SessionEnded(Exception):
+    """Why a session ended, for people."""
+
+    def __init__(self, reason: str, ending: Ending = Ending.BROKEN) -> None:
         super().__init__(reason)
-        self.silent = silent
+        self.ending = ending
 
 
 class Terms(NamedTuple):
@@ -53,6 +65,8 @@ class Terms(NamedTuple):
     events: Events
     limits: SessionLimits
     roll: Callable[[], float]
+    key: Callable[[Id], bytes | None]
+    """Opens a VPC's news on the bus; None: there is none."""
 
 
 class Keeper(Protocol):
@@ -67,6 +81,14 @@ class Keeper(Protocol):
         ...
 
 
+class _Sent(NamedTuple):
+    """A bundle that is not answered yet."""
+
+    sequence: int
+    synced: bool
+    feeds: tuple[Feed, ...]
+
+
 class Conversation:
     """See the module. Made when the Hello came; parcels are taken from `begin` on; `run` speaks until it ends."""
 
@@ -78,8 +100,14 @@ class Conversation:
         self._mailbox = Mailbox()
         self._wake = asyncio.Event()
         self._ended: asyncio.Future[SessionEnded] = asyncio.get_running_loop().create_future()
-        self._unanswered: deque[tuple[int, bool]] = deque()
-        """(sequence, synced) of bundles sent and not answered, oldest first."""
+        self._unanswered: deque[_Sent] = deque()
+        """Oldest first."""
+        self._given: dict[Id, bytes] = {}
+        """VPC -> the key that was sent, of its news."""
+        self._keys: dict[Id, bytes] = {}
+        """VPC -> the key that the host has, for sure."""
+        self._feeding: frozenset[Id] = frozenset()
+        """VPCs whose news the host takes from the bus."""
         self._deadline: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._blocked = False
@@ -117,15 +145,21 @@ class Conversation:
             delay_s = self._terms.limits.linger_s * (1 + self._terms.roll())
             self._lingering = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
 
-    def withdraw(self, scope: Id) -> None:
-        """Forgets what waits of that scope."""
+    def withdraw(self, scope: Id) -> bool:
+        """Forgets what waits of that scope. True: the host was given its key."""
         self._mailbox.withdraw(scope)
         self._wake.set()
+        self._keys.pop(scope, None)
+        return self._given.pop(scope, None) is not None
 
-    def end(self, reason: str, *, silent: bool = False) -> None:
+    def feeds(self, vpc: Id, key: bytes) -> bool:
+        """The host takes the VPC's news from the bus and opens it with that key."""
+        return vpc in self._feeding and self._keys.get(vpc) == key and self._mailbox.begun
+
+    def end(self, reason: str, ending: Ending = Ending.BROKEN) -> None:
         """Ends the session from outside its task; nothing more is taken, sent, or believed."""
         if not self._ended.done():
-            self._ended.set_result(SessionEnded(reason, silent=silent))
+            self._ended.set_result(SessionEnded(reason, ending))
         self._clear()
 
     async def run(self) -> None:
@@ -167,15 +201,21 @@ class Conversation:
                 if report.host != self.session.host:
                     raise SessionEnded(f"a heartbeat of another host, {report.host}")
                 self._terms.events.heard(self.session.host, self.session.path, report)
-            elif isinstance(report, Hello):
+            elif isinstance(report, Feeding):
+                self._feeding = report.vpcs
+            else:
                 raise SessionEnded("a second Hello on the same stream")
 
     def _answered(self, ack: Ack) -> None:
         synced = False
         if ack.sequence:
-            expected, synced = self._unanswered.popleft() if self._unanswered else (0, False)
-            if ack.sequence != expected:
-                raise SessionEnded(f"it answered bundle {ack.sequence}, not {expected}: acks come once and in order")
+            sent = self._unanswered.popleft() if self._unanswered else _Sent(0, False, ())
+            if ack.sequence != sent.sequence:
+                due = f"not {sent.sequence}: acks come once and in order"
+                raise SessionEnded(f"it answered bundle {ack.sequence}, {due}")
+            synced = sent.synced
+            if not ack.error:
+                self._keys.update((feed.vpc, feed.key) for feed in sent.feeds if feed.vpc in self._given)
             self._watch()
         if ack.error:
             self._terms.events.refused(self.session, ack.error, self._keeper.refused())
@@ -200,20 +240,29 @@ class Conversation:
                 if load is None:
                     break
                 sequence += 1
+                feeds = self._new_feeds(load.vpcs)
                 head = BundleHead(
                     partition=terms.partition,
                     epoch=terms.epoch,
                     sequence=sequence,
                     host=self.session.host,
                     synced=load.synced,
+                    feeds=feeds,
                 )
-                self._unanswered.append((sequence, load.synced))
+                self._unanswered.append(_Sent(sequence, load.synced, feeds))
                 if len(self._unanswered) == 1:
                     self._watch()
                 await self._line.write(encode_bundle(head, load.parts))
                 if self._lingering is not None and not self._wake.is_set():
                     break  # what came during the write lingers too
             self._blocked = blocked
+
+    def _new_feeds(self, vpcs: frozenset[Id]) -> tuple[Feed, ...]:
+        """The keys of these VPCs' news that the host was not given yet."""
+        keys = [(vpc, self._terms.key(vpc)) for vpc in sorted(vpcs)]
+        feeds = tuple([Feed(vpc, key) for vpc, key in keys if key is not None and self._given.get(vpc) != key])
+        self._given.update((feed.vpc, feed.key) for feed in feeds)
+        return feeds
 
     # Time.
 
@@ -229,7 +278,7 @@ class Conversation:
             self._deadline = None
         if self._unanswered:
             limit_s = self._terms.limits.ack_s
-            reason = f"bundle {self._unanswered[0][0]} not answered within {limit_s:g} s"
+            reason = f"bundle {self._unanswered[0].sequence} not answered within {limit_s:g} s"
             self._deadline = asyncio.get_running_loop().call_later(limit_s, self.end, reason)
 
     def _listen_for_silence(self) -> None:
@@ -244,7 +293,7 @@ class Conversation:
         if loop.time() < due:  # one timer, however much is heard
             self._silence = loop.call_at(due, self._check_silence)
         else:
-            self.end(f"silent: nothing heard for {self._silence_s:g} s", silent=True)
+            self.end(f"silent: nothing heard for {self._silence_s:g} s", Ending.SILENT)
 
     def _clear(self) -> None:
         self._calm()
