@@ -8,19 +8,21 @@ one in the same way.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 from collections.abc import Callable, Sequence
 
 import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from alcor.bus.base import Bus, news_subject
 from alcor.model.ids import Id
 from alcor.paths.base import Parcel
-from alcor.paths.sealing import OVERHEAD_BYTES, derive_key, seal
 from alcor.wire.codec import BundleHead, Part, encode_bundle
-from alcor.wire.frames import BusNews, encode_news
+from alcor.wire.frames import NONCE_BYTES, BusNews, encode_news
 
-HEADROOM = 256 + OVERHEAD_BYTES
-"""Of a bus message, around the updates."""
+HEADROOM = 512
+"""Of a bus message, around the updates: the seal, the bundle's head."""
 REKEY_S = 60.0
 """At most so long a host that left a VPC can read its news."""
 
@@ -101,7 +103,7 @@ class News:
         return self._bus.max_payload - HEADROOM
 
     def _derive(self, vpc: Id, generation: int) -> bytes:
-        return derive_key(self._secret, vpc + generation.to_bytes(8, "big"))
+        return hmac.digest(self._secret, vpc + generation.to_bytes(8, "big"), hashlib.sha256)
 
     def _flush(self, vpc: Id) -> None:
         """As few messages as the bus's largest allows."""
@@ -119,7 +121,8 @@ class News:
         head = BundleHead(partition=self._partition, epoch=self._epoch, sequence=self._number, host="", synced=False)
         parts: list[Part] = [parcel.part for parcel in waiting.parcels[first:last]]
         subject = news_subject(self._partition, vpc)
-        sealed = seal(self._vpcs[vpc].key, subject, self._number, encode_bundle(head, parts))
-        if not self._bus.publish(subject, encode_news(BusNews(self._epoch, sealed))):
+        nonce = self._number.to_bytes(NONCE_BYTES, "big")  # no number is used twice, so no nonce under any key
+        sealed = AESGCM(self._vpcs[vpc].key).encrypt(nonce, encode_bundle(head, parts), subject.encode())
+        if not self._bus.publish(subject, encode_news(BusNews(self._epoch, nonce + sealed))):
             for parcel, hosts in zip(waiting.parcels[first:last], waiting.hosts[first:last], strict=True):
                 self._missed(hosts, parcel)
