@@ -17,12 +17,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
+
+import msgspec
 
 from alcor.goalstate.delta import Commits, Delta, Subscriptions, delta
 from alcor.goalstate.digest import digest
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
 from alcor.goalstate.snapshot import host_snapshot, port_goal, vpc_snapshot
+from alcor.loops.drift import Drift
 from alcor.loops.scopes import VpcScopes
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Node, Port, PortStatus, Subnet
@@ -36,6 +40,10 @@ _log = logging.getLogger(__name__)
 
 ROUND_GREETINGS = 64
 """Hosts that are compared before commits are looked at again: after a restart of the controller thousands greet."""
+AUDIT_S = 0.2
+"""Between reading two VPCs only to know their digests."""
+SMALL_WORK = 16
+"""Hosts whose own ports change in one round: so many are worth the fast path."""
 REPORT_REFUSAL_AFTER = 2
 """A host that refuses goal state this many times in a row is reported on the ports that wait for it."""
 
@@ -63,7 +71,11 @@ class Publisher:
         self._scopes = VpcScopes()
         self._commits: deque[tuple[int, Changes]] = deque()
         self._greetings: deque[tuple[Session, Hello]] = deque()
-        self._owed: dict[Session, set[Id]] = {}
+        self._owed: dict[str, set[Id]] = {}
+        self._drift = Drift(self._revision)
+        self._path: Path | None = None
+        self._audited = 0.0
+        """When a VPC was last read for its digest."""
         self._refusals: dict[str, str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
@@ -79,6 +91,7 @@ class Publisher:
 
     def greeted(self, session: Session, hello: Hello) -> None:
         """See paths.base.Events."""
+        self._drift.forget_host(session.host)
         self._greetings.append((session, hello))
         self._wake.set()
 
@@ -93,10 +106,22 @@ class Publisher:
 
     def heard(self, host: str, path: PathName, heartbeat: Heartbeat) -> None:
         """See paths.base.Events."""
+        if self._path is None or not self._path.listening(host):
+            return  # its next Hello is compared
+        now = asyncio.get_running_loop().time()
+        owed = self._drift.heard(host, heartbeat.scopes, partial(self._subscriptions.carries, host), now)
+        if owed:
+            _log.warning("host %s lags or differs in %d scopes: they are sent whole", host, len(owed))
+            self._owe(host, owed)
+        elif self._drift.wanted and now >= self._audited + AUDIT_S:
+            self._wake.set()
 
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         """See paths.base.Events."""
-        self._owed.setdefault(session, set()).update(scopes)
+        self._owe(session.host, scopes)
+
+    def _owe(self, host: str, scopes: Iterable[Id]) -> None:
+        self._owed.setdefault(host, set()).update(scopes)
         self._wake.set()
 
     def refused(self, session: Session, reason: str, attempts: int) -> None:
@@ -112,6 +137,7 @@ class Publisher:
         StoreError."""
         self._reports = reports
         self._loop = asyncio.get_running_loop()
+        self._path = path
         for node in self._nodes.values():
             path.connect(node)
         self._wake.set()
@@ -132,12 +158,22 @@ class Publisher:
         if self._greetings:
             self._wake.set()
         while self._owed:
-            session, scopes = self._owed.popitem()
+            name, scopes = self._owed.popitem()
             for scope in sorted(scopes):
-                await self._repay(path, session.host, scope)
+                await self._repay(path, name, scope)
         while self._refusals:
             host, reason = self._refusals.popitem()
             await self._blame(host, reason)
+        await self._audit()
+
+    async def _audit(self) -> None:
+        """Reads one VPC of which a heartbeat could be judged if its digest were known; not often."""
+        now = asyncio.get_running_loop().time()
+        if self._drift.wanted and now >= self._audited + AUDIT_S:
+            self._audited = now
+            vpc = next(iter(self._drift.wanted))
+            del self._drift.wanted[vpc]
+            await self._vpc_parcels(vpc, fresh=True)
 
     # Commits.
 
@@ -152,12 +188,18 @@ class Publisher:
         self._revision = commits.revision
         for host, vpc in ended:
             path.withdraw(host, vpc)
-        outbox = self._encode(path, changed, frozenset(started))
+        outbox, news = self._encode(path, changed, frozenset(started))
+        self._drift.publish(commits.revision, changed.vpcs, changed.hosts)
         for host, vpc in started:
             if path.listening(host):
                 outbox.setdefault(host, []).extend(await self._vpc_parcels(vpc))
+        for parcel, hosts in news:
+            path.spread(parcel.scope, parcel, hosts)
         for host, parcels in outbox.items():
             path.offer(host, parcels)
+        if len(changed.hosts) <= SMALL_WORK:
+            for host in changed.hosts:
+                path.hurry(host)
 
     def _view(self, path: Path, commits: Commits) -> None:
         """Brings the views up to date."""
@@ -170,16 +212,26 @@ class Publisher:
             self._networks.pop(identifier, None)
             self._subnets.pop(identifier, None)
             self._scopes.drop(identifier)
+            self._drift.forget_vpc(identifier)
         for name in commits.deleted_nodes:
             self._nodes.pop(name, None)
             path.disconnect(name)
+            self._drift.forget_host(name)
         for node in commits.nodes.values():
             self._nodes[node.name] = node
             path.connect(node)
 
-    def _encode(self, path: Path, changed: Delta, started: frozenset[tuple[str, Id]]) -> dict[str, list[Parcel]]:
-        """The deltas as parcels, by host; a VPC's is encoded once. Who starts to carry a VPC gets all of it later."""
+    def _encode(
+        self, path: Path, changed: Delta, started: frozenset[tuple[str, Id]]
+    ) -> tuple[dict[str, list[Parcel]], list[tuple[Parcel, list[str]]]]:
+        """The deltas as parcels: by host, and those of VPCs with whom they are spread to; a VPC's is encoded once. Who
+        starts to carry a VPC gets all of it later.
+
+        A host whose own ports change is told of its VPCs in the same message. News may overtake that or come behind
+        it, so only what is spread says what it follows (`previous`): the host that misses some asks for the whole.
+        """
         outbox: dict[str, list[Parcel]] = {}
+        news: list[tuple[Parcel, list[str]]] = []
         for host, update in changed.hosts.items():
             if path.listening(host):
                 outbox[host] = [Parcel(HOST_SCOPE, encode_part(update), False)]
@@ -192,9 +244,14 @@ class Publisher:
                 continue
             parcel = Parcel(vpc, encode_part(update), False)
             self._scopes.extend(parcel)
+            others = [host for host in hosts if host not in outbox]
+            if others:
+                chained = msgspec.structs.replace(update, previous=self._drift.published(vpc))
+                news.append((Parcel(vpc, encode_part(chained), False), others))
             for host in hosts:
-                outbox.setdefault(host, []).append(parcel)
-        return outbox
+                if host in changed.hosts:
+                    outbox[host].append(parcel)
+        return outbox, news
 
     # Hosts.
 
@@ -222,6 +279,9 @@ class Publisher:
             scope = await self._vpc_parcels(vpc, fresh=vpc in held)
             if vpc not in held or held[vpc].digest != self._scopes.digest(vpc):
                 parcels += scope
+            elif held[vpc].revision < self._drift.published(vpc):
+                # It lacks nothing, but would think so when the next delta says what it follows.
+                parcels.append(_parcel(ScopeUpdate(scope=vpc, revision=self._revision, snapshot=False, objects=())))
         path.begin(session, parcels)
 
     def _from_the_future(self, held: Iterable[Held]) -> str:
@@ -263,6 +323,7 @@ class Publisher:
             return []
         parcel, truth = await asyncio.to_thread(self._read_vpc, network)
         self._scopes.put(parcel, truth)
+        self._drift.learn(vpc, truth)
         return [parcel]
 
     def _read_vpc(self, network: Network) -> tuple[Parcel, int]:
