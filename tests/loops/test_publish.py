@@ -88,6 +88,13 @@ class Network:
     def offer(self, host: str, parcels: Any) -> None:
         self.sites[host].mailbox.offer(parcels)
 
+    def spread(self, vpc: Id, parcel: Parcel, hosts: Any) -> None:
+        for host in hosts:
+            self.offer(host, (parcel,))
+
+    def hurry(self, host: str) -> None:
+        """There is one path here."""
+
     def withdraw(self, host: str, scope: Id) -> None:
         self.sites[host].mailbox.withdraw(scope)
 

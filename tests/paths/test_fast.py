@@ -28,7 +28,7 @@ from alcor.paths.link import (
 )
 from alcor.paths.session import SessionLimits
 from alcor.wire.codec import METHOD, SERVICE, BundleHead, Part, decode_bundle, decode_scopes, encode_part
-from alcor.wire.reports import Ack, Hello, encode_ack, encode_hello
+from alcor.wire.reports import Ack, Heartbeat, Hello, encode_ack, encode_hello
 
 V = Id(b"v" * 16)
 PATIENCE_S = 20.0
@@ -70,12 +70,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.path: Delivery | None = None
-        self.heard: list[tuple[str, object]] = []
+        self.heard_of: list[tuple[str, object]] = []
         self.news = asyncio.Event()
         self.answer: tuple[Parcel, ...] | None = ()
 
     def _hear(self, what: str, detail: object) -> None:
-        self.heard.append((what, detail))
+        self.heard_of.append((what, detail))
         self.news.set()
 
     def greeted(self, session: Session, hello: Hello) -> None:
@@ -86,6 +86,9 @@ class Recorder:
     def acknowledged(self, session: Session, ack: Ack) -> None:
         self._hear("acknowledged", ack.sequence)
 
+    def heard(self, host: str, path: PathName, heartbeat: Heartbeat) -> None:
+        self._hear("heard", (host, path))
+
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         self._hear("overflowed", scopes)
 
@@ -93,7 +96,7 @@ class Recorder:
         self._hear("refused", (reason, attempts))
 
     def of(self, what: str) -> list[object]:
-        return [detail for kind, detail in self.heard if kind == what]
+        return [detail for kind, detail in self.heard_of if kind == what]
 
     async def until(self, true: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
