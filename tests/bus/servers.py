@@ -36,13 +36,12 @@ def open_server(directory: Path, *, cluster: int = 0, routes: Sequence[int] = ()
 def make_region(directory: Path, *hosts: str) -> None:
     """Certificates and credentials of a controller and these hosts, as `alcor pki` makes them."""
     pki.make_ca(directory / "ca")
-    credentials.make_authority(directory / "ca")
     for name, role, bus_role in (
         ("controller", "controller", credentials.CONTROLLER),
         *((host, "agent", credentials.HOST) for host in hosts),
     ):
         pki.issue(directory / "ca", directory / name, name, role=role, addresses=["127.0.0.1"])
-        credentials.issue(directory / "ca", directory / name / "bus.creds", name, role=bus_role)
+        credentials.enrol(directory / "ca", directory / name, name, role=bus_role)
 
 
 def guarded_server(directory: Path) -> EmbeddedBus:
@@ -51,7 +50,7 @@ def guarded_server(directory: Path) -> EmbeddedBus:
         EmbeddedOptions(
             directory=directory / "nats",
             port=free_port(),
-            trust=credentials.trust(directory / "ca"),
+            trust=credentials.read_trust(directory / "controller"),
             tls_dir=directory / "controller",
         )
     )

@@ -51,7 +51,12 @@ class Server:
         self._process = subprocess.Popen(
             self._command,
             pass_fds=[self._listener.fileno()],
-            env={**os.environ, "LISTEN_FDS": "1", "SOCKET": str(self._listener.fileno())},
+            env={
+                **os.environ,
+                "LISTEN_FDS": "1",
+                "SOCKET": str(self._listener.fileno()),
+                "ALCOR_SERVER_BUS": "none",
+            },
         )
 
     def end(self, number: int) -> None:

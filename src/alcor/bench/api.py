@@ -248,7 +248,7 @@ def _server(directory: Path, name: str) -> Iterator[Server]:
         process = subprocess.Popen(
             ["sh", "-c", as_activated, "sh", *command],
             pass_fds=[listener.fileno()],
-            env={**os.environ, "ALCOR_SERVER_LOG_LEVEL": "ERROR"},
+            env={**os.environ, "ALCOR_SERVER_LOG_LEVEL": "ERROR", "ALCOR_SERVER_BUS": "none"},
         )
     try:
         yield Server(process, port)

@@ -22,6 +22,8 @@ from alcor.bus.base import word
 from alcor.kit.pki import write_secret
 
 HOST, CONTROLLER = "host", "controller"
+CREDENTIALS, TRUST = "bus.creds", "bus-trust.json"
+"""Files beside a machine's certificates: its own, and, at controllers, what an embedded server is configured with."""
 _OPERATOR, _ACCOUNT = "operator", "account"
 _PREFIXES = {
     _OPERATOR: nkeys.PREFIX_BYTE_OPERATOR,
@@ -98,6 +100,27 @@ def issue(directory: Path, path: Path, name: str, *, role: str) -> None:
     jwt = _jwt(signer, _public(user), word(name), {"type": "user", "version": 2, "issuer_account": account})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_secret(path, _CREDS.format(jwt=jwt, seed=seed.decode()).encode())
+
+
+def enrol(authority: Path, directory: Path, name: str, *, role: str) -> None:
+    """Writes into `directory` what a machine needs: CREDENTIALS, and TRUST for a controller. Makes the keys in
+    `authority` if there are none. Raises OSError."""
+    make_authority(authority)
+    issue(authority, directory / CREDENTIALS, name, role=role)
+    if role == CONTROLLER:
+        (directory / TRUST).write_bytes(msgspec.json.encode(trust(authority)))
+
+
+def read_trust(directory: Path) -> Trust | None:
+    """What `enrol` wrote there for a controller; None: nothing. Raises OSError, msgspec.DecodeError."""
+    path = directory / TRUST
+    return msgspec.json.decode(path.read_bytes(), type=Trust) if path.exists() else None
+
+
+def find_credentials(chosen: Path | None, directory: Path) -> Path | None:
+    """The .creds file to show: the chosen one, else CREDENTIALS in `directory` if there is one."""
+    beside = directory / CREDENTIALS
+    return chosen or (beside if beside.exists() else None)
 
 
 def _key(directory: Path, name: str) -> Any:

@@ -22,7 +22,6 @@ from alcor.lab.processes import (
     listen_for_api,
     start_agents,
     start_server,
-    write_agent_config,
 )
 from alcor.lab.results import LabError, LabOptions
 from alcor.lab.rundir import RunDirectory, cleanup, cpu_ticks, usable_run_dir
@@ -141,7 +140,7 @@ class LiveLab:
             self._stack.callback(self.client.close)
             self.await_server()
         with self._stages.stage("agents", len(self.hosts)) as advance:
-            start_agents(self.processes, self.hosts, self.run, driver=self.driver, pool=self.options.pool)
+            start_agents(self.processes, self.hosts, self.topology, driver=self.driver, pool=self.options.pool)
             self.await_agents(self.hosts, advance)
 
     def await_server(self) -> None:
@@ -183,7 +182,7 @@ class LiveLab:
 
     def start_agent(self, host: Machine, *, fresh: bool = False) -> None:
         """The agent of one host (again), as it was configured before; waits until it accepts connections."""
-        config = write_agent_config(self.run, host, driver=self.driver, pool=self.options.pool)
+        config = host.data_dir / "agent.toml"
         argv = ["agent", "--config", str(config)]
         self.processes.start(host.name, argv, netns_path=host.netns, fresh=fresh)
         self.await_agents((host,), lambda _: None)

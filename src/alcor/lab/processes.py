@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from alcor.bus import credentials
 from alcor.dataplane.kernel import netns
 from alcor.kit import pki
 from alcor.lab.results import LabError
@@ -28,6 +29,7 @@ from alcor.lab.spawner import MAX_PACKET
 from alcor.lab.topology import DEVICE, Machine, Topology
 
 AGENT_PORT = 50001
+BUS_PORT = 4222
 API_PORT = 9696
 REMOTE_ENTRIES = 1 << 17
 """Room for every port of a lab. The default, for a region, costs 64 MiB of kernel memory and 0.2 s of CPU a host."""
@@ -248,11 +250,13 @@ def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller:
     """The server's configuration and certificate."""
     tls = run.data / "controller" / "tls"
     pki.issue(run.data / "ca", tls, "controller", role="controller", addresses=[controller])
+    credentials.enrol(run.data / "ca", tls, "controller", role=credentials.CONTROLLER)
     path = run.data / "controller" / "server.toml"
     values = {
         "listen": listen,
         "database": run.data / "controller" / "alcor.db",
         "tls_dir": tls,
+        "bus_listen": f"{controller}:{BUS_PORT}",
         "max_mtu": mtu - 50,
         "log_level": "WARNING",
     }
@@ -260,10 +264,11 @@ def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller:
     return path
 
 
-def write_agent_config(run: RunDirectory, host: Machine, *, driver: str, pool: int) -> Path:
+def write_agent_config(run: RunDirectory, host: Machine, *, driver: str, pool: int, bus: str) -> Path:
     """A host's configuration and certificate."""
     tls = host.data_dir / "tls"
     pki.issue(run.data / "ca", tls, host.name, role="agent", addresses=[host.address])
+    credentials.enrol(run.data / "ca", tls, host.name, role=credentials.HOST)
     path = host.data_dir / "agent.toml"
     values = {
         "host": host.name,
@@ -278,6 +283,7 @@ def write_agent_config(run: RunDirectory, host: Machine, *, driver: str, pool: i
         "pool_size": pool,
         "remote_entries": REMOTE_ENTRIES,
         "control_socket": control_socket(host),
+        "bus": bus,
         "log_level": "WARNING",
     }
     path.write_text(to_toml(values))
@@ -370,12 +376,18 @@ def start_server(processes: Processes, topology: Topology, listener: socket.sock
     )
 
 
-def start_agents(processes: Processes, hosts: Sequence[Machine], run: RunDirectory, *, driver: str, pool: int) -> None:
+def bus_url(topology: Topology) -> str:
+    """Where the server's message bus is."""
+    return f"tls://{topology.controller.address}:{BUS_PORT}"
+
+
+def start_agents(processes: Processes, hosts: Sequence[Machine], topology: Topology, *, driver: str, pool: int) -> None:
     """One agent per host, in its namespace. They may not answer yet: `await_listening`."""
+    run, bus = topology.run, bus_url(topology)
     processes.start_many(
         (
             host.name,
-            ["agent", "--config", str(write_agent_config(run, host, driver=driver, pool=pool))],
+            ["agent", "--config", str(write_agent_config(run, host, driver=driver, pool=pool, bus=bus))],
             host.netns,
         )
         for host in hosts

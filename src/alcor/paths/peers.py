@@ -7,7 +7,9 @@ feed): whatever cut the target off may have cut its neighbours off too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+Host = TypeVar("Host")
 
 WINDOW = 256
 """Of the hosts there are, so many are looked at, from a random one on: enough to find a good one in a large region."""
@@ -23,13 +25,17 @@ class Peer(NamedTuple):
     """Relays that it carries now."""
 
 
-def choose(target: Peer, peers: Sequence[Peer], roll: float, *, count: int, max_load: int) -> list[str]:
+def window(hosts: Sequence[Host], roll: float) -> list[Host]:
+    """Up to WINDOW of the hosts, in their order, from a random one on; `roll` in [0, 1) spreads targets over them."""
+    first = int(roll * len(hosts))
+    return [hosts[(first + place) % len(hosts)] for place in range(min(WINDOW, len(hosts)))]
+
+
+def choose(target: Peer, peers: Sequence[Peer], *, count: int, max_load: int) -> list[str]:
     """Up to `count` peers, the best first: same zone and another failure domain, same zone, then any; among those the
-    least loaded. A peer with `max_load` relays is passed by. `roll` in [0, 1) spreads targets over peers."""
-    first = int(roll * len(peers))
-    window = [peers[(first + place) % len(peers)] for place in range(min(WINDOW, len(peers)))]
-    able = [peer for peer in window if peer.host != target.host and peer.load < max_load]
-    able.sort(key=lambda peer: (_distance(target, peer), peer.load))  # stable: equals stay in the rolled order
+    least loaded, equals in their order. A peer with `max_load` relays is passed by."""
+    able = [peer for peer in peers if peer.host != target.host and peer.load < max_load]
+    able.sort(key=lambda peer: (_distance(target, peer), peer.load))
     return [peer.host for peer in able[:count]]
 
 

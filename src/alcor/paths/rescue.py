@@ -10,8 +10,9 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import grpc
@@ -50,7 +51,7 @@ class RescueDialer:
         self,
         *,
         dialer: GrpcDialer,
-        healthy: Callable[[], Sequence[Node]],
+        healthy: Callable[[], Collection[Node]],
         roll: Callable[[], float],
         place: Callable[[Node], tuple[str, str]] = _no_place,
         try_s: float = TRY_S,
@@ -65,7 +66,7 @@ class RescueDialer:
 
     def open(self, node: Node) -> bool:
         """See base.Dialer: there is another host that is well."""
-        return any(peer.name != node.name for peer in self._healthy()[:2])
+        return any(peer.name != node.name for peer in islice(self._healthy(), 2))
 
     @asynccontextmanager
     async def dial(self, node: Node) -> AsyncIterator[Line]:
@@ -93,10 +94,10 @@ class RescueDialer:
         return {host: load for host, load in sorted(self._loads.items()) if load}
 
     def _choose(self, node: Node) -> list[Node]:
-        nodes = {one.name: one for one in self._healthy()}
+        nodes = {one.name: one for one in peers.window(list(self._healthy()), self._roll())}
         able = [Peer(name, *self._place(one), self._loads[name]) for name, one in nodes.items()]
         target = Peer(node.name, *self._place(node))
-        return [nodes[name] for name in peers.choose(target, able, self._roll(), count=TRIES, max_load=MAX_RELAYS)]
+        return [nodes[name] for name in peers.choose(target, able, count=TRIES, max_load=MAX_RELAYS)]
 
     @asynccontextmanager
     async def _by(self, peer: Node, node: Node) -> AsyncIterator[Line]:

@@ -24,6 +24,7 @@ from alcor.agent.journal import JournalError
 from alcor.agent.relay import RelayLimits
 from alcor.agent.turn import AgentBusy, Patience, agent_turn, answering, standby_turn
 from alcor.bus.base import BusError
+from alcor.bus.credentials import find_credentials
 from alcor.bus.nats import NatsBus, NatsOptions
 from alcor.bus.tls import client_context
 from alcor.dataplane.base import DataPlaneError, Driver
@@ -136,7 +137,8 @@ def _make_bus(settings: AgentConfig, config: AgentRoleConfig) -> NatsBus | None:
     if not servers:
         return None
     tls = client_context(config.tls_dir, AGENT) if any(server.startswith("tls://") for server in servers) else None
-    return NatsBus(NatsOptions(servers=servers, name=settings.host, credentials=config.bus_credentials, tls=tls))
+    credentials = find_credentials(config.bus_credentials, config.tls_dir)
+    return NatsBus(NatsOptions(servers=servers, name=settings.host, credentials=credentials, tls=tls))
 
 
 async def _serve(

@@ -27,9 +27,18 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Allows `listen` beyond loopback although requests are not authenticated."""
     database: Path = DEFAULT_STATE / "alcor.db"
     tls_dir: Path = DEFAULT_STATE / "tls"
-    """Holds ca.pem, controller.pem and controller-key.pem; made by `alcor pki`."""
+    """Holds ca.pem, controller.pem, controller-key.pem, bus.creds and bus-trust.json; made by `alcor pki`."""
     partition: int = 1
     """Number of the partition that this control plane owns."""
+    bus: str = "embedded"
+    """The message bus: `nats://` or `tls://` addresses of a cluster, comma-separated; `embedded`: a nats-server of its
+    own, for small regions; `none`: hosts are reached directly or through each other only."""
+    bus_listen: str = "127.0.0.1:4222"
+    """Where an embedded bus listens. Agents on other machines need an address that they reach."""
+    bus_credentials: Path | None = None
+    """A .creds file; by default bus.creds of `tls_dir`, if it is there. With `tls://` its certificate is shown, too."""
+    fast_channels: int = 4096
+    """Hosts that are kept on the fast path at a time, the busiest first, while the others can be on the bus."""
     max_mtu: int = 1450
     """Largest MTU a network may ask for, and what it gets if it does not: the underlay's less 50 bytes."""
     log_level: str = "INFO"
@@ -44,7 +53,7 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Address and port of the gRPC server; empty: port 50001 of `underlay_ip`."""
     state_dir: Path = DEFAULT_STATE / "agent"
     tls_dir: Path = DEFAULT_STATE / "tls"
-    """Holds ca.pem, agent.pem and agent-key.pem."""
+    """Holds ca.pem, agent.pem, agent-key.pem and bus.creds."""
     driver: str = "ebpf"
     """`ebpf`, or `fake`: the software model, for machines without BPF."""
     underlay_device: str = "eth0"
@@ -62,7 +71,7 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     bus: str = ""
     """The message bus: `nats://` or `tls://` addresses, comma-separated; empty: none, the controller dials."""
     bus_credentials: Path | None = None
-    """A .creds file; made by `alcor pki`. With `tls://` the certificates of `tls_dir` are shown, too."""
+    """A .creds file; by default bus.creds of `tls_dir`, if it is there. With `tls://` its certificate is shown, too."""
     partitions: str = "1"
     """Whose controllers it listens to on the bus: numbers, comma-separated."""
     heartbeat_s: float = 10.0

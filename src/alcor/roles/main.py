@@ -121,14 +121,18 @@ def pki(
     role: Annotated[str, typer.Option(help="controller or agent.")] = "agent",
     address: Annotated[list[str] | None, typer.Option(help="An address of the machine; may repeat.")] = None,
 ) -> None:
-    """Makes a CA if there is none, and issues a certificate into DIRECTORY/NAME (for labs and first installs)."""
+    """Makes a CA if there is none, and issues a certificate and credentials of the bus into DIRECTORY/NAME (for labs
+    and first installs)."""
+    from alcor.bus import credentials
     from alcor.kit import pki as authority
 
-    if role not in ("controller", "agent"):
-        raise ConfigError(f"role '{role}' is not known; known are: controller, agent")
+    bus_roles = {"controller": credentials.CONTROLLER, "agent": credentials.HOST}
+    if role not in bus_roles:
+        raise ConfigError(f"role '{role}' is not known; known are: {', '.join(bus_roles)}")
     authority.make_ca(directory)
     authority.issue(directory, directory / name, name, role=role, addresses=address or ())
-    typer.echo(f"{directory / name}: ca.pem, {role}.pem, {role}-key.pem")
+    credentials.enrol(directory, directory / name, name, role=bus_roles[role])
+    typer.echo(f"{directory / name}: {', '.join(sorted(path.name for path in (directory / name).iterdir()))}")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """`alcor server`: wires the control plane in one process. Called by main.
 
     api -> Committer -> SqliteStore           commands down
-    Committer -> Publisher -> Delivery        goal state out, by commit
+    Committer -> Publisher -> Delivery        goal state out, by commit, over `ways`
     Delivery -> Publisher -> StatusLoop       acknowledgements back, as commands
 
 Everything lives in one task group: a part that fails (above all a store that cannot write) ends the process, loudly.
@@ -27,10 +27,8 @@ from alcor.kit.clock import SystemClock
 from alcor.loops.commit import Committer
 from alcor.loops.publish import Publisher
 from alcor.loops.status import StatusLoop
-from alcor.paths.base import PathName
-from alcor.paths.delivery import Delivery
-from alcor.paths.fast import GrpcDialer
 from alcor.paths.link import CONTROLLER, Credentials, CredentialsError, load_credentials
+from alcor.roles import ways
 from alcor.roles.activation import notify_ready, take_sockets
 from alcor.roles.config import ConfigError, ServerConfig, is_loopback, parse_listen
 from alcor.store.base import StoreError
@@ -89,17 +87,9 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
         on_commit=publisher.committed,
     )
     status = StatusLoop(committer, random.random)
-    fast = GrpcDialer(partition=config.partition, epoch=committer.epoch, credentials=credentials)
-    path = Delivery(
-        partition=config.partition,
-        epoch=committer.epoch,
-        dialers={PathName.FAST: fast},
-        events=publisher,
-        roll=random.random,
-    )
     committer.start()
     try:
-        async with asyncio.TaskGroup() as group:
+        async with ways.delivery(config, credentials, committer.epoch, publisher) as path, asyncio.TaskGroup() as group:
             loops = [
                 group.create_task(committer.wait_failed()),
                 group.create_task(path.run()),

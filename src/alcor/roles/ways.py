@@ -1,0 +1,107 @@
+"""The server's ways to its hosts: the bus, a dialer for each path, and the delivery over them. Called by server."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from alcor.bus.base import BusError
+from alcor.bus.credentials import find_credentials, read_trust
+from alcor.bus.embedded import EmbeddedBus, EmbeddedOptions
+from alcor.bus.nats import NatsBus, NatsOptions
+from alcor.bus.tls import client_context
+from alcor.paths.base import Dialer, Events, PathName
+from alcor.paths.delivery import Delivery, DeliveryLimits
+from alcor.paths.fast import GrpcDialer
+from alcor.paths.link import CONTROLLER, Credentials
+from alcor.paths.normal import NormalDialer
+from alcor.paths.rescue import RescueDialer
+from alcor.roles.config import ConfigError, ServerConfig, parse_listen
+
+EMBEDDED, NONE = "embedded", "none"
+
+
+@asynccontextmanager
+async def delivery(
+    config: ServerConfig, credentials: Credentials, epoch: int, events: Events
+) -> AsyncIterator[Delivery]:
+    """The delivery, not yet running, with everything that it speaks over. Raises ConfigError."""
+    async with _bus(config) as bus:
+        dialers: dict[PathName, Dialer] = {}
+        path = Delivery(
+            partition=config.partition,
+            epoch=epoch,
+            dialers=dialers,
+            events=events,
+            roll=random.random,
+            limits=DeliveryLimits(fast_channels=config.fast_channels),
+            bus=bus,
+        )
+        fast = GrpcDialer(partition=config.partition, epoch=epoch, credentials=credentials)
+        dialers[PathName.FAST] = fast
+        dialers[PathName.RESCUE] = RescueDialer(dialer=fast, healthy=path.healthy, roll=random.random)
+        if bus is not None:
+            normal = NormalDialer(
+                partition=config.partition, epoch=epoch, bus=bus, heard=path.heard, roll=random.random
+            )
+            await normal.start()
+            dialers[PathName.NORMAL] = normal
+        yield path
+
+
+@asynccontextmanager
+async def _bus(config: ServerConfig) -> AsyncIterator[NatsBus | None]:
+    if config.bus == NONE:
+        yield None
+    elif config.bus == EMBEDDED:
+        server = _embedded(config)
+        try:
+            await server.start()
+        except (BusError, OSError) as error:
+            raise ConfigError(f"{error}; `bus_listen` says where it listens, bus = 'none' does without") from None
+        try:
+            async with _connection(config, [server.url]) as bus:
+                yield bus
+        finally:
+            await server.stop()
+    else:
+        async with _connection(config, [server.strip() for server in config.bus.split(",") if server.strip()]) as bus:
+            yield bus
+
+
+def _embedded(config: ServerConfig) -> EmbeddedBus:
+    host, port = parse_listen(config.bus_listen)
+    try:
+        trust = read_trust(config.tls_dir)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"cannot read the bus's trust in {config.tls_dir}: {error}") from None
+    if trust is None:
+        raise ConfigError(
+            f"{config.tls_dir} has no bus-trust.json, without which an embedded bus lets nobody in:"
+            " issue the controller's files anew with `alcor pki`, or set bus = 'none'"
+        )
+    return EmbeddedBus(
+        EmbeddedOptions(
+            directory=config.database.parent / "bus", host=host, port=port, trust=trust, tls_dir=config.tls_dir
+        )
+    )
+
+
+@asynccontextmanager
+async def _connection(config: ServerConfig, servers: list[str]) -> AsyncIterator[NatsBus]:
+    credentials = find_credentials(config.bus_credentials, config.tls_dir)
+    try:
+        guarded = any(server.startswith("tls://") for server in servers)
+        tls = client_context(config.tls_dir, CONTROLLER) if guarded else None
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cannot use the certificates in {config.tls_dir} for the bus: {error}") from None
+    bus = NatsBus(NatsOptions(servers=servers, name=f"controller-{config.partition}", credentials=credentials, tls=tls))
+    bus.start()
+    try:
+        yield bus
+    finally:
+        await bus.close()
