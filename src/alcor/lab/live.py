@@ -19,9 +19,11 @@ from alcor.lab.processes import (
     AGENT_PORT,
     Processes,
     await_listening,
+    bus_url,
     listen_for_api,
     start_agents,
     start_server,
+    write_agent_config,
 )
 from alcor.lab.results import LabError, LabOptions
 from alcor.lab.rundir import RunDirectory, cleanup, cpu_ticks, usable_run_dir
@@ -182,7 +184,8 @@ class LiveLab:
 
     def start_agent(self, host: Machine, *, fresh: bool = False) -> None:
         """The agent of one host (again), as it was configured before; waits until it accepts connections."""
-        config = host.data_dir / "agent.toml"
+        bus = bus_url(self.topology)
+        config = write_agent_config(self.run, host, driver=self.driver, pool=self.options.pool, bus=bus)
         argv = ["agent", "--config", str(config)]
         self.processes.start(host.name, argv, netns_path=host.netns, fresh=fresh)
         self.await_agents((host,), lambda _: None)
