@@ -17,7 +17,9 @@ from tests.agent.dictionary import DictionaryDriver, Tables
 
 from alcor.agent.config import AgentConfig
 from alcor.agent.core import Agent
+from alcor.agent.relay import RelayLimits
 from alcor.agent.turn import agent_turn
+from alcor.bus.nats import NatsBus, NatsOptions
 from alcor.kit import pki
 from alcor.kit.backoff import Backoff
 from alcor.loops.commit import Committer
@@ -26,11 +28,13 @@ from alcor.loops.status import StatusLoop
 from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Port, PortStatus, Subnet
-from alcor.paths.base import PathName
+from alcor.paths.base import Dialer, PathName
 from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.fast import GrpcDialer
 from alcor.paths.ladder import LadderLimits
 from alcor.paths.link import CONTROLLER, load_credentials
+from alcor.paths.normal import NormalDialer
+from alcor.paths.rescue import RescueDialer
 from alcor.services.commands import (
     CreateNetworks,
     CreateNodes,
@@ -57,6 +61,9 @@ class Host:
         self.tables = Tables()
         self.directory = directory / name
         self.port = 0
+        self.address = "127.0.0.1"
+        self.bus_url = ""
+        self.bus: NatsBus | None = None
         self.agent: Agent | None = None
         self.driver: DictionaryDriver | None = None
         self._task: asyncio.Task[None] | None = None
@@ -66,13 +73,17 @@ class Host:
         config = AgentConfig(
             host=self.name,
             state_dir=self.directory / "state",
-            listen="127.0.0.1",
+            listen=self.address,
             port=self.port,
             tls_dir=self.directory / "tls",
             retry=QUICK,
+            heartbeat_s=0.1 if self.bus_url else 10.0,
+            relay=RelayLimits(ports=frozenset(range(1, 1 << 16)), loopback=True),
         )
         self.driver = DictionaryDriver(self.tables)
-        self.agent = Agent(config, self.driver)
+        if self.bus_url:
+            self.bus = connect(self.bus_url, self.name)
+        self.agent = Agent(config, self.driver, self.bus, (1,))
         self._task = asyncio.create_task(self._run(config.state_dir, self.agent))
         started = asyncio.create_task(self.agent.started())
         await asyncio.wait([self._task, started], return_when=asyncio.FIRST_COMPLETED)
@@ -98,6 +109,16 @@ class Host:
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = self.agent = None
+        if self.bus is not None:
+            await self.bus.close()
+            self.bus = None
+
+
+def connect(url: str, name: str) -> NatsBus:
+    """A connection to the bus, soon."""
+    bus = NatsBus(NatsOptions(servers=[url], name=name, reconnect_s=0.05))
+    bus.start()
+    return bus
 
 
 class Region:
@@ -109,6 +130,9 @@ class Region:
         self.hosts: dict[str, Host] = {}
         self.committer: Committer | None = None
         self.path: Delivery | None = None
+        self.bus_url = ""
+        """Hosts and controllers made from now on use this bus."""
+        self.bus: NatsBus | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._revision = asyncio.Event()
         pki.make_ca(directory / "ca")
@@ -127,14 +151,24 @@ class Region:
         status = StatusLoop(self.committer, random.random)
         credentials = load_credentials(tls_dir or self.directory / "tls", CONTROLLER)
         fast = GrpcDialer(partition=1, epoch=self.committer.epoch, credentials=credentials)
+        dialers: dict[PathName, Dialer] = {PathName.FAST: fast}
+        self.bus = connect(self.bus_url, "controller") if self.bus_url else None
         self.path = Delivery(
             partition=1,
             epoch=self.committer.epoch,
-            dialers={PathName.FAST: fast},
+            dialers=dialers,
             events=publisher,
             roll=random.random,
             limits=limits or DeliveryLimits(ladder=LadderLimits(backoff=QUICK)),
+            bus=self.bus,
         )
+        dialers[PathName.RESCUE] = RescueDialer(dialer=fast, healthy=self.path.healthy, roll=random.random)
+        if self.bus is not None:
+            normal = NormalDialer(
+                partition=1, epoch=self.committer.epoch, bus=self.bus, heard=self.path.heard, roll=random.random
+            )
+            await normal.start()
+            dialers[PathName.NORMAL] = normal
         self.committer.start()
         self._tasks = [
             asyncio.create_task(publisher.run(self.path, status.add)),
@@ -150,6 +184,8 @@ class Region:
             if isinstance(result, Exception):
                 raise result
         self._tasks = []
+        if self.bus is not None:
+            await self.bus.close()
         if self.committer is not None:
             await asyncio.to_thread(self.committer.close)
 
@@ -169,6 +205,8 @@ class Region:
     def make_host(self, name: str) -> Host:
         """A host with its certificate; no agent runs and no node is registered yet."""
         host = self.hosts[name] = Host(self.directory, name, len(self.hosts) + 1)
+        host.address = f"127.0.1.{host.number}"
+        host.bus_url = self.bus_url
         pki.issue(self.directory / "ca", host.directory / "tls", name, role="agent")
         return host
 
@@ -179,10 +217,10 @@ class Region:
         await self.register(host)
         return host
 
-    async def register(self, host: Host) -> None:
-        """Registers the node where its agent listens."""
-        underlay = parse_ip(f"172.16.0.{host.number}")
-        spec = NodeSpec(name=host.name, underlay_ip=underlay, agent_host="127.0.0.1", agent_port=host.port)
+    async def register(self, host: Host, at: str = "") -> None:
+        """Registers the node where its agent listens, or as if that were at another address."""
+        underlay = parse_ip(host.address)
+        spec = NodeSpec(name=host.name, underlay_ip=underlay, agent_host=at or host.address, agent_port=host.port)
         await self.do(CreateNodes(specs=(spec,)))
 
     async def add_vpc(self, cidr: str = "10.0.0.0/16") -> tuple[Network, Subnet]:

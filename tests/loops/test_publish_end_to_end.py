@@ -78,7 +78,7 @@ async def test_a_port_moves_between_hosts(region: Region) -> None:
     await region.until(lambda: moving.id in b.tables.ports and moving.id not in a.tables.ports)
     await region.until_active()
     key = EndpointKey(network.vni, moving.fixed_ips[0].ip)
-    await region.until(lambda: key in c.tables.endpoints and c.tables.endpoints[key].host_ip == parse_ip("172.16.0.2"))
+    await region.until(lambda: key in c.tables.endpoints and c.tables.endpoints[key].host_ip == parse_ip("127.0.1.2"))
     assert key not in b.tables.endpoints
 
 

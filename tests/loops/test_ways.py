@@ -1,0 +1,282 @@
+"""The three ways to a host, for real: agents over TLS, a nats-server, relays by peers; and what is lost when one ends.
+
+The management network of a host is a small TCP proxy here: the address that the controller dials. It can be cut, and
+can be a hole that takes connections and answers nothing; the underlay, where peers reach the host, stays.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.bus.servers import open_server
+from tests.loops.region import Host, Region, connect
+
+from alcor.bus.base import down_subject, news_subject, up_subject
+from alcor.bus.embedded import EmbeddedBus
+from alcor.model.nouns import PortStatus
+from alcor.paths.base import PathName
+from alcor.services.commands import DeletePorts
+
+
+class Management:
+    """The way from the controller to one host's agent."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.address = f"127.0.2.{host.number}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, self.address, self._host.port)
+
+    async def cut(self) -> None:
+        """Ends what is there and refuses what comes."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:
+            writer.transport.abort()
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        writers = [writer]
+        try:
+            inner_reader, inner_writer = await asyncio.open_connection(self._host.address, self._host.port)
+            writers.append(inner_writer)
+            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            for one in writers:
+                one.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+class Ways:
+    """A region with a bus, whose hosts' management networks can be cut."""
+
+    def __init__(self, region: Region, bus: EmbeddedBus) -> None:
+        self.region = region
+        self.bus = bus
+        self.management: dict[str, Management] = {}
+        self.stranger = connect(bus.url, "stranger")
+        """Somebody else on the bus, which lets anybody in here."""
+
+    async def add_host(self, name: str, *, with_bus: bool = True) -> Host:
+        host = self.region.make_host(name)
+        host.bus_url = self.bus.url if with_bus else ""
+        await host.start()
+        way = self.management[name] = Management(host)
+        await way.start()
+        await self.region.register(host, at=way.address)
+        return host
+
+    async def until_on(self, host: str, path: PathName | None) -> None:
+        delivery = self.region.path
+        assert delivery is not None
+        await self.region.until(lambda: delivery.paths().get(host) == path)
+
+
+@pytest.fixture
+async def ways(tmp_path: Path) -> AsyncIterator[Ways]:
+    bus = open_server(tmp_path / "nats")
+    await bus.start()
+    region = Region(tmp_path)
+    region.bus_url = bus.url
+    await region.start()
+    ways = Ways(region, bus)
+    assert await ways.stranger.started(5.0)
+    try:
+        yield ways
+    finally:
+        for way in ways.management.values():
+            await way.cut()
+        await ways.stranger.close()
+        await region.close()
+        await bus.stop()
+
+
+async def test_a_host_falls_to_the_bus_and_climbs_back(ways: Ways) -> None:
+    """Its management network cut, a port there becomes ACTIVE by the bus; when it is back, by the fast path."""
+    await ways.add_host("host-a")
+    network, _ = await ways.region.add_vpc()
+    await ways.until_on("host-a", PathName.FAST)
+    await ways.management["host-a"].cut()
+    await ways.until_on("host-a", PathName.NORMAL)
+    await ways.region.until_active(*await ways.region.add_ports(network, ["host-a"]))
+    await ways.management["host-a"].start()
+    await ways.until_on("host-a", PathName.FAST)
+    await ways.region.until_active(*await ways.region.add_ports(network, ["host-a"]))
+
+
+async def test_a_host_without_bus_is_reached_through_a_peer(ways: Ways) -> None:
+    """Neither management network nor bus: goal state and acknowledgements are carried by another host, end to end in
+    TLS with the target; it climbs back, too."""
+    target = await ways.add_host("host-a", with_bus=False)
+    await ways.add_host("host-b")
+    network, _ = await ways.region.add_vpc()
+    await ways.until_on("host-b", PathName.FAST)
+    await ways.until_on("host-a", PathName.FAST)
+    await ways.management["host-a"].cut()
+    await ways.until_on("host-a", PathName.RESCUE)
+    (port,) = await ways.region.add_ports(network, ["host-a"])
+    await ways.region.until_active(port)
+    assert set(target.tables.ports) == {port.id}
+    await ways.management["host-a"].start()
+    await ways.until_on("host-a", PathName.FAST)
+
+
+async def test_when_the_relaying_peer_dies_another_takes_over(ways: Ways) -> None:
+    """The relay is nobody's single point of failure."""
+    await ways.add_host("host-a", with_bus=False)
+    peers = [await ways.add_host(name) for name in ("host-b", "host-c")]
+    network, _ = await ways.region.add_vpc()
+    for name in ("host-a", "host-b", "host-c"):
+        await ways.until_on(name, PathName.FAST)
+    await ways.management["host-a"].cut()
+    await ways.until_on("host-a", PathName.RESCUE)
+    for peer in peers:
+        await peer.stop()
+        (port,) = await ways.region.add_ports(network, ["host-a"])
+        await ways.region.until_active(port)
+        await peer.start()
+        await ways.until_on(peer.name, PathName.FAST)
+
+
+async def test_nobody_is_left_to_relay(ways: Ways) -> None:
+    """A host that nothing reaches keeps its ports in BUILD and delays no other; it converges when it is back."""
+    lost = await ways.add_host("host-a", with_bus=False)
+    await ways.add_host("host-b")
+    network, _ = await ways.region.add_vpc()
+    await ways.until_on("host-a", PathName.FAST)
+    await lost.stop()
+    first, second = await ways.region.add_ports(network, ["host-a", "host-b"])
+    await ways.region.until_active(second)
+    assert ways.region.status()[first.id] == PortStatus.BUILD
+    await lost.start()
+    await ways.region.until_active(first)
+
+
+async def test_the_news_of_a_vpc_is_published_once(ways: Ways) -> None:
+    """Hosts that carry a VPC learn of a new port elsewhere by one message on its subject, which is sealed."""
+    region = ways.region
+    names = ["host-a", "host-b", "host-c", "host-d"]
+    hosts = [await ways.add_host(name) for name in names]
+    network, _ = await region.add_vpc()
+    await region.until_active(*await region.add_ports(network, names))
+    heard: list[bytes] = []
+    await ways.stranger.subscribe(news_subject(1, network.id), lambda _, data: heard.append(data))
+    delivery = region.path
+    assert delivery is not None
+    takers = [delivery._conversation(name) for name in names]
+    key = delivery._key(network.id)
+    assert key is not None
+    await region.until(lambda: all(one is not None and one.feeds(network.id, key) for one in takers))
+    (port,) = await region.add_ports(network, ["host-a"])
+    await region.until(lambda: all(len(host.tables.endpoints) == 4 for host in hosts[1:]))
+    await region.until(lambda: len(heard) == 1)
+    assert port.mac not in heard[0]
+    assert port.fixed_ips[0].ip not in heard[0]
+
+
+async def test_lost_news_is_noticed_and_made_good(ways: Ways) -> None:
+    """News that is lost on the bus shows at the next news, or at the next heartbeats, and the VPC is sent whole."""
+    region = ways.region
+    names = ["host-a", "host-b", "host-c"]
+    hosts = [await ways.add_host(name) for name in names]
+    network, _ = await region.add_vpc()
+    await region.until_active(*await region.add_ports(network, names))
+    delivery, key = region.path, region.path._key(network.id) if region.path else None
+    assert delivery is not None
+    assert key is not None
+    assert delivery._news is not None
+    takers = [delivery._conversation(name) for name in names]
+    await region.until(lambda: all(one is not None and one.feeds(network.id, key) for one in takers))
+    send, dropped = delivery._news._send, []
+    delivery._news._send = lambda *news: dropped.append(news)  # type: ignore[method-assign]
+    await region.add_ports(network, ["host-a"])
+    await region.until_active()
+    await region.until(lambda: bool(dropped))
+    delivery._news._send = send  # type: ignore[method-assign]
+    await region.until(lambda: all(len(host.tables.endpoints) == 3 for host in hosts[1:]))
+
+
+async def test_the_bus_dies_and_comes_back(ways: Ways) -> None:
+    """Nothing is lost when nats-server is killed: hosts on it fall to the rescue path or wait, and converge."""
+    region = ways.region
+    a, b = [await ways.add_host(name) for name in ("host-a", "host-b")]
+    network, _ = await region.add_vpc()
+    await region.until_active(*await region.add_ports(network, ["host-a", "host-b"]))
+    await ways.management["host-a"].cut()
+    await ways.until_on("host-a", PathName.NORMAL)
+    os.kill(ways.bus.pid, signal.SIGKILL)
+    await region.until_active(*await region.add_ports(network, ["host-a", "host-b"]))
+    await region.until(lambda: len(a.tables.endpoints) == len(b.tables.endpoints) == 2)
+    await region.do(DeletePorts(ids=tuple(port.id for port in region.ports() if port.host == "host-a")))
+    await region.until(lambda: not a.tables.ports and not b.tables.endpoints)
+
+
+async def test_strange_words_on_the_bus_change_nothing(ways: Ways) -> None:
+    """Noise, replays, another host's name, another session's number: refused and counted; the session goes on."""
+    region = ways.region
+    host = await ways.add_host("host-a")
+    network, _ = await region.add_vpc()
+    await ways.management["host-a"].cut()
+    await ways.until_on("host-a", PathName.NORMAL)
+    said: list[tuple[str, bytes]] = []
+    for subject in (up_subject(1, "*"), down_subject(1, "host-a")):
+        await ways.stranger.subscribe(subject, lambda subject, data: said.append((subject, data)))
+    await region.until_active(*await region.add_ports(network, ["host-a"]))
+    normal = region.path.dialers[PathName.NORMAL] if region.path is not None else None
+    before = dict(host.tables.ports)
+    assert said
+    up = [data for subject, data in said if ".up." in subject]
+    for data in (b"", b"\xff" * 64, *up, *[data[:-1] for data in up]):
+        for name in ("host-a", "host-z"):
+            ways.stranger.publish(up_subject(1, name), data)
+    refused = normal.refused  # type: ignore[union-attr]
+    await region.until(lambda: bool(refused["malformed"] and refused["of another host's session"]))
+    assert refused["in another host's name"] or refused["repeated"]
+    await region.until_active(*await region.add_ports(network, ["host-a"]))
+    assert before.keys() < host.tables.ports.keys()
+    assert ways.region.path is not None
+    assert ways.region.path.listening("host-a")
+
+
+async def test_a_bundle_that_the_bus_repeats_ends_the_session_not_the_order(ways: Ways) -> None:
+    """What goes down is numbered, too: a repeated or late bundle is never taken in; a new session makes good."""
+    region = ways.region
+    host = await ways.add_host("host-a")
+    network, _ = await region.add_vpc()
+    await ways.management["host-a"].cut()
+    await ways.until_on("host-a", PathName.NORMAL)
+    said: list[bytes] = []
+    await ways.stranger.subscribe(down_subject(1, "host-a"), lambda _, data: said.append(data))
+    (first,) = await region.add_ports(network, ["host-a"])
+    await region.until_active(first)
+    await region.do(DeletePorts(ids=(first.id,)))
+    await region.until(lambda: not host.tables.ports)
+    for data in said:
+        ways.stranger.publish(down_subject(1, "host-a"), data)
+    (second,) = await region.add_ports(network, ["host-a"])
+    await region.until_active(second)
+    assert set(host.tables.ports) == {second.id}
