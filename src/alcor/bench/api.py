@@ -13,14 +13,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +24,7 @@ import uvloop
 
 from alcor.bench.api_load import Sample, load, post, request
 from alcor.bench.api_reference import reference_rate
-from alcor.kit.pki import issue, make_ca
+from alcor.bench.serving import Server, serve
 from alcor.lab.results import Goal
 
 GOAL_BULK_PORTS_PER_S = 20_000
@@ -43,7 +38,6 @@ SERIAL_REQUESTS = 1_000
 CONCURRENT_REQUESTS = 10_000
 WARM_UP = 200
 REFERENCE_PORTS = 50_000
-STOP_TIMEOUT_S = 30
 NOBODY = {"agent_host": "127.0.0.1", "agent_port": 1}
 """Where the agents of bound hosts would be: the server dials them, so nowhere but loopback, and a port that is closed.
 Their tunnel ends are of TEST-NET-1 (RFC 5737)."""
@@ -123,19 +117,6 @@ class ApiBench(msgspec.Struct, frozen=True, kw_only=True):
     rounds: tuple[Round, ...]
 
 
-class Server:
-    """The server process under measurement."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self._process = process
-        self.port = port
-
-    def cpu_seconds(self) -> float:
-        """What it has used so far, in all threads (proc_pid_stat(5), fields 14 and 15)."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def run(
     ports: int = 100_000,
     bulk: int = 1000,
@@ -180,10 +161,10 @@ def run(
 
 
 def _round(where: Path, ports: int, bulk: int, clients: int, hosts: int) -> Round:
-    with _server(where, "bulk") as server:
+    with serve(where, "bulk") as server:
         network_id = uvloop.run(_prepare(server.port, hosts))
         bulk_result = _bulk(server, network_id, ports, bulk, hosts)
-    with _server(where, "singles") as server:
+    with serve(where, "singles") as server:
         network_id = uvloop.run(_prepare(server.port, hosts))
         singles = _single_requests(network_id, hosts)
         _singles(server, singles[:WARM_UP], 1)
@@ -229,36 +210,6 @@ def _goals(bulk: Bulk, flat: float, concurrent: Singles, gain: float) -> tuple[G
             reached=concurrent.ports_per_s >= GOAL_SINGLES_PER_S,
         ),
     )
-
-
-@contextmanager
-def _server(directory: Path, name: str) -> Iterator[Server]:
-    """`alcor server` with a new database, its certificates made here; ended when the block ends.
-
-    It is handed its listening socket (sd_listen_fds(3)), so its port is the kernel's choice, and a request may be sent
-    before it is up.
-    """
-    make_ca(directory / "ca")
-    issue(directory / "ca", directory / "tls", "bench", role="controller", addresses=["127.0.0.1"])
-    command = [sys.executable, "-c", "from alcor.roles.main import main; main()", "server"]
-    command += ["--database", str(directory / f"{name}.db"), "--tls-dir", str(directory / "tls")]
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        port = listener.getsockname()[1]
-        as_activated = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{listener.fileno()}'
-        process = subprocess.Popen(
-            ["sh", "-c", as_activated, "sh", *command],
-            pass_fds=[listener.fileno()],
-            env={**os.environ, "ALCOR_SERVER_LOG_LEVEL": "ERROR", "ALCOR_SERVER_BUS": "none"},
-        )
-    try:
-        yield Server(process, port)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 async def _prepare(port: int, hosts: int) -> str:

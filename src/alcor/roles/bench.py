@@ -1,4 +1,4 @@
-"""`alcor bench api|host|fastpath|dataplane|all`: measures, prints the table of goals, writes JSON. Called by main.
+"""`alcor bench api|host|fastpath|bus|dataplane|all`: measures, prints the table of goals, writes JSON. Called by main.
 
 A bench that misses a goal still exits with 0: it measures, it does not judge. It exits with 1 when it cannot measure.
 """
@@ -66,6 +66,18 @@ def fastpath(
 
 
 @app.command()
+def bus(
+    hosts: Annotated[int, typer.Option(min=100, max=10_000, help="Hosts that share one VPC.")] = 1000,
+    storm: Annotated[int, typer.Option(min=100, max=50_000, help="Hosts that come back at once.")] = 10_000,
+    out: Out = None,
+) -> None:
+    """The normal path: one change to a thousand hosts, ten thousand that come back at once, dead hosts among living."""
+    from alcor.bench.bus import run
+
+    _measure("bus", out, lambda say: run(hosts, storm, say))
+
+
+@app.command()
 def dataplane(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
     """Container to container across two hosts, beside a bare veth and Linux bridge + VXLAN."""
     from alcor.bench.dataplane import run
@@ -79,6 +91,7 @@ def everything(out: Out = None) -> None:
     api(out=out)
     host(out=out)
     fastpath(out=out)
+    bus(out=out)
     dataplane(out=out)
 
 
