@@ -8,13 +8,16 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import TracebackType
 
 from alcor.dataplane.ebpf import program, tables
 from alcor.dataplane.kernel import netns
 from alcor.dataplane.kernel.bpf import BpfMap, sum_per_cpu
 from alcor.kit import pki
+from alcor.kit.clock import LAB_CLOCK
 from alcor.lab.client import Client
+from alcor.lab.harm import set_clock
 from alcor.lab.processes import (
     AGENT_PORT,
     Processes,
@@ -35,6 +38,8 @@ SPARE = 1
 """Hosts beside those asked for: the one that is measured by itself."""
 SERVER_TIMEOUT_S = 60.0
 PROBE_S = 1.0
+STORE_MIB, JOURNAL_MIB = 64, 4
+"""Sizes of the disks of server and agents in a lab for faults."""
 IDLE_TIMEOUT_S, IDLE_LOOK_S, IDLE_TICKS = 30.0, 0.25, 2
 """Idle: all processes of the lab together use at most 2 ticks (20 ms) of CPU in a quarter of a second."""
 
@@ -90,6 +95,11 @@ class LiveLab:
         return self.topology.hosts[-1]
 
     @property
+    def clock_file(self) -> Path:
+        """What shifts the wall clock of the lab's processes, in a lab for faults (kit.clock)."""
+        return self.run.data / "clock"
+
+    @property
     def api_port(self) -> int:
         """Where the API answers, on 127.0.0.1 of the machine."""
         port: int = self.listener.getsockname()[1]
@@ -133,6 +143,8 @@ class LiveLab:
             self.processes = self._stack.enter_context(Processes(self.run))  # imports while the kernel works
             self.topology = plan(self.run, self.options.hosts + SPARE, real=real)
             raise_topology(self.topology)
+            if self.options.faults:
+                self._prepare_for_faults(real)
         with self._stages.stage("certificates"):
             pki.make_ca(self.run.data / "ca")
             self.listener = self._stack.enter_context(listen_for_api(self.options.api_port))
@@ -144,6 +156,15 @@ class LiveLab:
         with self._stages.stage("agents", len(self.hosts)) as advance:
             start_agents(self.processes, self.hosts, self.topology, driver=self.driver, pool=self.options.pool)
             self.await_agents(self.hosts, advance)
+
+    def _prepare_for_faults(self, real: bool) -> None:
+        """A clock that can jump and, where mounts can be made, disks that can be full."""
+        set_clock(self.clock_file, 0)
+        self.processes.environment[LAB_CLOCK] = str(self.clock_file)
+        if real:
+            self.run.small_disk(self.topology.controller.data_dir, STORE_MIB)
+            for host in self.hosts:
+                self.run.small_disk(host.data_dir / "state", JOURNAL_MIB)
 
     def await_server(self) -> None:
         """Until the API answers. The socket is open from the start: a question waits for the server to take it."""

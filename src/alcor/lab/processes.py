@@ -54,6 +54,8 @@ class Processes:
         self._running: dict[str, Process] = {}
         self._ended: dict[str, int] = {}
         self._may_end: set[str] = set()
+        self.environment: dict[str, str] = {}
+        """What every process started from now on finds in its environment, beside what this one has."""
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, (run.data / "spawner.log").open("ab") as log:
             self._spawner = subprocess.Popen(
@@ -135,6 +137,7 @@ class Processes:
             "log": str(self.log_of(name)),
             "fresh": fresh,
             "module": module,
+            "environment": self.environment,
             "run": str(self._run.path),
         }
         try:
@@ -183,6 +186,25 @@ class Processes:
         self._may_end.discard(name)
         if code := self._ended.pop(name):
             raise LabError(f"{name} failed with code {code}\n{self.log_tail(name)}")
+
+    def may_end(self, name: str) -> None:
+        """From now on an end of that process, whatever its code, is no failure of the lab: `alive` tells."""
+        self._may_end.add(name)
+
+    def alive(self, name: str) -> bool:
+        """It runs (stopped by a signal or not)."""
+        self._pump(lambda: True, "")
+        return name in self._running
+
+    def signal(self, name: str, number: int) -> None:
+        """Sends a signal that does not end it."""
+        self.running(name).signal(number)
+
+    def ended(self, name: str, timeout_s: float) -> int | None:
+        """The code it ended with, once; None when it still runs after `timeout_s`."""
+        with suppress(_Waited):
+            self._pump(lambda: name not in self._running, f"{name} to end", timeout_s)
+        return self._ended.pop(name, None)
 
     def check(self) -> None:
         """Raises LabError when a process ended that was not told to, with the end of its log."""

@@ -55,6 +55,10 @@ class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of ports for serial against batch; empty leaves it out."""
     host_scales: tuple[int, ...] = HOST_SCALES
     """Numbers of ports on one host, serial against parallel; empty leaves it out."""
+    faults: int = 0
+    """How many faults to inject, instead of measuring; 0: the lab proper."""
+    seed: int = 1
+    """Decides which fault strikes whom, when."""
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):

@@ -117,6 +117,11 @@ class RunDirectory:
         """Where the namespace of that name is bound."""
         return self.names / f"{PREFIX}{self.id}-{name}"
 
+    def small_disk(self, path: Path, size_mib: int) -> None:
+        """Mounts a tmpfs of that size at `path` (made if need be), below the run directory: a disk that can be full."""
+        path.mkdir(parents=True, exist_ok=True)
+        _mount("tmpfs", path, f"mode=0755,size={size_mib}m".encode())
+
     def keep(self) -> None:
         """From now on only `cleanup(..., kept=True)` removes it."""
         (self.path / "kept").touch()

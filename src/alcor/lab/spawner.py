@@ -156,6 +156,8 @@ def _settle(request: dict[str, object], fds: list[int]) -> None:
     for target, fd in enumerate(lifted):
         os.dup2(fd, target, inheritable=True)
     os.closerange(len(lifted), FD_CEILING)
+    for name, value in _pairs(request.get("environment")):
+        os.environ[name] = value
     if fds:
         os.environ.update(LISTEN_FDS=str(len(fds)), LISTEN_PID=str(os.getpid()))
 
@@ -164,6 +166,10 @@ def _list(value: object) -> list[object]:
     if not isinstance(value, list):
         raise TypeError(f"argv is {value!r}, not a list")
     return value
+
+
+def _pairs(value: object) -> list[tuple[str, str]]:
+    return [(str(name), str(text)) for name, text in value.items()] if isinstance(value, dict) else []
 
 
 def load_main() -> Callable[[], object]:

@@ -26,6 +26,16 @@ class Stages:
         self._stop = stop
         self.steps: list[Step] = []
 
+        self._note: Callable[[str], None] = lambda _: None
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """What the present stage is at, beside its name."""
+        self._note(text)
+
     def check(self) -> None:
         """Raises Stopped once somebody asked for it."""
         if self._stop.is_set():
@@ -45,6 +55,10 @@ class Stages:
                 bars.update(task, completed=done)
                 self.check()
 
-            yield advance
+            self._note = lambda text: bars.update(task, description=f"{name}: {text}" if text else name)
+            try:
+                yield advance
+            finally:
+                self._note = lambda _: None
             bars.update(task, total=total or 1, completed=total or 1)
         self.steps.append(Step(name=name, seconds=time.perf_counter() - started))

@@ -1,0 +1,168 @@
+"""A campaign of faults on a lab that is up: one after the other, under churn, each followed by an audit. Called by run.
+
+    strike -> hold (churn and pings go on) -> undo -> probe -> until the audit is clean -> leaks, proofs -> next
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+
+from alcor.lab.audit import Auditor, Carried, Findings
+from alcor.lab.churn import Churn, Place, body
+from alcor.lab.client import ApiError, Client
+from alcor.lab.faults import Kind, Planned
+from alcor.lab.ground import Ground
+from alcor.lab.ledger import Ledger
+from alcor.lab.pulse import Pulse
+from alcor.lab.results import LabError
+from alcor.lab.tally import Strike
+
+ASK_S = 2.0
+"""How long the campaign waits for an answer of the API."""
+RECOVER_S = 45.0
+"""A fault that is not recovered from by then was not."""
+POLL_S = 0.02
+PROBES = 2
+
+
+class Campaign:
+    """See the module."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        auditor: Auditor,
+        ledger: Ledger,
+        churn: Churn,
+        pulse: Pulse,
+        places: Sequence[Place],
+        check: Callable[[], None],
+    ) -> None:
+        self._ground = ground
+        self._auditor = auditor
+        self._ledger = ledger
+        self._churn = churn
+        self._pulse = pulse
+        self._places = places
+        self._check = check
+        self._asker = Client(ground.lab.api_port, ASK_S)
+        self._names = 0
+
+    def close(self) -> None:
+        """Lets go of the connection. Idempotent."""
+        self._asker.close()
+
+    def strike(self, number: int, planned: Planned) -> Strike:
+        """One fault, from a lab that is whole to a lab that is whole (or is not)."""
+        kind, ground = planned.kind, self._ground
+        hosts = [ground.machine(name) for name in planned.victims]
+        severed = planned.victims if kind.severs else ()
+        violations: list[str] = []
+        ground.restarts.clear()
+        started = time.monotonic()
+        with ExitStack() as stack:
+            self._pulse.start(severed)
+            stack.callback(self._pulse.stop)
+            if not kind.quiet:
+                self._churn.resume()
+            stack.callback(self._churn.halt)
+            before = self._auditor.carried() if kind.refuses else []
+            struck = kind.strike(ground, hosts)
+            with ExitStack() as undone:
+                undone.callback(struck.undo)
+                if not kind.quiet:
+                    self._probe(planned.victims or self._some(1))
+                violations += self._hold(kind, planned.hold_s, severed, before)
+            ended = time.monotonic()
+            self._churn.halt()
+            findings = self._recover(planned.victims or self._some(PROBES))
+            recovery_ms = (time.monotonic() - ended) * 1000
+            sent, lost = self._pulse.stop()
+        leaked: tuple[str, ...] = ()
+        if findings.clean:
+            leaked = self._auditor.leaks()
+            violations += self._pulse.whole()
+        note = ", ".join(filter(None, [struck.note, *(f"{name} restarted" for name in ground.restarts)]))
+        return Strike(
+            number=number,
+            kind=kind.name,
+            victims=planned.victims,
+            note=note,
+            held_s=ended - started,
+            recovered=findings.clean,
+            recovery_ms=recovery_ms,
+            lost=len(findings.lost) + len(findings.missing) + len(findings.unsettled),
+            stale=len(findings.stale),
+            leaked=len(leaked),
+            pings=sent,
+            pings_lost=lost,
+            violations=(*violations, *findings.words, *leaked),
+        )
+
+    def _some(self, count: int) -> tuple[str, ...]:
+        hosts = self._ground.hosts
+        return tuple(host.name for host in self._ground.dice.sample(list(hosts), min(count, len(hosts))))
+
+    def _probe(self, victims: Sequence[str]) -> bool:
+        """Asks for a port on every one of these hosts; True when the API took it. What it did not answer is in doubt."""
+        names = []
+        place = self._places[0]
+        for _ in victims:
+            self._names += 1
+            names.append(f"probe-{self._names}")
+        bodies = [body(place, host, name) for host, name in zip(victims, names, strict=True)]
+        try:
+            rows = self._asker.create_many("ports", bodies)
+        except LabError as error:
+            if not isinstance(error, ApiError) or error.status >= 500:
+                self._ledger.perhaps_created(names)
+            return False
+        self._ledger.created(rows)
+        for row in rows:
+            self._churn.adopt(row["id"], place)
+        return True
+
+    def _hold(
+        self, kind: Kind, hold_s: float, severed: Sequence[str], before: Sequence[Carried]
+    ) -> list[str]:
+        """Lets the fault last; what was wrong meanwhile. New pings must get through."""
+        deadline = time.monotonic() + hold_s
+        wrong = [f"while it lasted: {word}" for word in self._pulse.fresh(severed)]
+        wrong += self._pulse.across(severed)
+        while (left := deadline - time.monotonic()) > 0:
+            self._check()
+            if kind.refuses:
+                wrong += self._lies()
+            time.sleep(min(left, 0.1))
+        if kind.refuses and self._auditor.carried() != list(before):
+            wrong.append("hosts were changed by a server that should have refused")
+        return wrong[:5]
+
+    def _lies(self) -> list[str]:
+        """What the API says that is not true. An error, or no answer, is the truth."""
+        try:
+            rows = {row["id"]: row for row in self._asker.pages("ports")}
+        except LabError:
+            return []
+        return [f"served: {word}" for word in self._ledger.judge(rows).words]
+
+    def _recover(self, victims: Sequence[str]) -> Findings:
+        """Until a new port on every victim was acknowledged and the audit is clean; or what is wrong in the end."""
+        deadline = time.monotonic() + RECOVER_S
+        probed = False
+        findings = Findings(unsettled=("the API does not answer",))
+        while time.monotonic() < deadline:
+            self._check()
+            self._ground.tend()
+            with suppress(LabError):
+                probed = probed or self._probe(victims)
+                if probed:
+                    findings = self._auditor.look()
+                    if findings.clean and self._churn.idle:
+                        self._churn.forget(set(self._ledger.sure()))
+                        return findings
+            time.sleep(POLL_S)
+        return findings

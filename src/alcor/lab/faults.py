@@ -1,0 +1,269 @@
+"""The kinds of faults, and in what order they strike. Called by campaign.
+
+A kind is a function that does harm to some hosts (or to the server) and answers how to undo it. What must hold while the
+harm lasts is the campaign's business; only what is particular to a kind is said here.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from alcor.lab import harm
+from alcor.lab.delayline import DelayLine, Weather
+from alcor.lab.ground import SERVER, Ground
+from alcor.lab.topology import Machine
+
+HOUR_MS = 3_600_000
+JUMPS_MS = (-24 * HOUR_MS, -HOUR_MS, -500, HOUR_MS, 400 * 24 * HOUR_MS)
+DEATHS = 3
+
+
+class Struck(NamedTuple):
+    """A fault that has struck."""
+
+    undo: Callable[[], None]
+    note: str = ""
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of fault."""
+
+    name: str
+    strike: Callable[[Ground, Sequence[Machine]], Struck]
+    hosts: int = 0
+    """How many it strikes; 0: the controller's side only."""
+    real: bool = False
+    """Takes namespaces and mounts."""
+    severs: bool = False
+    """Packets between containers of the struck hosts are lost while it lasts, and must be."""
+    quiet: bool = False
+    """Nothing may be asked of the API while it lasts but what the kind itself asks."""
+    refuses: bool = False
+    """While it lasts the API may only answer what is true, or not at all."""
+    hold_s: tuple[float, float] = (0.5, 1.5)
+    """It lasts so long, by dice."""
+
+
+class Planned(NamedTuple):
+    """One strike of a campaign."""
+
+    kind: Kind
+    victims: tuple[str, ...]
+    hold_s: float
+
+
+def plan(seed: int, count: int, kinds: Sequence[Kind], hosts: Sequence[str]) -> list[Planned]:
+    """Who is struck by what, for how long. Every kind comes equally often, in an order by dice. Pure."""
+    dice = random.Random(seed)
+    planned: list[Planned] = []
+    while len(planned) < count:
+        for kind in dice.sample(list(kinds), len(kinds)):
+            victims = tuple(dice.sample(list(hosts), min(kind.hosts, len(hosts))))
+            planned.append(Planned(kind, victims, dice.uniform(*kind.hold_s)))
+    return planned[:count]
+
+
+def kinds_for(driver: str) -> list[Kind]:
+    """The kinds that a lab with this driver can take."""
+    return [kind for kind in KINDS if driver == "ebpf" or not kind.real]
+
+
+def _names(hosts: Sequence[Machine]) -> list[str]:
+    return [host.name for host in hosts]
+
+
+# ---- processes ----
+
+
+def _kill_agents(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    ground.kill(*_names(hosts))
+    return Struck(lambda: ground.start(*_names(hosts)))
+
+
+def _crash_loop(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    for _ in range(DEATHS):
+        ground.kill(*_names(hosts))
+        ground.start(*_names(hosts))
+    ground.kill(*_names(hosts))
+    return Struck(lambda: ground.start(*_names(hosts)))
+
+
+def _hang_agents(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    ground.freeze(*_names(hosts))
+    return Struck(lambda: ground.thaw(*_names(hosts)))
+
+
+def _upgrade_agent(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    ground.kill(*_names(hosts), number=signal.SIGTERM)
+    ground.start(*_names(hosts))
+    return Struck(lambda: None)
+
+
+def _kill_all_agents(ground: Ground, _: Sequence[Machine]) -> Struck:
+    return _kill_agents(ground, ground.hosts)
+
+
+def _kill_server(ground: Ground, _: Sequence[Machine]) -> Struck:
+    ground.kill(SERVER)
+    return Struck(lambda: ground.start(SERVER))
+
+
+def _hang_server(ground: Ground, _: Sequence[Machine]) -> Struck:
+    ground.freeze(SERVER)
+    return Struck(lambda: ground.thaw(SERVER))
+
+
+def _upgrade_server(ground: Ground, _: Sequence[Machine]) -> Struck:
+    ground.kill(SERVER, number=signal.SIGTERM)
+    return Struck(lambda: ground.start(SERVER))
+
+
+def _kill_everything(ground: Ground, _: Sequence[Machine]) -> Struck:
+    ground.kill(*ground.names())
+    return Struck(lambda: ground.start(*ground.names()))
+
+
+# ---- networks ----
+
+
+def _cut_management(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    controller = ground.lab.topology.controller
+    ends = [(host.netns, [controller.ip]) for host in hosts]
+    ends.append((controller.netns, [host.ip for host in hosts]))
+    for namespace, targets in ends:
+        assert namespace is not None
+        harm.swallow(namespace, targets)
+
+    def undo() -> None:
+        for namespace, targets in ends:
+            assert namespace is not None
+            harm.restore(namespace, targets)
+
+    return Struck(undo)
+
+
+def _cut_underlay(_: Ground, hosts: Sequence[Machine]) -> Struck:
+    here, there = hosts
+    ends = ((here.netns, there.ip), (there.netns, here.ip))
+    for namespace, target in ends:
+        assert namespace is not None
+        harm.swallow(namespace, [target])
+
+    def undo() -> None:
+        for namespace, target in ends:
+            assert namespace is not None
+            harm.restore(namespace, [target])
+
+    return Struck(undo)
+
+
+def _weather(loss: float, delay_s: float, jitter_s: float, twice: float) -> Callable[..., Struck]:
+    weather = Weather(loss=loss, delay_s=delay_s, jitter_s=jitter_s, twice=twice)
+
+    def strike(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+        controller = ground.lab.topology.controller
+        stack = ExitStack()
+        down = DelayLine(_inside(controller), [host.ip for host in hosts], weather, ground.dice.getrandbits(32))
+        stack.enter_context(down)
+        for host in hosts:
+            up = DelayLine(_inside(host), [controller.ip], weather, ground.dice.getrandbits(32))
+            stack.enter_context(up)
+        return Struck(stack.close)
+
+    return strike
+
+
+def _inside(machine: Machine) -> Path:
+    assert machine.netns is not None
+    return machine.netns
+
+
+# ---- disks, files, clocks ----
+
+
+def _fill_host_disk(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    for host in hosts:
+        harm.fill(host.data_dir / "state")
+
+    def undo() -> None:
+        for host in hosts:
+            harm.free(host.data_dir / "state")
+
+    return Struck(undo)
+
+
+def _fill_host_disk_and_kill(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    filled = _fill_host_disk(ground, hosts)
+    ground.kill(*_names(hosts))
+    ground.start(*_names(hosts))
+    return filled
+
+
+def _fill_store_disk(ground: Ground, _: Sequence[Machine]) -> Struck:
+    harm.fill(ground.database.parent)
+    return Struck(lambda: harm.free(ground.database.parent))
+
+
+def _journal(damage: Callable[..., str]) -> Callable[..., Struck]:
+    def strike(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+        ground.kill(*_names(hosts))
+        notes = [damage(ground.journal(host), ground.dice) for host in hosts]
+        return Struck(lambda: ground.start(*_names(hosts)), "; ".join(notes))
+
+    return strike
+
+
+def _damage_database(ground: Ground, _: Sequence[Machine]) -> Struck:
+    ground.kill(SERVER)
+    good = ground.database.with_suffix(".good")
+    note = harm.damage_database(ground.database, good, ground.dice)
+    ground.start(SERVER)
+
+    def undo() -> None:
+        ground.kill(SERVER)
+        harm.restore_database(ground.database, good)
+        ground.start(SERVER)
+
+    return Struck(undo, note)
+
+
+def _jump_clock(ground: Ground, _: Sequence[Machine]) -> Struck:
+    shift_ms = ground.dice.choice(JUMPS_MS)
+    ground.set_clock(shift_ms)
+    return Struck(lambda: ground.set_clock(0), f"by {shift_ms / 1000:+,.0f} s")
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(name="agent killed", strike=_kill_agents, hosts=1),
+    Kind(name="agents of 3 hosts killed", strike=_kill_agents, hosts=3),
+    Kind(name="agent killed again and again", strike=_crash_loop, hosts=1, hold_s=(0.0, 0.5)),
+    Kind(name="agent hung", strike=_hang_agents, hosts=1),
+    Kind(name="agents of 3 hosts hung", strike=_hang_agents, hosts=3),
+    Kind(name="agent upgraded", strike=_upgrade_agent, hosts=1, hold_s=(0.0, 0.2)),
+    Kind(name="all agents killed", strike=_kill_all_agents),
+    Kind(name="server killed", strike=_kill_server),
+    Kind(name="server hung", strike=_hang_server),
+    Kind(name="server upgraded", strike=_upgrade_server, hold_s=(0.0, 0.5)),
+    Kind(name="server and all agents dead", strike=_kill_everything),
+    Kind(name="journal damaged", strike=_journal(harm.flip_bytes), hosts=1, hold_s=(0.2, 0.5)),
+    Kind(name="journal cut short", strike=_journal(harm.cut_short), hosts=1, hold_s=(0.2, 0.5)),
+    Kind(
+        name="database damaged", strike=_damage_database, quiet=True, refuses=True, hold_s=(1.5, 2.0)
+    ),
+    Kind(name="clock jumps", strike=_jump_clock),
+    Kind(name="management network cut", strike=_cut_management, hosts=1, real=True),
+    Kind(name="management network of 3 hosts cut", strike=_cut_management, hosts=3, real=True),
+    Kind(name="underlay cut between 2 hosts", strike=_cut_underlay, hosts=2, real=True, severs=True),
+    Kind(name="management loses packets", strike=_weather(0.2, 0.0, 0.0, 0.0), hosts=2, real=True),
+    Kind(name="management delays, reorders", strike=_weather(0.02, 0.02, 0.08, 0.05), hosts=2, real=True),
+    Kind(name="host's disk full", strike=_fill_host_disk, hosts=1, real=True),
+    Kind(name="host's disk full, agent killed", strike=_fill_host_disk_and_kill, hosts=1, real=True),
+    Kind(name="store's disk full", strike=_fill_store_disk, real=True),
+)  # fmt: skip

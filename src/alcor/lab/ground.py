@@ -1,0 +1,105 @@
+"""What faults may touch: the lab's processes, disks, clock and links, and how each is made whole again.
+
+Called by faults and campaign. It plays the service manager, too: `tend` starts again whatever has ended, as
+`Restart=always` would.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+from alcor.lab.harm import set_clock
+from alcor.lab.live import LiveLab
+from alcor.lab.processes import start_server
+from alcor.lab.topology import Machine
+
+SERVER = "server"
+END_S = 20.0
+RESTART_S = 0.5
+"""Between two starts of what keeps ending."""
+
+
+class Ground:
+    """See the module."""
+
+    def __init__(self, lab: LiveLab, dice: random.Random) -> None:
+        self.lab = lab
+        self.dice = dice
+        self.processes = lab.processes
+        self.hosts = lab.hosts
+        self.away: set[str] = set()
+        """Processes that a fault keeps down: `tend` leaves them alone."""
+        self._started: dict[str, float] = {}
+        self.restarts: list[str] = []
+        """What ended by itself and was started again, since last asked."""
+        for name in self.names():
+            self.processes.may_end(name)
+
+    def names(self) -> list[str]:
+        """Every process that is to run."""
+        return [SERVER, *(host.name for host in self.hosts)]
+
+    @property
+    def database(self) -> Path:
+        """The server's store."""
+        return self.lab.topology.controller.data_dir / "alcor.db"
+
+    def machine(self, name: str) -> Machine:
+        """The host of that name."""
+        return next(host for host in self.hosts if host.name == name)
+
+    def journal(self, host: Machine) -> Path:
+        """Its agent's journal."""
+        return host.data_dir / "state" / "journal"
+
+    def set_clock(self, shift_ms: int) -> None:
+        """Makes the wall clock of server and agents jump."""
+        set_clock(self.lab.clock_file, shift_ms)
+
+    def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
+        """Ends processes at once, and keeps them down."""
+        self.away.update(names)
+        alive = [name for name in names if self.processes.alive(name)]
+        for name in alive:
+            self.processes.signal(name, number)
+        for name in alive:
+            self.processes.ended(name, END_S)
+
+    def start(self, *names: str) -> None:
+        """Starts processes (again); does not wait until they answer."""
+        self.away.difference_update(names)
+        for name in names:
+            if not self.processes.alive(name):
+                self._start(name)
+
+    def freeze(self, *names: str) -> None:
+        """SIGSTOP."""
+        for name in names:
+            if self.processes.alive(name):
+                self.processes.signal(name, signal.SIGSTOP)
+
+    def thaw(self, *names: str) -> None:
+        """SIGCONT."""
+        for name in names:
+            if self.processes.alive(name):
+                self.processes.signal(name, signal.SIGCONT)
+
+    def tend(self) -> None:
+        """Starts what has ended by itself."""
+        for name in self.names():
+            fresh = time.monotonic() - self._started.get(name, 0.0) < RESTART_S
+            if name not in self.away and not fresh and not self.processes.alive(name):
+                self.restarts.append(name)
+                self._start(name)
+
+    def _start(self, name: str) -> None:
+        self._started[name] = time.monotonic()
+        if name == SERVER:
+            start_server(self.processes, self.lab.topology, self.lab.listener)
+            return
+        host = self.machine(name)
+        config = host.data_dir / "agent.toml"
+        self.processes.start(name, ["agent", "--config", str(config)], netns_path=host.netns)
