@@ -83,9 +83,7 @@ class Reader:
     def _kernel(self, host: Machine) -> Carried:
         rows = [tables.unpack_port(value) for _, value in self._open(host.pin_dir / "ports").items()]
         local = {tables.unpack_key(k): tables.unpack_local(v) for k, v in self._open(host.pin_dir / "local").items()}
-        ends = {
-            tables.unpack_key(k): tables.unpack_endpoint(v) for k, v in self._open(host.pin_dir / "remote").items()
-        }
+        ends = {tables.unpack_key(k): tables.unpack_endpoint(v) for k, v in self._open(host.pin_dir / "remote").items()}
         return Carried(
             ports=frozenset(format_id(row.id) for row in rows),
             namespaces=frozenset(path.name for path in host.netns_dir.iterdir()),
@@ -130,7 +128,8 @@ def expected(rows: Mapping[str, Resource], vnis: Mapping[str, int], hosts: Seque
             if other != own and vpc in vpcs[other]:
                 remote[other][key] = (mac, machine[own].ip)
     return {
-        host: Carried(frozenset(ports[host]), frozenset(ports[host]), local[host], remote[host]) for host in sorted(vpcs)
+        host: Carried(frozenset(ports[host]), frozenset(ports[host]), local[host], remote[host])
+        for host in sorted(vpcs)
     }
 
 

@@ -1,11 +1,10 @@
 """A campaign of faults on a lab that is up: one after the other, under churn, each followed by an audit. Called by run.
 
-    strike -> hold (churn and pings go on) -> undo -> probe -> until the audit is clean -> leaks, proofs -> next
+strike -> hold (churn and pings go on) -> undo -> probe -> until the audit is clean -> leaks, proofs -> next
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -107,7 +106,7 @@ class Campaign:
         return tuple(host.name for host in self._ground.dice.sample(list(hosts), min(count, len(hosts))))
 
     def _probe(self, victims: Sequence[str]) -> bool:
-        """Asks for a port on every one of these hosts; True when the API took it. What it did not answer is in doubt."""
+        """Asks for a port on every one of these hosts; True when the API took it. No answer: in doubt."""
         names = []
         place = self._places[0]
         for _ in victims:
@@ -125,9 +124,7 @@ class Campaign:
             self._churn.adopt(row["id"], place)
         return True
 
-    def _hold(
-        self, kind: Kind, hold_s: float, severed: Sequence[str], before: Sequence[Carried]
-    ) -> list[str]:
+    def _hold(self, kind: Kind, hold_s: float, severed: Sequence[str], before: Sequence[Carried]) -> list[str]:
         """Lets the fault last; what was wrong meanwhile. New pings must get through."""
         deadline = time.monotonic() + hold_s
         wrong = [f"while it lasted: {word}" for word in self._pulse.fresh(severed)]

@@ -1,6 +1,7 @@
 """Light traffic on the API while faults strike: ports come, move, are renamed and go. Called by campaign.
 
-One thread, one request at a time, dice with a seed. What was acknowledged, and what may have happened, is in the ledger.
+One thread, one request at a time, dice with a seed. What was acknowledged, and what may have
+happened, is in the ledger.
 """
 
 from __future__ import annotations
@@ -36,9 +37,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class Churn:
     """See the module. Use as a context."""
 
-    def __init__(
-        self, api_port: int, ledger: Ledger, hosts: Sequence[str], places: Sequence[Place], seed: int
-    ) -> None:
+    def __init__(self, api_port: int, ledger: Ledger, hosts: Sequence[str], places: Sequence[Place], seed: int) -> None:
         self._client = Client(api_port, REQUEST_S)
         self._ledger = ledger
         self._hosts = list(hosts)

@@ -1,7 +1,7 @@
 """A line that loses, delays and reorders: packets of a namespace to some addresses take a detour through this process.
 
-Called by faults. A route sends them into a TUN device (linux/if_tun.h); a thread reads them, throws dice, and sends what
-is left through the true interface by a raw socket bound to it, for which the detour's route does not count. No kernel
+Called by faults. A route sends them into a TUN device (linux/if_tun.h); a thread reads them, throws dice, and sends
+what is left through the true interface by a raw socket bound to it, for which the route does not count. No kernel
 module beyond tun is needed (netem is often not there), nothing outside the namespace changes.
 """
 

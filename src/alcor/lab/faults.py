@@ -1,7 +1,7 @@
 """The kinds of faults, and in what order they strike. Called by campaign.
 
-A kind is a function that does harm to some hosts (or to the server) and answers how to undo it. What must hold while the
-harm lasts is the campaign's business; only what is particular to a kind is said here.
+A kind is a function that does harm to some hosts (or to the server) and answers how to undo it. What must hold while
+the harm lasts is the campaign's business; only what is particular to a kind is said here.
 """
 
 from __future__ import annotations

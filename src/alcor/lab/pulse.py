@@ -74,7 +74,7 @@ class Pulse:
         return [f"{there.ip} answered {here.ip} over an underlay that is cut"] if answer.answered else []
 
     def whole(self) -> list[str]:
-        """What is wrong with reachability and isolation: a ping around all hosts in each VPC, none from one to other."""
+        """What is wrong with reachability (around all hosts, in each VPC) and isolation (between the VPCs)."""
         around = [pair for vpc in self._vpcs for pair in ring(vpc)]
         if not self._real:
             return _switched(around)

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from alcor.lab.rundir import DEFAULT_RUN_DIR
+from alcor.lab.tally import Campaign
 
 SAMPLES = 200
 SCALES = (1, 10, 100, 1000)
@@ -153,17 +154,22 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
     machine: MachineFacts
     problems: tuple[str, ...] = ()
     """What could not be measured, and why."""
+    faults: Campaign | None = None
+    """What a campaign of faults found; None: there was none."""
 
     @property
     def passed(self) -> bool:
         """All ports ACTIVE, every proof passed, nothing left undone. A goal missed fails no lab: machines differ."""
         whole = self.provisioned.active == self.provisioned.ports
-        return whole and not self.problems and bool(self.proofs) and all(proof.passed for proof in self.proofs)
+        proved = bool(self.proofs) and all(proof.passed for proof in self.proofs)
+        return whole and not self.problems and proved and (self.faults is None or self.faults.passed)
 
     @property
     def last_line(self) -> str:
         """The line the lab ends with."""
         ports = f"{self.provisioned.active:,}/{self.provisioned.ports:,} ports ACTIVE"
+        if self.faults is not None:
+            ports += f", {self.faults.last_line}"
         failed = [proof.name for proof in self.proofs if not proof.passed]
         if self.passed:
             return f"{ports}, all proofs passed"

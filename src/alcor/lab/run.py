@@ -35,6 +35,8 @@ from alcor.lab.results import (
 from alcor.lab.rundir import kept_labs
 from alcor.lab.scenario import Vpc
 from alcor.lab.stages import Stages
+from alcor.lab.tally import Campaign, lines
+from alcor.lab.underfault import UnderFault
 from alcor.lab.workloads import Workload, workloads
 
 
@@ -71,7 +73,8 @@ def _run(options: LabOptions, console: Console, stop: threading.Event) -> LabRes
     machine = facts(options)
     stages = Stages(console, stop)
     with LiveLab(options, driver, stages) as lab:
-        result = _Session(lab, stages).play(machine, note)
+        play = _faults if options.faults else _scenario
+        result = play(lab, stages, machine, note)
         if options.keep:
             lab.keep()
     page = report.write(result, options.report) if options.report else None
@@ -84,6 +87,31 @@ def _run(options: LabOptions, console: Console, stop: threading.Event) -> LabRes
         result.last_line, style="bold green" if result.passed else "bold red", soft_wrap=True, highlight=False
     )
     return result
+
+
+def _scenario(lab: LiveLab, stages: Stages, machine: MachineFacts, note: str) -> LabResult:
+    return _Session(lab, stages).play(machine, note)
+
+
+def _faults(lab: LiveLab, stages: Stages, machine: MachineFacts, note: str) -> LabResult:
+    """A campaign of faults instead of measurements."""
+    session = UnderFault(lab, stages)
+    provisioned, campaign = session.play()
+    return LabResult(
+        lab_id=lab.run.id,
+        driver=lab.driver,
+        driver_note=note,
+        hosts=len(lab.hosts),
+        provisioned=provisioned,
+        proofs=tuple(session.proofs),
+        goals=(),
+        steps=tuple(stages.steps),
+        scales=(),
+        singles_ms=(),
+        host=HostFigures(),
+        machine=machine,
+        faults=campaign,
+    )
 
 
 class _Session:
@@ -212,8 +240,31 @@ def _print(console: Console, result: LabResult) -> None:
     console.print(shown)
     if result.goals:
         console.print(_goal_table(result))
+    if result.faults:
+        console.print(_fault_table(result.faults))
     for line in (*result.provisioned.errors, *result.problems):
         console.print(line, style="red", markup=False)
+
+
+def _fault_table(campaign: Campaign) -> Table:
+    title = f"{len(campaign.strikes)} faults, seed {campaign.seed}, {campaign.requests:,} changes acknowledged"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("fault", "times", "recovered", "p50", "max", "around", "lost", "stale", "leaked", "pings lost", ""):
+        table.add_column(column, justify="left" if column in ("fault", "") else "right")
+    for line in lines(campaign.strikes):
+        around = "" if line.around_max_ms is None else f"{line.around_max_ms / 1000:.1f} s"
+        table.add_row(
+            line.kind,
+            str(line.times),
+            str(line.recovered),
+            f"{line.p50_ms / 1000:.2f} s",
+            f"{line.max_ms / 1000:.2f} s",
+            around,
+            *(str(count) for count in (line.lost, line.stale, line.leaked)),
+            f"{line.pings_lost} of {line.pings:,}",
+            "[green]held[/]" if line.held else "[bold red]NOT HELD[/]",
+        )
+    return table
 
 
 def _goal_table(result: LabResult) -> Table:

@@ -133,9 +133,7 @@ class UnderFault:
 
 
 def _tight_subnet(client: Client, vpc: Vpc) -> Resource:
-    return client.create(
-        "subnets", {"name": "tight", "network_id": vpc.id, "cidr": TIGHT_CIDR, "ip_version": 4}
-    )
+    return client.create("subnets", {"name": "tight", "network_id": vpc.id, "cidr": TIGHT_CIDR, "ip_version": 4})
 
 
 def _complaint(strike: tally.Strike) -> str:

@@ -85,8 +85,8 @@ def agent(
 
 @app.command()
 def lab(
-    hosts: Annotated[int, typer.Option(min=1, max=4000, help="Compute hosts.")] = 100,
-    ports: Annotated[int, typer.Option(min=1, max=100_000, help="Ports, over all hosts.")] = 1000,
+    hosts: Annotated[int | None, typer.Option(min=1, max=4000, help="Compute hosts [100].")] = None,
+    ports: Annotated[int | None, typer.Option(min=1, max=100_000, help="Ports, over all hosts [1000].")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running at the end.")] = False,
     clean: Annotated[
         bool, typer.Option("--clean", help="Only remove what an earlier lab left, kept ones too.")
@@ -97,8 +97,14 @@ def lab(
     quick: Annotated[
         bool, typer.Option("--quick", help="Provision and prove only; leave the measurements out.")
     ] = False,
+    faults: Annotated[bool, typer.Option("--faults", help="Inject faults instead of measuring; 10 hosts.")] = False,
+    seed: Annotated[int, typer.Option(help="Of --faults: decides which fault strikes whom, when.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Of --faults: how many strike.")] = 200,
 ) -> None:
-    """Brings up hosts in namespaces, creates ports by one POST, proves the network with real packets, reports."""
+    """Brings up hosts in namespaces, creates ports by one POST, proves the network with real packets, reports.
+
+    With --faults: kills, hangs, cuts, fills and corrupts what it brought up, and proves after each that all is well.
+    """
     from msgspec.structs import replace
 
     from alcor.lab.results import LabOptions
@@ -108,7 +114,17 @@ def lab(
     if clean:
         cleanup(DEFAULT_RUN_DIR, kept=True)
         return
-    options = LabOptions(hosts=hosts, ports=ports, keep=keep, report=report, driver=driver, pool=pool)
+    usual_hosts, usual_ports = (10, 60) if faults else (100, 1000)
+    options = LabOptions(
+        hosts=hosts or usual_hosts,
+        ports=ports or usual_ports,
+        keep=keep,
+        report=report,
+        driver=driver,
+        pool=pool,
+        faults=rounds if faults else 0,
+        seed=seed,
+    )
     if quick:
         options = replace(options, samples=0, scales=(), host_scales=())
     raise typer.Exit(run(options))
