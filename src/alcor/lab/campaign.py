@@ -25,6 +25,8 @@ RECOVER_S = 45.0
 """A fault that is not recovered from by then was not."""
 POLL_S = 0.02
 PROBES = 2
+AROUND_S = 10.0
+"""A path around a fault that was not found by then was not."""
 
 
 class Campaign:
@@ -69,11 +71,16 @@ class Campaign:
                 self._churn.resume()
             stack.callback(self._churn.halt)
             before = self._auditor.carried() if kind.refuses else []
+            struck_at = time.monotonic()
             struck = kind.strike(ground, hosts)
+            around_ms = None
             with ExitStack() as undone:
                 undone.callback(struck.undo)
-                if not kind.quiet:
-                    self._probe(planned.victims or self._some(1))
+                probes = [] if kind.quiet else self._probe(planned.victims or self._some(1))
+                if kind.around:
+                    violations += self._around(probes)
+                    around_ms = (time.monotonic() - struck_at) * 1000
+                self._adopt(probes)
                 violations += self._hold(kind, planned.hold_s, severed, before)
             ended = time.monotonic()
             self._churn.halt()
@@ -99,14 +106,31 @@ class Campaign:
             pings=sent,
             pings_lost=lost,
             violations=(*violations, *findings.words, *leaked),
+            around_ms=around_ms,
         )
 
     def _some(self, count: int) -> tuple[str, ...]:
         hosts = self._ground.hosts
         return tuple(host.name for host in self._ground.dice.sample(list(hosts), min(count, len(hosts))))
 
-    def _probe(self, victims: Sequence[str]) -> bool:
-        """Asks for a port on every one of these hosts; True when the API took it. No answer: in doubt."""
+    def _around(self, ports: Sequence[str]) -> list[str]:
+        """Waits until these ports are ACTIVE, the fault notwithstanding; what is wrong if they are not."""
+        waiting = set(ports)
+        deadline = time.monotonic() + AROUND_S
+        while waiting and time.monotonic() < deadline:
+            self._check()
+            with suppress(LabError):
+                waiting = {port for port in waiting if self._status(port) != "ACTIVE"}
+            time.sleep(POLL_S)
+        if not ports:
+            return ["the API took no port while it lasted"]
+        return [f"port {port}, made while it lasted, was not ACTIVE within {AROUND_S:g} s" for port in sorted(waiting)]
+
+    def _status(self, port: str) -> str:
+        return str(self._asker.get(f"/v2.0/ports/{port}")["port"]["status"])
+
+    def _probe(self, victims: Sequence[str]) -> list[str]:
+        """Asks for a port on every one of these hosts; their ids when the API took it. No answer: in doubt."""
         names = []
         place = self._places[0]
         for _ in victims:
@@ -118,11 +142,15 @@ class Campaign:
         except LabError as error:
             if not isinstance(error, ApiError) or error.status >= 500:
                 self._ledger.perhaps_created(names)
-            return False
+            return []
         self._ledger.created(rows)
-        for row in rows:
-            self._churn.adopt(row["id"], place)
-        return True
+        return [row["id"] for row in rows]
+
+    def _adopt(self, ports: Sequence[str]) -> bool:
+        """Hands them to the churn; True: there are any."""
+        for port in ports:
+            self._churn.adopt(port, self._places[0])
+        return bool(ports)
 
     def _hold(self, kind: Kind, hold_s: float, severed: Sequence[str], before: Sequence[Carried]) -> list[str]:
         """Lets the fault last; what was wrong meanwhile. New pings must get through."""
@@ -155,7 +183,7 @@ class Campaign:
             self._check()
             self._ground.tend()
             with suppress(LabError):
-                probed = probed or self._probe(victims)
+                probed = probed or self._adopt(self._probe(victims))
                 if probed:
                     findings = self._auditor.look()
                     if findings.clean and self._churn.idle:

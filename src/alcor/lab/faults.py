@@ -18,11 +18,14 @@ import msgspec
 from alcor.lab import harm
 from alcor.lab.delayline import DelayLine, Weather
 from alcor.lab.ground import SERVER, Ground
+from alcor.lab.processes import AGENT_PORT, standby_of
 from alcor.lab.topology import Machine
 
 HOUR_MS = 3_600_000
 JUMPS_MS = (-24 * HOUR_MS, -HOUR_MS, -500, HOUR_MS, 400 * 24 * HOUR_MS)
 DEATHS = 3
+CLOSED_PORT = 9
+"""Nobody listens there, in a lab."""
 
 
 class Struck(NamedTuple):
@@ -47,6 +50,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing may be asked of the API while it lasts but what the kind itself asks."""
     refuses: bool = False
     """While it lasts the API may only answer what is true, or not at all."""
+    around: bool = False
+    """A path leads around it: a port made on a struck host while it lasts becomes ACTIVE (tally.Strike.around_ms)."""
     hold_s: tuple[float, float] = (0.5, 1.5)
     """It lasts so long, by dice."""
 
@@ -93,6 +98,38 @@ def _crash_loop(ground: Ground, hosts: Sequence[Machine]) -> Struck:
         ground.start(*_names(hosts))
     ground.kill(*_names(hosts))
     return Struck(lambda: ground.start(*_names(hosts)))
+
+
+def _kill_standbys(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    names = [standby_of(host.name) for host in hosts]
+    ground.kill(*names)
+    return Struck(lambda: ground.start(*names))
+
+
+def _hang_standbys(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    names = [standby_of(host.name) for host in hosts]
+    ground.freeze(*names)
+    return Struck(lambda: ground.thaw(*names))
+
+
+def _kill_both(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    names = [name for host in hosts for name in (standby_of(host.name), host.name)]
+    ground.kill(*names)
+    return Struck(lambda: ground.start(*names))
+
+
+def _kill_bus(ground: Ground, _: Sequence[Machine]) -> Struck:
+    ground.signal_bus(signal.SIGKILL)
+    return Struck(lambda: None)
+
+
+def _hang_bus(ground: Ground, _: Sequence[Machine]) -> Struck:
+    pid = ground.signal_bus(signal.SIGSTOP)
+
+    def undo() -> None:
+        ground.signal_bus(signal.SIGCONT, pid)
+
+    return Struck(undo)
 
 
 def _hang_agents(ground: Ground, hosts: Sequence[Machine]) -> Struck:
@@ -147,6 +184,30 @@ def _cut_management(ground: Ground, hosts: Sequence[Machine]) -> Struck:
             harm.restore(namespace, targets)
 
     return Struck(undo)
+
+
+def _cut_management_and_kill(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    cut = _cut_management(ground, hosts)
+    killed = _kill_agents(ground, hosts)
+
+    def undo() -> None:
+        cut.undo()
+        killed.undo()
+
+    return Struck(undo)
+
+
+def _close_fast_path(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    """Their nodes are registered with a port where nobody listens: left is the bus."""
+    _register(ground, hosts, CLOSED_PORT)
+    return Struck(lambda: _register(ground, hosts, AGENT_PORT))
+
+
+def _register(ground: Ground, hosts: Sequence[Machine], port: int) -> None:
+    client = ground.lab.client
+    for host in hosts:
+        (node,) = client.get(f"/v2.0/nodes?name={host.name}")["nodes"]
+        client.request("PUT", f"/v2.0/nodes/{node['id']}", {"node": {"agent_port": port}})
 
 
 def _cut_underlay(_: Ground, hosts: Sequence[Machine]) -> Struck:
@@ -241,25 +302,32 @@ def _jump_clock(ground: Ground, _: Sequence[Machine]) -> Struck:
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(name="agent killed", strike=_kill_agents, hosts=1),
-    Kind(name="agents of 3 hosts killed", strike=_kill_agents, hosts=3),
+    Kind(name="agent killed", strike=_kill_agents, hosts=1, around=True),
+    Kind(name="agents of 3 hosts killed", strike=_kill_agents, hosts=3, around=True),
+    Kind(name="agent and standby killed", strike=_kill_both, hosts=1),
+    Kind(name="standby killed", strike=_kill_standbys, hosts=1, around=True, hold_s=(0.0, 0.5)),
+    Kind(name="standby hung", strike=_hang_standbys, hosts=1, around=True, hold_s=(0.0, 0.5)),
     Kind(name="agent killed again and again", strike=_crash_loop, hosts=1, hold_s=(0.0, 0.5)),
-    Kind(name="agent hung", strike=_hang_agents, hosts=1),
-    Kind(name="agents of 3 hosts hung", strike=_hang_agents, hosts=3),
+    Kind(name="agent hung", strike=_hang_agents, hosts=1, around=True),
+    Kind(name="agents of 3 hosts hung", strike=_hang_agents, hosts=3, around=True),
     Kind(name="agent upgraded", strike=_upgrade_agent, hosts=1, hold_s=(0.0, 0.2)),
     Kind(name="all agents killed", strike=_kill_all_agents),
     Kind(name="server killed", strike=_kill_server),
     Kind(name="server hung", strike=_hang_server),
     Kind(name="server upgraded", strike=_upgrade_server, hold_s=(0.0, 0.5)),
-    Kind(name="server and all agents dead", strike=_kill_everything),
+    Kind(name="server, bus, agents, standbys dead", strike=_kill_everything),
+    Kind(name="bus killed", strike=_kill_bus, around=True, hold_s=(0.0, 0.5)),
+    Kind(name="bus hung", strike=_hang_bus, around=True),
+    Kind(name="fast path closed", strike=_close_fast_path, hosts=1, around=True),
     Kind(name="journal damaged", strike=_journal(harm.flip_bytes), hosts=1, hold_s=(0.2, 0.5)),
     Kind(name="journal cut short", strike=_journal(harm.cut_short), hosts=1, hold_s=(0.2, 0.5)),
     Kind(
         name="database damaged", strike=_damage_database, quiet=True, refuses=True, hold_s=(1.5, 2.0)
     ),
     Kind(name="clock jumps", strike=_jump_clock),
-    Kind(name="management network cut", strike=_cut_management, hosts=1, real=True),
-    Kind(name="management network of 3 hosts cut", strike=_cut_management, hosts=3, real=True),
+    Kind(name="management cut", strike=_cut_management, hosts=1, real=True, around=True),
+    Kind(name="management of 3 hosts cut", strike=_cut_management, hosts=3, real=True, around=True),
+    Kind(name="management cut, agent killed", strike=_cut_management_and_kill, hosts=1, real=True, around=True),
     Kind(name="underlay cut between 2 hosts", strike=_cut_underlay, hosts=2, real=True, severs=True),
     Kind(name="management loses packets", strike=_weather(0.2, 0.0, 0.0, 0.0), hosts=2, real=True),
     Kind(name="management delays, reorders", strike=_weather(0.02, 0.02, 0.08, 0.05), hosts=2, real=True),

@@ -6,17 +6,20 @@ Called by faults and campaign. It plays the service manager, too: `tend` starts 
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from alcor.lab.harm import set_clock
 from alcor.lab.live import LiveLab
-from alcor.lab.processes import start_server
+from alcor.lab.processes import standby_of, start_server, start_standby
 from alcor.lab.topology import Machine
 
 SERVER = "server"
+BUS = "nats-server"
 END_S = 20.0
 RESTART_S = 0.5
 """Between two starts of what keeps ending."""
@@ -40,7 +43,7 @@ class Ground:
 
     def names(self) -> list[str]:
         """Every process that is to run."""
-        return [SERVER, *(host.name for host in self.hosts)]
+        return [SERVER, *(host.name for host in self.hosts), *(standby_of(host.name) for host in self.hosts)]
 
     @property
     def database(self) -> Path:
@@ -54,6 +57,25 @@ class Ground:
     def journal(self, host: Machine) -> Path:
         """Its agent's journal."""
         return host.data_dir / "state" / "journal"
+
+    def bus_pid(self) -> int:
+        """Of the nats-server, which is the server's child; 0 while there is none (proc(5), task/children)."""
+        if not self.processes.alive(SERVER):
+            return 0
+        children = Path(f"/proc/{self.processes.running(SERVER).pid}/task")
+        with suppress(OSError):
+            for task in children.iterdir():
+                for child in (task / "children").read_text().split():
+                    if Path(f"/proc/{child}/comm").read_text().strip() == BUS:
+                        return int(child)
+        return 0
+
+    def signal_bus(self, number: int, pid: int = 0) -> int:
+        """Sends a signal to the nats-server (if it is still that one), and answers its pid."""
+        now = self.bus_pid()
+        if now and pid in (0, now):
+            os.kill(now, number)
+        return now
 
     def set_clock(self, shift_ms: int) -> None:
         """Makes the wall clock of server and agents jump."""
@@ -100,6 +122,9 @@ class Ground:
         if name == SERVER:
             start_server(self.processes, self.lab.topology, self.lab.listener)
             return
-        host = self.machine(name)
-        config = host.data_dir / "agent.toml"
-        self.processes.start(name, ["agent", "--config", str(config)], netns_path=host.netns)
+        host = self.machine(name.removesuffix(standby_of("")))
+        if name == standby_of(host.name):
+            start_standby(self.processes, host)
+        else:
+            config = host.data_dir / "agent.toml"
+            self.processes.start(name, ["agent", "--config", str(config)], netns_path=host.netns)

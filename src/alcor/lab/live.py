@@ -26,6 +26,7 @@ from alcor.lab.processes import (
     listen_for_api,
     start_agents,
     start_server,
+    start_standby,
     write_agent_config,
 )
 from alcor.lab.results import LabError, LabOptions
@@ -38,6 +39,8 @@ SPARE = 1
 """Hosts beside those asked for: the one that is measured by itself."""
 SERVER_TIMEOUT_S = 60.0
 PROBE_S = 1.0
+FAULT_PATIENCE = {"heartbeat_s": 0.3, "standby_dead_s": 0.3, "standby_hung_s": 1.5}
+"""Of agents and standbys in a lab for faults: what they find out takes as little time as the promises allow."""
 STORE_MIB, JOURNAL_MIB = 64, 4
 """Sizes of the disks of server and agents in a lab for faults."""
 IDLE_TIMEOUT_S, IDLE_LOOK_S, IDLE_TICKS = 30.0, 0.25, 2
@@ -154,8 +157,19 @@ class LiveLab:
             self._stack.callback(self.client.close)
             self.await_server()
         with self._stages.stage("agents", len(self.hosts)) as advance:
-            start_agents(self.processes, self.hosts, self.topology, driver=self.driver, pool=self.options.pool)
+            patience = FAULT_PATIENCE if self.options.faults else None
+            start_agents(
+                self.processes,
+                self.hosts,
+                self.topology,
+                driver=self.driver,
+                pool=self.options.pool,
+                patience=patience,
+            )
             self.await_agents(self.hosts, advance)
+            if self.options.faults:
+                for host in self.hosts:
+                    start_standby(self.processes, host)
 
     def _prepare_for_faults(self, real: bool) -> None:
         """A clock that can jump and, where mounts can be made, disks that can be full."""

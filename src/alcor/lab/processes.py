@@ -286,8 +286,10 @@ def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller:
     return path
 
 
-def write_agent_config(run: RunDirectory, host: Machine, *, driver: str, pool: int, bus: str) -> Path:
-    """A host's configuration and certificate."""
+def write_agent_config(
+    run: RunDirectory, host: Machine, *, driver: str, pool: int, bus: str, patience: Mapping[str, float] | None = None
+) -> Path:
+    """A host's configuration and certificate. `patience`: settings of time that differ from the defaults."""
     tls = host.data_dir / "tls"
     pki.issue(run.data / "ca", tls, host.name, role="agent", addresses=[host.address])
     credentials.enrol(run.data / "ca", tls, host.name, role=credentials.HOST)
@@ -307,6 +309,7 @@ def write_agent_config(run: RunDirectory, host: Machine, *, driver: str, pool: i
         "control_socket": control_socket(host),
         "bus": bus,
         "log_level": "WARNING",
+        **(patience or {}),
     }
     path.write_text(to_toml(values))
     return path
@@ -403,14 +406,37 @@ def bus_url(topology: Topology) -> str:
     return f"tls://{topology.controller.address}:{BUS_PORT}"
 
 
-def start_agents(processes: Processes, hosts: Sequence[Machine], topology: Topology, *, driver: str, pool: int) -> None:
+def start_agents(
+    processes: Processes,
+    hosts: Sequence[Machine],
+    topology: Topology,
+    *,
+    driver: str,
+    pool: int,
+    patience: Mapping[str, float] | None = None,
+) -> None:
     """One agent per host, in its namespace. They may not answer yet: `await_listening`."""
     run, bus = topology.run, bus_url(topology)
     processes.start_many(
         (
             host.name,
-            ["agent", "--config", str(write_agent_config(run, host, driver=driver, pool=pool, bus=bus))],
+            [
+                "agent",
+                "--config",
+                str(write_agent_config(run, host, driver=driver, pool=pool, bus=bus, patience=patience)),
+            ],
             host.netns,
         )
         for host in hosts
     )
+
+
+def standby_of(host: str) -> str:
+    """The name of a host's standby process."""
+    return f"{host}-standby"
+
+
+def start_standby(processes: Processes, host: Machine) -> None:
+    """The standby of a host whose agent was configured."""
+    argv = ["agent", "--standby", "--config", str(host.data_dir / "agent.toml")]
+    processes.start(standby_of(host.name), argv, netns_path=host.netns)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -248,23 +249,29 @@ def _print(console: Console, result: LabResult) -> None:
 
 def _fault_table(campaign: Campaign) -> Table:
     title = f"{len(campaign.strikes)} faults, seed {campaign.seed}, {campaign.requests:,} changes acknowledged"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("fault", "times", "recovered", "p50", "max", "around", "lost", "stale", "leaked", "pings lost", ""):
-        table.add_column(column, justify="left" if column in ("fault", "") else "right")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("fault", "n", "whole after", "worst", "around", "bad", "pings lost", ""):
+        table.add_column(column, justify="left" if column in ("fault", "") else "right", no_wrap=True)
     for line in lines(campaign.strikes):
-        around = "" if line.around_max_ms is None else f"{line.around_max_ms / 1000:.1f} s"
         table.add_row(
             line.kind,
             str(line.times),
-            str(line.recovered),
-            f"{line.p50_ms / 1000:.2f} s",
-            f"{line.max_ms / 1000:.2f} s",
-            around,
-            *(str(count) for count in (line.lost, line.stale, line.leaked)),
-            f"{line.pings_lost} of {line.pings:,}",
-            "[green]held[/]" if line.held else "[bold red]NOT HELD[/]",
+            _seconds(line.p50_ms),
+            _seconds(line.max_ms),
+            _seconds(line.around_max_ms),
+            str(line.times - line.recovered + line.lost + line.stale + line.leaked + line.violations),
+            f"{line.pings_lost}/{line.pings}",
+            "[green]held[/]" if line.held else "[bold red]NOT[/]",
         )
+    table.caption = (
+        "whole after: from the end of the fault until all was as it must be (median). around: from the strike until a "
+        "port made meanwhile was ACTIVE (worst). bad: not recovered, lost, stale, leaked, otherwise wrong."
+    )
     return table
+
+
+def _seconds(ms: float | None) -> str:
+    return "" if ms is None else f"{ms / 1000:.2f} s"
 
 
 def _goal_table(result: LabResult) -> Table:
