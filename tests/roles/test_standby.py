@@ -198,6 +198,22 @@ async def test_a_hung_agent_is_ended_before_its_place_is_taken(machine: Machine)
     await machine.until_carried(port)
 
 
+async def test_an_agent_that_hangs_before_its_turn_is_ended_too(machine: Machine) -> None:
+    """It has claimed its turn, the standby has yielded, and it never takes it: SIGSTOP in that moment."""
+    machine.directory.joinpath("state").mkdir()
+    holder = (
+        "import fcntl, os, pathlib, sys, time; claim = open(sys.argv[1], 'w+');"
+        "fcntl.flock(claim, fcntl.LOCK_EX);"
+        "started = pathlib.Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19];"
+        "claim.write(f'{os.getpid()} {started}'); claim.flush(); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", holder, str(machine.directory / "state" / "claim")]
+    machine.processes["agent"] = subprocess.Popen(command)
+    machine.start("standby")
+    await machine.until_served(standby=True, since=0)
+    assert machine.processes["agent"].wait(5) == -signal.SIGKILL
+
+
 async def test_a_standby_without_work_ends_when_told(machine: Machine) -> None:
     """SIGTERM ends it at once, whether it waits or serves, with code 0."""
     machine.start("agent")

@@ -3,8 +3,8 @@
 Two locks (flock(2), which the kernel drops when a process dies, however it dies) in the agent's state directory:
 `claim` is held by the agent from its first moment, `lock` by whoever owns journal, driver and address now. A standby
 takes `lock` when nobody has had it for a while, and gives it back when it sees `claim` taken. An agent that holds
-`lock` but does not answer on the socket `alive` for long is hung: the standby ends it (SIGKILL) before it takes over,
-because a hung agent that wakes up must not program beside it.
+`lock` but does not answer on the socket `alive` for long, or holds `claim` and does not take a free `lock`, is hung: the
+standby ends it (SIGKILL) before it takes over, because a hung agent that wakes up must not program beside it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ async def agent_turn(state_dir: Path) -> AsyncIterator[None]:
     if claim is None:
         raise AgentBusy(f"another agent holds {path}: stop it first, or give this one a state directory of its own")
     try:
+        _sign(claim)
         lock = await _take(path, YIELD_S)
         if lock is None:
             raise AgentBusy(f"the standby ({_holder(path)}) does not give {path} back: stop it")
@@ -104,28 +105,31 @@ async def answering(state_dir: Path, stuck: Callable[[], bool]) -> AsyncIterator
 async def _await_dead(state_dir: Path, patience: Patience) -> int:
     """Returns the lock's descriptor once it is the standby's turn."""
     loop = asyncio.get_running_loop()
-    path = state_dir / "lock"
-    answered = loop.time()
+    path, claim = state_dir / "lock", state_dir / "claim"
+    well = loop.time()
+    """When somebody was last seen who serves, or is about to, or may still be waited for."""
     free_since: float | None = None
     while True:
         lock = _try(path)
         if lock is not None:
-            if _claimed(state_dir):
-                free_since = None  # the agent is about to take it
-            elif free_since is None:
-                free_since = loop.time()
-            elif loop.time() - free_since >= patience.dead_s:
+            claimed = _claimed(state_dir)
+            if not claimed and free_since is not None and loop.time() - free_since >= patience.dead_s:
                 return lock
+            if claimed:
+                free_since = None  # the agent is about to take it
+            else:
+                well = loop.time()
+                free_since = well if free_since is None else free_since
             os.close(lock)
-            answered = loop.time()
         else:
             free_since = None
             if await _alive(state_dir / "alive", patience.hung_s / 2):
-                answered = loop.time()
-            elif loop.time() - answered >= patience.hung_s:
-                _log.error("the agent (%s) has not answered for %.1f s: ending it", _holder(path), patience.hung_s)
-                _end_holder(path)
-                answered = loop.time()
+                well = loop.time()
+        if loop.time() - well >= patience.hung_s:
+            hung = claim if lock is not None else path
+            _log.error("the agent (%s) has not answered for %.1f s: ending it", _holder(hung), patience.hung_s)
+            _end_holder(hung)
+            well = loop.time()
         await asyncio.sleep(POLL_S if lock is not None or free_since else min(POLL_S * 4, patience.hung_s / 10))
 
 

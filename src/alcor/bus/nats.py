@@ -32,6 +32,8 @@ MAX_UNREAD_MESSAGES = 65_536
 MAX_UNREAD_BYTES = 256 << 20
 """Received and not yet handled, by subscription; beyond either messages are dropped."""
 FLUSH_S = 5.0
+CLOSE_S = 0.25
+"""For the last words, and again for closing, which over a network that is cut would take TLS half a minute."""
 
 
 class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,14 +133,18 @@ class NatsBus:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.connected:
-            with suppress(nats.errors.Error, OSError, TimeoutError):
-                while self._outgoing:
-                    await self._client.publish(*self._outgoing.popleft())
-                await self._client.flush(timeout=1)
         self._listeners.clear()
-        with suppress(nats.errors.Error, OSError, TimeoutError):
-            await self._client.close()
+        for parting in (self._part, self._client.close):
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await parting()
+
+    async def _part(self) -> None:
+        """What was said last still goes out."""
+        if self.connected:
+            while self._outgoing:
+                await self._client.publish(*self._outgoing.popleft())
+            await self._client.flush(timeout=FLUSH_S)  # type: ignore[arg-type]
 
     async def _connect(self) -> None:
         options = self._options

@@ -19,6 +19,7 @@ from alcor.lab import harm
 from alcor.lab.delayline import DelayLine, Weather
 from alcor.lab.ground import SERVER, Ground
 from alcor.lab.processes import AGENT_PORT, standby_of
+from alcor.lab.results import LabError
 from alcor.lab.topology import Machine
 
 HOUR_MS = 3_600_000
@@ -75,9 +76,13 @@ def plan(seed: int, count: int, kinds: Sequence[Kind], hosts: Sequence[str]) -> 
     return planned[:count]
 
 
-def kinds_for(driver: str) -> list[Kind]:
-    """The kinds that a lab with this driver can take."""
-    return [kind for kind in KINDS if driver == "ebpf" or not kind.real]
+def kinds_for(driver: str, beginnings: tuple[str, ...] = ()) -> list[Kind]:
+    """The kinds that a lab with this driver can take, and whose names begin with one of these. Raises LabError."""
+    able = [kind for kind in KINDS if driver == "ebpf" or not kind.real]
+    kinds = [kind for kind in able if kind.name.startswith(beginnings or "")]
+    if not kinds:
+        raise LabError(f"no fault's name begins with {beginnings}; known are: {', '.join(kind.name for kind in able)}")
+    return kinds
 
 
 def _names(hosts: Sequence[Machine]) -> list[str]:

@@ -85,7 +85,7 @@ class UnderFault:
             Place(network=vpcs[1].id, subnet=vpcs[1].subnets[0], room=ROOM),
             Place(network=vpcs[0].id, subnet=tight["id"], room=TIGHT_ROOM),
         ]
-        planned = faults.plan(options.seed, options.faults, faults.kinds_for(lab.driver), names)
+        planned = faults.plan(options.seed, options.faults, faults.kinds_for(lab.driver, options.fault_kinds), names)
         strikes: list[tally.Strike] = []
         problems: list[str] = []
         started = time.monotonic()

@@ -99,6 +99,9 @@ def lab(
     ] = False,
     faults: Annotated[bool, typer.Option("--faults", help="Inject faults instead of measuring; 10 hosts.")] = False,
     seed: Annotated[int, typer.Option(help="Of --faults: decides which fault strikes whom, when.")] = 1,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="Of --faults: only those whose name begins so; may repeat.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Of --faults: how many strike.")] = 200,
 ) -> None:
     """Brings up hosts in namespaces, creates ports by one POST, proves the network with real packets, reports.
@@ -123,6 +126,7 @@ def lab(
         driver=driver,
         pool=pool,
         faults=rounds if faults else 0,
+        fault_kinds=tuple(fault or ()),
         seed=seed,
     )
     if quick:
