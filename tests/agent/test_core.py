@@ -45,8 +45,8 @@ async def test_a_taken_address_is_said(region: Region) -> None:
     """The port is somebody else's."""
     host = await region.add_host("host-a")
     other = region.make_host("host-b")
-    other.port = host.port
-    with pytest.raises(OSError, match=f"cannot listen at 127.0.0.1:{host.port}"):
+    other.address, other.port = host.address, host.port
+    with pytest.raises(OSError, match=f"cannot listen at 127.0.1.1:{host.port}"):
         await other.start()
 
 

@@ -3,8 +3,8 @@
 Two locks (flock(2), which the kernel drops when a process dies, however it dies) in the agent's state directory:
 `claim` is held by the agent from its first moment, `lock` by whoever owns journal, driver and address now. A standby
 takes `lock` when nobody has had it for a while, and gives it back when it sees `claim` taken. An agent that holds
-`lock` but does not answer on the socket `alive` for long, or holds `claim` and does not take a free `lock`, is hung: the
-standby ends it (SIGKILL) before it takes over, because a hung agent that wakes up must not program beside it.
+`lock` but does not answer on the socket `alive` for long, or holds `claim` and does not take a free `lock`, is hung:
+the standby ends it (SIGKILL) before it takes over, because a hung agent that wakes up must not program beside it.
 """
 
 from __future__ import annotations

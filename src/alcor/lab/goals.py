@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alcor.lab.results import Goal, HostFigures, Provisioned, Scale, percentile
+from alcor.lab.tally import Campaign
 
 OVER_HOST = 1.5
 SINGLE_P50_MS, SINGLE_P99_MS = 20.0, 100.0
 HOST_RATE = 35_000
 AGENT_MIB = 100
+STANDBY_S, RELAY_S, FAULTS = 3.0, 5.0, 200
 NOISE = 1.05
 """Two measurements of the same thing differ by so much here."""
 
@@ -49,6 +51,39 @@ def never_slower(name: str, scales: Sequence[Scale]) -> Goal:
         measured=", ".join(f"{scale.ports:,}: {gain:.1f}x" for scale, gain in zip(many, gains, strict=True)),
         reached=all(gain * NOISE >= 1 for gain in gains),
     )
+
+
+def fault_goals(campaign: Campaign) -> tuple[Goal, ...]:
+    """What a campaign of faults must reach."""
+    lost = sum(strike.lost for strike in campaign.strikes)
+    stale = sum(strike.stale for strike in campaign.strikes)
+    leaked = sum(strike.leaked for strike in campaign.strikes)
+    pings = sum(strike.pings_lost for strike in campaign.strikes)
+    whole = sum(strike.recovered for strike in campaign.strikes) == len(campaign.strikes)
+    return (
+        *_around(campaign, "agent killed", "agent SIGKILL, until a port made there is ACTIVE", STANDBY_S),
+        *_around(campaign, "management cut", "management network cut, until a port made there is ACTIVE", RELAY_S),
+        Goal(
+            name="acknowledged ports lost, stale endpoints, addresses leaked",
+            goal=f"0, 0, 0 over at least {FAULTS} faults",
+            measured=f"{lost}, {stale}, {leaked} over {len(campaign.strikes)}; pings lost: {pings}",
+            reached=whole and not (lost or stale or leaked) if len(campaign.strikes) >= FAULTS else None,
+        ),
+    )
+
+
+def _around(campaign: Campaign, kind: str, name: str, limit_s: float) -> list[Goal]:
+    taken = [strike.around_ms for strike in campaign.strikes if strike.kind == kind and strike.around_ms is not None]
+    if not taken:
+        return []
+    return [
+        Goal(
+            name=name,
+            goal=f"at most {limit_s:g} s, detection included",
+            measured=f"{percentile(taken, 0.5) / 1000:.2f} s, worst of {len(taken)}: {max(taken) / 1000:.2f} s",
+            reached=max(taken) <= limit_s * 1000,
+        )
+    ]
 
 
 def _of_host(provisioned: Provisioned, host: HostFigures) -> list[Goal]:

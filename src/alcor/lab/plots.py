@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,6 +78,25 @@ def distribution(values_ms: Sequence[float]) -> str:
         return _svg(figure)
 
 
+def recoveries(whole: Mapping[str, Sequence[float]], around: Mapping[str, Sequence[float]]) -> str:
+    """Milliseconds by kind of fault, a dot each: until all was whole, and until there was a way around."""
+    kinds = sorted(whole, reverse=True)
+    with _figure("recoveries", (6.2, 1.0 + 0.2 * len(kinds))) as (figure, axes):
+        for values, label, colour, lift in (
+            (whole, "whole again, after its end", MANY, 0.14),
+            (around, "a way around, from its beginning", ONE, -0.14),
+        ):
+            dots = [(max(value, 1.0), place + lift) for place, kind in enumerate(kinds) for value in values[kind]]
+            if dots:
+                axes.scatter(*zip(*dots, strict=True), s=12, color=colour, label=label, alpha=0.8, linewidths=0)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _ms(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, frameon=False, labelcolor=INK, fontsize=8.5)
+        return _svg(figure)
+
+
 def rates(bars: Sequence[tuple[str, float, str]], goal: float) -> str:
     """Ports per minute on one host, a bar each (name, rate, colour), beside the seed's promise and our goal."""
     with _figure("rates") as (figure, axes):
@@ -114,7 +133,7 @@ def _ms(value: float) -> str:
 
 
 @contextmanager
-def _figure(salt: str) -> Iterator[tuple[Figure, Axes]]:
+def _figure(salt: str, size: tuple[float, float] = SIZE) -> Iterator[tuple[Figure, Axes]]:
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
@@ -133,7 +152,7 @@ def _figure(salt: str) -> Iterator[tuple[Figure, Axes]]:
         "axes.axisbelow": True,
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)

@@ -12,6 +12,7 @@ import msgspec
 
 from alcor.lab import plots
 from alcor.lab.results import LabResult, percentile
+from alcor.lab.tally import lines
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 RATE_GOAL = 35_000
@@ -64,6 +65,7 @@ def render(result: LabResult) -> str:
     return environment.get_template(HTML_NAME).render(
         result=result,
         tiles=tiles(result),
+        faults=lines(result.faults.strikes) if result.faults else [],
         figures=figures(result),
         picture=picture(result.hosts, result.provisioned.ports),
         slowest=max((step.seconds for step in result.steps), default=1.0),
@@ -91,6 +93,10 @@ def tiles(result: LabResult) -> list[tuple[str, str, str]]:
     if result.host.scales:
         rate = max(scale.ports * 60_000 / scale.batch_ms for scale in result.host.scales)
         found.append((f"{rate:,.0f}", "ports per minute", "on one host, acknowledged"))
+    if result.faults:
+        struck = result.faults.strikes
+        held = sum(strike.held for strike in struck)
+        found.append((f"{held:,}/{len(struck):,}", "faults with every promise kept", f"seed {result.faults.seed}"))
     passed = sum(proof.passed for proof in result.proofs)
     found.append((f"{passed}/{len(result.proofs)}", "proofs passed", "with real packets" * (result.driver == "ebpf")))
     return found
@@ -99,6 +105,23 @@ def tiles(result: LabResult) -> list[tuple[str, str, str]]:
 def figures(result: LabResult) -> list[tuple[str, str, str]]:
     """(title, caption, SVG) of every plot there are numbers for."""
     found = []
+    if result.faults:
+        whole = {line.kind: [] for line in lines(result.faults.strikes)}
+        around = {kind: list[float]() for kind in whole}
+        for strike in result.faults.strikes:
+            if strike.recovered:
+                whole[strike.kind].append(strike.recovery_ms)
+            if strike.around_ms is not None:
+                around[strike.kind].append(strike.around_ms)
+        found.append(
+            (
+                "Time to recover",
+                "A dot for every fault: from its end until every host carried exactly what the API shows and new ports "
+                "were ACTIVE; and, where a path leads around it, from its beginning until a port made on a struck host "
+                "was ACTIVE.",
+                plots.recoveries(whole, around),
+            )
+        )
     if result.scales:
         found.append(
             (

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from alcor.lab import fakeproofs, measures, onehost, proofs, report, scenario, survival
 from alcor.lab.facts import facts
-from alcor.lab.goals import goals
+from alcor.lab.goals import fault_goals, goals
 from alcor.lab.live import LiveLab, choose_driver
 from alcor.lab.proofs import World
 from alcor.lab.results import (
@@ -105,7 +105,7 @@ def _faults(lab: LiveLab, stages: Stages, machine: MachineFacts, note: str) -> L
         hosts=len(lab.hosts),
         provisioned=provisioned,
         proofs=tuple(session.proofs),
-        goals=(),
+        goals=fault_goals(campaign),
         steps=tuple(stages.steps),
         scales=(),
         singles_ms=(),
