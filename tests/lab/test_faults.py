@@ -41,8 +41,8 @@ SHORT = (
 
 @pytest.mark.privileged
 async def test_a_short_campaign_on_a_real_lab(run_dir: Path, tmp_path: Path, needs_root: None) -> None:
-    """Processes killed and hung, networks cut, disks full, files damaged: nothing acknowledged is lost, nothing stale is
-    left, pings go on, and where a path leads around a fault it is found."""
+    """Processes killed and hung, networks cut, disks full, files damaged: nothing acknowledged is lost, nothing stale
+    is left, pings go on, and where a path leads around a fault it is found."""
     kinds = [kind for kind in kinds_for("ebpf") if kind.name in SHORT]
     options = LabOptions(
         hosts=4,

@@ -86,9 +86,9 @@ def recoveries(whole: Mapping[str, Sequence[float]], around: Mapping[str, Sequen
             (whole, "whole again, after its end", MANY, 0.14),
             (around, "a way around, from its beginning", ONE, -0.14),
         ):
-            dots = [(max(value, 1.0), place + lift) for place, kind in enumerate(kinds) for value in values[kind]]
-            if dots:
-                axes.scatter(*zip(*dots, strict=True), s=12, color=colour, label=label, alpha=0.8, linewidths=0)
+            xs = [max(value, 1.0) for kind in kinds for value in values[kind]]
+            ys = [place + lift for place, kind in enumerate(kinds) for _ in values[kind]]
+            axes.scatter(xs, ys, s=12, color=colour, label=label, alpha=0.8, linewidths=0)
         axes.set_xscale("log")
         axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _ms(value)))

@@ -106,8 +106,8 @@ def figures(result: LabResult) -> list[tuple[str, str, str]]:
     """(title, caption, SVG) of every plot there are numbers for."""
     found = []
     if result.faults:
-        whole = {line.kind: [] for line in lines(result.faults.strikes)}
-        around = {kind: list[float]() for kind in whole}
+        whole: dict[str, list[float]] = {line.kind: [] for line in lines(result.faults.strikes)}
+        around: dict[str, list[float]] = {kind: [] for kind in whole}
         for strike in result.faults.strikes:
             if strike.recovered:
                 whole[strike.kind].append(strike.recovery_ms)
