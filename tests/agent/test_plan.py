@@ -5,7 +5,7 @@ from typing import NamedTuple
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.agent.dictionary import DictionaryDriver, Tables
+from alcor.sim.tables import DictionaryDriver, Tables
 from tests.goalstate.histories import HISTORIES, Action, network_id, play, start, subnet_id
 from tests.goalstate.test_delta import of, whole
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.agent.dictionary import DictionaryDriver, Tables
+from alcor.sim.tables import DictionaryDriver, Tables
 from tests.goalstate.histories import Action, Commit, network_id, play
 from tests.goalstate.test_delta import of, whole
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from tests.agent.dictionary import DictionaryDriver, Tables
+from alcor.sim.tables import DictionaryDriver, Tables
 
 from alcor.agent.config import AgentConfig
 from alcor.agent.core import Agent

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.agent.dictionary import DictionaryDriver, Tables
+from alcor.sim.tables import DictionaryDriver, Tables
 from tests.goalstate.histories import HISTORIES, HOSTS, Action, Commit, network_id, play, start
 from tests.goalstate.test_delta import whole
 

@@ -94,13 +94,21 @@ class Agent:
     """See the module. The driver stays its maker's, who closes it after `run` has ended."""
 
     def __init__(
-        self, config: AgentConfig, driver: Driver, bus: Bus | None = None, partitions: Iterable[int] = (1,)
+        self,
+        config: AgentConfig,
+        driver: Driver,
+        bus: Bus | None = None,
+        partitions: Iterable[int] = (1,),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        roll: Callable[[], float] = random.random,
     ) -> None:
         """`bus`, if there is one, is its maker's to start and close; on it the agent listens to these partitions'
-        controllers."""
+        controllers. `clock` answers monotonic seconds, `roll` a random number in [0, 1)."""
+        self._clock = clock
         self._config = config
         self._driver = driver
-        self._reconciler = Reconciler(config, driver, time.monotonic, random.random)
+        self._reconciler = Reconciler(config, driver, clock, roll)
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}
         """Partition -> the stream its later words go to."""
@@ -179,13 +187,13 @@ class Agent:
 
     def bundle(self, stream: Stream, data: bytes) -> None:
         """See server.Intake."""
-        self._work.put(_Bundle(stream, data, time.monotonic()))
+        self._work.put(_Bundle(stream, data, self._clock()))
 
     @property
     def stuck(self) -> bool:
         """The worker has been at one thing for too long."""
         since = self._busy_since
-        return since > 0 and time.monotonic() - since > STUCK_S
+        return since > 0 and self._clock() - since > STUCK_S
 
     def gone(self, stream: Stream) -> None:
         """See server.Intake."""
@@ -259,7 +267,7 @@ class Agent:
 
     def _take_news(self, key: FeedKey, bundle: bytes) -> None:
         if self._work.qsize() < MAX_WAITING_NEWS:
-            self._work.put(_News(News(key.partition, key.vpc, bundle), time.monotonic()))
+            self._work.put(_News(News(key.partition, key.vpc, bundle), self._clock()))
 
     async def _ask(self, function: Callable[[], Answered]) -> Answered:
         answer: Future[Answered] = Future()
@@ -282,16 +290,22 @@ class Agent:
     def _round(self) -> bool:
         """Waits for work or for the time to do some; does it. False: stop."""
         work: list[_Work] = []
-        due = self._reconciler.due()
-        if self._waiting_news:
-            due = min(due, self._waiting_news[0].received_at + NEWS_LINGER_S)
         self._busy_since = 0.0
-        timeout_s = max(0.0, due - time.monotonic())
+        timeout_s = max(0.0, self._due() - self._clock())
         with suppress(queue.Empty):
             work.append(self._work.get(timeout=timeout_s))
             while len(work) < MAX_ROUND_BUNDLES:
                 work.append(self._work.get_nowait())
-        self._busy_since = time.monotonic()
+        self._busy_since = self._clock()
+        return self._do(work)
+
+    def _due(self) -> float:
+        """When there is something to do, whatever comes."""
+        due = self._reconciler.due()
+        return min(due, self._waiting_news[0].received_at + NEWS_LINGER_S) if self._waiting_news else due
+
+    def _do(self, work: list[_Work]) -> bool:
+        """That, in order, and what is due. False: stop."""
         bundles: list[_Bundle] = []
         for item in work:
             if isinstance(item, _Bundle):
@@ -309,10 +323,10 @@ class Agent:
             else:
                 _answer_call(item)
         self._handle(bundles)
-        if self._waiting_news and self._waiting_news[0].received_at + NEWS_LINGER_S <= time.monotonic():
+        if self._waiting_news and self._waiting_news[0].received_at + NEWS_LINGER_S <= self._clock():
             news, self._waiting_news = self._waiting_news, []
             self._say_later(self._reconciler.news([item.news for item in news]))
-        if self._reconciler.due() <= time.monotonic():
+        if self._reconciler.due() <= self._clock():
             self._say_later(self._reconciler.tick())
         return True
 

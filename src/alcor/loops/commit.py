@@ -102,6 +102,14 @@ class Committer:
         """Starts the writer thread."""
         self._thread.start()
 
+    def drain(self) -> None:
+        """Does what waits, on the caller's thread: instead of `start`, where there is to be no thread (sim). Raises
+        what ends the control plane."""
+        while self._queue:
+            batch = self._take()
+            while batch:
+                batch = batch[self._commit_some(batch) :]
+
     def close(self) -> None:
         """Finishes what waits, then stops. Blocks until the thread is gone; the store stays open."""
         with self._wake:

@@ -198,6 +198,11 @@ class Delivery:
         """Host -> the path of its session, of those in session."""
         return {name: host.conversation.session.path for name, host in self._hosts.items() if host.conversation}
 
+    @property
+    def sessions(self) -> int:
+        """How many there have been."""
+        return self._sessions
+
     def failures(self) -> dict[str, int]:
         """Host -> failed attempts in a row, of those that are not in sync, sorted."""
         return {name: host.failures for name, host in sorted(self._hosts.items()) if host.failures}

@@ -1,1 +1,1 @@
-"""sim: a simulated region on virtual time: production rooms, a seed, a faulty network, invariants at every step."""
+"""The simulator: the production rooms on virtual time, under faults drawn by a seed (docs/rooms/sim.md)."""

@@ -1,4 +1,4 @@
-"""A driver whose data plane is three dictionaries, for the tests of the agent and of everything above it.
+"""A driver whose data plane is three dictionaries, for simulations and for tests of the agent and what is above it.
 
 The `Tables` outlive the driver, as a kernel outlives an agent. They can be told to refuse a port, or everything.
 """

@@ -1,0 +1,66 @@
+"""An event loop on virtual time: when nothing is left to do now, it is the time of the next timer. Called by run.
+
+Nothing waits for real, and the same program with the same dice takes the same steps. What would run in a thread
+(asyncio.to_thread) runs on the loop, a moment later, so that other things happen in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Callable
+from typing import Any
+
+THREAD_S = 0.002
+"""At most so long what would be in a thread takes."""
+
+
+class Stalled(Exception):
+    """Nothing will ever happen again: everybody waits."""
+
+
+class _Selector(selectors.SelectSelector):
+    """Does not wait: moves the clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """See selectors.BaseSelector."""
+        ready = super().select(0)
+        if not ready and timeout is None:
+            raise Stalled
+        if not ready and timeout is not None:
+            self.now += max(0.0, timeout)
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """See the module."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._virtual = _Selector()
+        self._dice = dice
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._virtual.now
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """See asyncio: on this thread, soon."""
+        future = self.create_future()
+
+        def run() -> None:
+            if not future.cancelled():
+                try:
+                    future.set_result(func(*args))
+                except Exception as error:
+                    future.set_exception(error)
+
+        self.call_later(self._dice.uniform(0, THREAD_S), run)
+        return future
