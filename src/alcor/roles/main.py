@@ -1,4 +1,4 @@
-"""The command line: `alcor server | agent | lab | bench | pki`. Imports of a role happen only when it is asked for.
+"""The command line: `alcor server | agent | lab | sim | bench | pki`. A role is imported only when it is asked for.
 
 Called by the `alcor` script. Every error a user can mend ends as one line on standard error and exit code 2.
 """
@@ -132,6 +132,19 @@ def lab(
     if quick:
         options = replace(options, samples=0, scales=(), host_scales=())
     raise typer.Exit(run(options))
+
+
+@app.command()
+def sim(
+    seed: Annotated[int, typer.Option(min=0, help="Of the first schedule.")] = 1,
+    schedules: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, with seeds in a row.")] = 1000,
+    hosts: Annotated[int, typer.Option(min=2, max=50, help="Hosts in each.")] = 4,
+    report: Annotated[Path | None, typer.Option(help="Directory for sim.json.")] = None,
+) -> None:
+    """Plays the control plane and its agents on virtual time, under faults drawn by a seed, and checks its promises."""
+    from alcor.roles.sim import run
+
+    raise typer.Exit(run(seed, schedules, hosts, report))
 
 
 @app.command()

@@ -20,6 +20,8 @@ from alcor.paths.base import Line, LineEnded
 from alcor.paths.peers import Peer
 
 DELAY_S = (0.0002, 0.004)
+IN_ORDER_S = 1e-6
+"""Between two messages of a line: timers of the same time run in any order."""
 RELAYS = 16
 TRIES = 3
 TRY_S = 1.5
@@ -121,7 +123,7 @@ class Wire:
             return
         loop = asyncio.get_running_loop()
         for data in self._held:
-            self._due = max(self._due, loop.time() + self._network.delay_s())
+            self._due = max(self._due + IN_ORDER_S, loop.time() + self._network.delay_s())
             loop.call_at(self._due, self.other.take, data)
         self._held.clear()
 
@@ -146,7 +148,8 @@ class Wire:
             return
         loop = asyncio.get_running_loop()
         if self._through():
-            loop.call_at(max(self._due, loop.time() + self._network.delay_s()), other.end, self.ended)
+            at = max(self._due + IN_ORDER_S, loop.time() + self._network.delay_s())
+            loop.call_at(at, other.end, self.ended)
         else:
             loop.call_later(1.0, self._tell)
 
@@ -305,7 +308,7 @@ class BusParty:
         """A message on its way here; lost if the connection is."""
         loop = asyncio.get_running_loop()
         generation = self._generation
-        self._due = max(self._due, loop.time() + delay_s)
+        self._due = max(self._due + IN_ORDER_S, loop.time() + delay_s)
 
         def arrive() -> None:
             if generation == self._generation and not self._closed:

@@ -1,7 +1,7 @@
 """A simulated region: one controller over a store that survives it, hosts, the network between; and what must hold.
 
 Called by run. Everything above the store and the network is production code: the writer's batches, publisher, status
-loop, delivery, sessions, ladder, normal dialer, news, agents with their journals. `Broken` is raised where a promise is.
+loop, delivery, sessions, ladder, normal dialer, news, agents with their journals. A broken promise is `Broken`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from alcor.loops.publish import Publisher
 from alcor.loops.status import StatusLoop
 from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import Network as Vpc
-from alcor.model.nouns import Port, PortStatus, Subnet
+from alcor.model.nouns import Port, PortStatus
 from alcor.paths.base import Dialer, PathName
 from alcor.paths.delivery import Delivery
 from alcor.paths.normal import NormalDialer
@@ -143,7 +142,7 @@ class World:
         self.controller: Controller | None = None
         self.checks = 0
         """Times that a promise was looked at."""
-        self.vpcs: list[tuple[Vpc, Subnet]] = []
+        self.vpcs: list[Id] = []
         self._seen: dict[tuple[str, Id], int] = {}
         """(host, port) -> newest revision that its agent wanted."""
         self._carried: dict[tuple[str, Id], set[int]] = {}
@@ -163,9 +162,10 @@ class World:
         await self.do(CreateNodes(specs=nodes))
         prefix = parse_prefix("10.0.0.0/26")
         for _ in range(VPCS):
-            (vpc,) = await self.do(CreateNetworks(specs=(NetworkSpec(cidr=prefix),)))  # type: ignore[misc]
-            (subnet,) = await self.do(CreateSubnets(specs=(SubnetSpec(network_id=vpc.id, cidr=prefix),)))  # type: ignore[misc]
-            self.vpcs.append((vpc, subnet))
+            await self.do(CreateNetworks(specs=(NetworkSpec(cidr=prefix),)))
+        for network in self.store.networks():
+            self.vpcs.append(network.id)
+            await self.do(CreateSubnets(specs=(SubnetSpec(network_id=network.id, cidr=prefix),)))
 
     async def start_controller(self) -> None:
         """A new life of the control plane."""
@@ -199,9 +199,9 @@ class World:
         dice, ports = self.dice, self.ports()
         act = dice.random()
         if len(ports) < 3 or (act < 0.4 and len(ports) < MAX_PORTS):
-            vpc, _ = dice.choice(self.vpcs)
+            vpc = dice.choice(self.vpcs)
             hosts = dice.sample(sorted(self.hosts), dice.choice((1, 1, 2)))
-            await self.do(CreatePorts(specs=tuple(PortSpec(network_id=vpc.id, host=host) for host in hosts)))
+            await self.do(CreatePorts(specs=tuple(PortSpec(network_id=vpc, host=host) for host in hosts)))
         elif act < 0.65:
             await self.do(DeletePorts(ids=tuple(port.id for port in dice.sample(ports, dice.choice((1, 1, 2))))))
         elif act < 0.9:
