@@ -5,7 +5,6 @@ from typing import NamedTuple
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from alcor.sim.tables import DictionaryDriver, Tables
 from tests.goalstate.histories import HISTORIES, Action, network_id, play, start, subnet_id
 from tests.goalstate.test_delta import of, whole
 
@@ -16,6 +15,7 @@ from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate, VpcGoal
 from alcor.goalstate.snapshot import host_snapshot, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import Id
+from alcor.sim.tables import DictionaryDriver, Tables
 
 EMPTY = Observed(ports={}, endpoints={}, gateways=frozenset())
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from alcor.sim.tables import DictionaryDriver, Tables
 from tests.goalstate.histories import Action, Commit, network_id, play
 from tests.goalstate.test_delta import of, whole
 
@@ -17,6 +16,7 @@ from alcor.kit.backoff import Backoff
 from alcor.kit.clock import FakeClock
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
+from alcor.sim.tables import DictionaryDriver, Tables
 from alcor.wire.codec import BundleHead, encode_bundle, encode_part
 from alcor.wire.reports import Ack, PortAck
 

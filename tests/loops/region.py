@@ -13,8 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from alcor.sim.tables import DictionaryDriver, Tables
-
 from alcor.agent.config import AgentConfig
 from alcor.agent.core import Agent
 from alcor.agent.relay import RelayLimits
@@ -45,6 +43,7 @@ from alcor.services.commands import (
     PortSpec,
     SubnetSpec,
 )
+from alcor.sim.tables import DictionaryDriver, Tables
 from alcor.store.base import Changes, Query
 from alcor.store.memory import MemoryStore
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from alcor.sim.tables import DictionaryDriver, Tables
 from tests.goalstate.histories import HISTORIES, HOSTS, Action, Commit, network_id, play, start
 from tests.goalstate.test_delta import whole
 
@@ -30,6 +29,7 @@ from alcor.paths import sender
 from alcor.paths.base import Parcel, Session
 from alcor.paths.sender import Mailbox
 from alcor.services.commands import PortReport
+from alcor.sim.tables import DictionaryDriver, Tables
 from alcor.store.base import Changes
 from alcor.store.memory import MemoryStore
 from alcor.wire.codec import BundleHead, encode_bundle

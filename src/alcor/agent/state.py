@@ -121,6 +121,10 @@ class Desired:
                 state = self.make_scope(key)
             if state is None:
                 continue
+            if update.confirms is not None:
+                if not state.confirm(update.revision, update.confirms):
+                    touched.missed.add(key)  # something late came in between
+                continue
             if not update.snapshot and update.previous > state.revision and update.scope != HOST_SCOPE:
                 # What came is true; that nothing lies between is not.
                 touched.missed.add(key)

@@ -89,6 +89,14 @@ class ScopeState:
         self._update_digest(changes)
         return changes
 
+    def confirm(self, revision: int, digest: int) -> bool:
+        """What has that digest is the scope as of `revision`: if that is what is held, what is not held is not there.
+        False: something else is held."""
+        if digest == self.digest and self.complete:
+            self.restore(revision=revision, floor=revision, complete=True)
+            return True
+        return False
+
     def objects(self) -> Iterator[Goal]:
         """Everything held, sorted by key."""
         for kind in Kind:

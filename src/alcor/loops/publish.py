@@ -281,7 +281,12 @@ class Publisher:
                 parcels += scope
             elif held[vpc].revision < self._drift.published(vpc):
                 # It lacks nothing, but would think so when the next delta says what it follows.
-                parcels.append(_parcel(ScopeUpdate(scope=vpc, revision=self._revision, snapshot=False, objects=())))
+                confirmed = held[vpc].digest
+                parcels.append(
+                    _parcel(
+                        ScopeUpdate(scope=vpc, revision=self._revision, snapshot=False, objects=(), confirms=confirmed)
+                    )
+                )
         path.begin(session, parcels)
 
     def _from_the_future(self, held: Iterable[Held]) -> str:

@@ -87,7 +87,11 @@ class BundleHead(msgspec.Struct, frozen=True, kw_only=True):
 def encode_update(update: ScopeUpdate) -> bytes:
     """The update as a ScopeUpdate message."""
     message = pb.ScopeUpdate(
-        scope=update.scope, revision=update.revision, snapshot=update.snapshot, previous=update.previous
+        scope=update.scope,
+        revision=update.revision,
+        snapshot=update.snapshot,
+        previous=update.previous,
+        confirms=update.confirms,
     )
     vpcs, subnets, ports = message.vpcs, message.subnets, message.ports
     endpoints: list[EndpointGoal] = []
@@ -244,6 +248,7 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         objects=tuple(objects),
         tombstones=tombstones,
         previous=message.previous,
+        confirms=message.confirms if message.HasField("confirms") else None,
     )
 
 

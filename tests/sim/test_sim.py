@@ -1,0 +1,126 @@
+"""The simulator: seeds that hold, seeds that once failed, the same seed twice; and that broken code is found."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from alcor.agent.state import Desired
+from alcor.dataplane.base import Applied, Plan
+from alcor.goalstate.merge import ScopeState
+from alcor.loops import drift, publish
+from alcor.roles.main import app
+from alcor.sim.run import kept_seeds, run
+from alcor.sim.schedule import play
+from alcor.sim.tables import DictionaryDriver
+from alcor.wire.reports import Held
+
+SEARCHED = 150
+"""Schedules in which a mistake must show."""
+
+
+def broken(seeds: Iterable[int]) -> list[tuple[int, str]]:
+    outcomes = (play(seed) for seed in seeds)
+    return [(one.seed, one.broken) for one in outcomes if one.broken]
+
+
+def test_schedules_hold() -> None:
+    """Whatever strikes: after it all hosts carry exactly what the store says, and nothing flaps."""
+    assert broken(range(100)) == []
+
+
+def test_seeds_that_once_failed_hold() -> None:
+    """Each was a mistake, in the code or in the simulator."""
+    assert broken(kept_seeds()) == []
+
+
+def test_the_same_seed_takes_the_same_steps() -> None:
+    """So that a failure can be looked at."""
+    one = play(7)
+    assert one == play(7)
+    assert one != msgspec.structs.replace(play(8), seed=7)
+    assert sum(one.faults.values()) > 3
+
+
+def _believe_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents take the last word for the newest."""
+    merge = ScopeState.merge
+
+    def forgetful(self: ScopeState, update: Any) -> Any:
+        for table in (self.ports, self.endpoints):
+            for goal in update.objects:
+                table.pop(goal.id, None)
+        self.floor = 0
+        self._tombstones.clear()
+        return merge(self, update)
+
+    monkeypatch.setattr(ScopeState, "merge", forgetful)
+
+
+def _trust_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks for news that was lost: neither the host at what it follows, nor the controller at heartbeats."""
+    take = Desired.take
+
+    def blind(self: Desired, *arguments: Any, **options: Any) -> None:
+        partition, epoch, updates = arguments
+        take(self, partition, epoch, [msgspec.structs.replace(one, previous=0) for one in updates], **options)
+
+    def deaf(*_: object) -> list[Held]:
+        return []
+
+    monkeypatch.setattr(Desired, "take", blind)
+    monkeypatch.setattr(drift.Drift, "heard", deaf)
+
+
+def _never_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hello is answered with nothing: whoever was away stays behind."""
+
+    async def greet(self: publish.Publisher, path: Any, session: Any, _hello: Any) -> None:
+        path.begin(session, ())
+
+    monkeypatch.setattr(publish.Publisher, "_greet", greet)
+
+
+def _report_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports are acknowledged that the data plane never got."""
+    apply = DictionaryDriver.apply
+
+    def lying(self: DictionaryDriver, plan: Plan) -> Applied:
+        applied = apply(self, plan)
+        for port in plan.put_ports:
+            del self.tables.ports[port.id]
+        return applied
+
+    monkeypatch.setattr(DictionaryDriver, "apply", lying)
+
+
+MISTAKES = (_believe_anything, _trust_the_bus, _never_compare, _report_too_much)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda one: one.__name__)
+def test_a_mistake_is_found(mistake: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulator that cannot fail proves nothing."""
+    mistake(monkeypatch)
+    assert any(play(seed).broken for seed in range(SEARCHED))
+
+
+def test_many_schedules_over_the_cores_are_summed_up() -> None:
+    """In whatever order they end."""
+    told: list[int] = []
+    summary = run(range(40), 3, told.append, processes=2)
+    assert (summary.schedules, summary.failed, summary.hosts) == (40, 0, 3)
+    assert told == list(range(1, 41))
+    assert summary.per_hour > 1000
+    assert summary.checks > 1000
+
+
+def test_the_command_says_how_to_see_a_failure_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1, the promise, the seed; 0 when every promise held."""
+    assert CliRunner().invoke(app, ["sim", "--schedules", "1", "--seed", "3"]).exit_code == 0
+    _never_compare(monkeypatch)
+    seed = next(seed for seed in range(SEARCHED) if play(seed).broken)
+    result = CliRunner().invoke(app, ["sim", "--schedules", "1", "--seed", str(seed)])
+    assert result.exit_code == 1
+    assert f"alcor sim --seed {seed} --schedules 1" in result.output
