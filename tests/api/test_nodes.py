@@ -15,6 +15,9 @@ async def test_a_node_is_reached_at_its_tunnel_end_by_default(client: httpx.Asyn
         "local_ip": "192.168.0.1",
         "agent_host": "192.168.0.1",
         "agent_port": 50001,
+        "availability_zone": "",
+        "failure_domain": "",
+        "admin_state_up": True,
         "created_at": NOW_TEXT,
         "updated_at": NOW_TEXT,
         "revision_number": 1,
@@ -46,6 +49,26 @@ async def test_a_node_changes_and_goes(client: httpx.AsyncClient) -> None:
     await client.delete(f"/v2.0/ports/{port['id']}")
     assert 204 == (await client.delete(url)).status_code
     assert (404, "NodeNotFound") == error(await client.get(url))[:2]
+
+
+async def test_a_drained_node_keeps_its_ports_and_takes_no_others(client: httpx.AsyncClient) -> None:
+    """admin_state_up false: new ports and moves there are refused, what is there stays and may change; then it goes."""
+    node = await make(client, "node", name="h1", local_ip="192.168.0.1", availability_zone="az1", failure_domain="r7")
+    assert ("az1", "r7", True) == (node["availability_zone"], node["failure_domain"], node["admin_state_up"])
+    network_id, _ = await make_vpc(client)
+    here = await make(client, "port", network_id=network_id, **{"binding:host_id": "h1"})
+    elsewhere = await make(client, "port", network_id=network_id)
+    url = f"/v2.0/nodes/{node['id']}"
+    assert (await client.put(url, json={"node": {"admin_state_up": False}})).json()["node"]["admin_state_up"] is False
+    body = {"port": {"network_id": network_id, "binding:host_id": "h1"}}
+    assert (409, "NodeDrained") == error(await client.post("/v2.0/ports", json=body))[:2]
+    move = {"port": {"binding:host_id": "h1"}}
+    assert (409, "NodeDrained") == error(await client.put(f"/v2.0/ports/{elsewhere['id']}", json=move))[:2]
+    assert 200 == (await client.put(f"/v2.0/ports/{here['id']}", json={"port": {"name": "stays"}})).status_code
+    assert ["h1"] == [one["name"] for one in (await client.get("/v2.0/nodes?admin_state_up=false")).json()["nodes"]]
+    assert [] == (await client.get("/v2.0/nodes?availability_zone=az2")).json()["nodes"]
+    await client.delete(f"/v2.0/ports/{here['id']}")
+    assert 204 == (await client.delete(url)).status_code
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,14 @@ async def test_a_created_port_shows_every_attribute(client: httpx.AsyncClient) -
         "alcor:kind": "container",
         "alcor:netns": "",
         "alcor:interface": "",
+        "alcor:fast_path": False,
+        "alcor:provisioning": {
+            "path": None,
+            "attempts": 0,
+            "requested_at": None,
+            "realised_at": None,
+            "elapsed_ms": None,
+        },
         "port_security_enabled": True,
         "security_groups": [],
         "allowed_address_pairs": [],
@@ -107,6 +115,24 @@ async def test_a_bound_port_tells_how_its_host_fares(client: httpx.AsyncClient, 
     assert ("ERROR", "binding_failed", {"error": "no such device"}) == await shown()
     await report("")
     assert ("ACTIVE", "tap", {"realised_revision": port["revision_number"]}) == await shown()
+
+
+async def test_a_port_tells_how_it_was_provisioned(client: httpx.AsyncClient, committer: Committer) -> None:
+    """The path and the dials of the host's last word, when it was asked for, when it came, and what lies between."""
+    await make(client, "node", name="h1", local_ip="192.168.0.1")
+    network_id, _ = await make_vpc(client)
+    port = await make(client, "port", network_id=network_id, **{"binding:host_id": "h1", "alcor:fast_path": True})
+    assert port["alcor:fast_path"] is True
+    nothing = {"path": None, "attempts": 0, "requested_at": None, "realised_at": None, "elapsed_ms": None}
+    assert nothing == port["alcor:provisioning"]
+    word = PortReport(parse_id(port["id"]), "h1", port["revision_number"], "", "rescue", 3)
+    await committer.submit(RecordPortReports(reports=(word,)))
+    url = f"/v2.0/ports/{port['id']}"
+    found = (await client.get(url)).json()["port"]["alcor:provisioning"]
+    assert ("rescue", 3, 0) == (found["path"], found["attempts"], found["elapsed_ms"])
+    assert found["requested_at"] == found["realised_at"] == port["created_at"]
+    moved = (await client.put(url, json={"port": {"admin_state_up": False, "alcor:fast_path": False}})).json()["port"]
+    assert (False, nothing) == (moved["alcor:fast_path"], moved["alcor:provisioning"])
 
 
 async def test_nova_binds_and_unbinds(client: httpx.AsyncClient) -> None:

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,31 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert path.read_text().startswith("Dear diary")
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, SCHEMA_VERSION - 1])
+def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
+    """A database of version 1 opens with what it held; what is new has its defaults; the next start finds it done."""
+    path = tmp_path / "old.db"
+    added = {
+        "nodes": ("availability_zone", "failure_domain", "admin_state_up"),
+        "ports": ("fast_path", "path", "attempts", "realised_at"),
+    }
+    SqliteStore(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        for table, columns in added.items():
+            for column in columns:
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        values = "1, x'00', 'h1', x'00000000000000000000ffffc0a80001', 'h1', 50001, 5, 6, 7"
+        connection.execute(f"INSERT INTO nodes VALUES ({values})")
+        connection.execute("PRAGMA user_version=1")
+        connection.commit()
+    for _ in range(2):
+        store = SqliteStore(path)
+        (node,) = store.nodes()
+        assert (node.name, node.revision, node.availability_zone, node.admin_state_up) == ("h1", 7, "", True)
+        assert store.list_ports(Query()) == []
+        store.close()
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, -1])
 def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
     """Newer: run the newer Alcor. Older without a migration: say so."""
     path = tmp_path / "alcor.db"

@@ -201,6 +201,7 @@ class PortCreate(Input, kw_only=True):
     kind: PortKind | UnsetType = field(default=UNSET, name="alcor:kind")
     netns: PathText = field(default="", name="alcor:netns")
     interface: InterfaceText = field(default="", name="alcor:interface")
+    fast_path: bool = field(default=False, name="alcor:fast_path")
     vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
     profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
     port_security_enabled: OnlyTrue = True
@@ -221,6 +222,7 @@ class PortUpdate(Input, kw_only=True):
     kind: PortKind | UnsetType = field(default=UNSET, name="alcor:kind")
     netns: PathText | UnsetType = field(default=UNSET, name="alcor:netns")
     interface: InterfaceText | UnsetType = field(default=UNSET, name="alcor:interface")
+    fast_path: bool | UnsetType = field(default=UNSET, name="alcor:fast_path")
     vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
     profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
     port_security_enabled: OnlyTrue = True
@@ -234,6 +236,17 @@ class VifDetails(msgspec.Struct, omit_defaults=True, gc=False):
 
     realised_revision: int = 0
     error: str = ""
+
+
+class Provisioning(msgspec.Struct, gc=False):
+    """How the host's last word about the port came: by which path (fast, normal, rescue; null: not yet), after how many
+    dials, when, and how long after the port's present revision was asked for."""
+
+    path: Literal["fast", "normal", "rescue"] | None = None
+    attempts: int = 0
+    requested_at: TimeText | None = None
+    realised_at: TimeText | None = None
+    elapsed_ms: int | None = None
 
 
 class PortView(View, kw_only=True):
@@ -256,6 +269,8 @@ class PortView(View, kw_only=True):
     kind: PortKind = field(name="alcor:kind")
     netns: str = field(name="alcor:netns")
     interface: str = field(name="alcor:interface")
+    fast_path: bool = field(name="alcor:fast_path")
+    provisioning: Provisioning = field(name="alcor:provisioning")
     port_security_enabled: OnlyTrue = True
     security_groups: OnlyEmptyList = ()
     allowed_address_pairs: OnlyEmptyList = ()
@@ -272,12 +287,18 @@ class NodeCreate(Input, kw_only=True):
     local_ip: IpText
     agent_host: Text = ""
     agent_port: TcpPort = 50001
+    availability_zone: Text = ""
+    failure_domain: Text = ""
+    admin_state_up: bool = True
 
 
 class NodeUpdate(Input, kw_only=True):
     local_ip: IpText | UnsetType = UNSET
     agent_host: Text | UnsetType = UNSET
     agent_port: TcpPort | UnsetType = UNSET
+    availability_zone: Text | UnsetType = UNSET
+    failure_domain: Text | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
 
 
 class NodeView(View, kw_only=True):
@@ -285,6 +306,9 @@ class NodeView(View, kw_only=True):
     local_ip: IpText
     agent_host: str
     agent_port: int
+    availability_zone: str
+    failure_domain: str
+    admin_state_up: bool
     created_at: TimeText
     updated_at: TimeText
     revision_number: int

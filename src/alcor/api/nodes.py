@@ -12,7 +12,18 @@ from alcor.api.context import Context
 from alcor.api.convert import each, ip, member, time_text
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call
-from alcor.api.listing import STANDARD, Filter, Listing, cut, find_page, integer, page_reply, read_fields, read_page
+from alcor.api.listing import (
+    STANDARD,
+    Filter,
+    Listing,
+    boolean,
+    cut,
+    find_page,
+    integer,
+    page_reply,
+    read_fields,
+    read_page,
+)
 from alcor.model.addresses import format_ip, parse_ip
 from alcor.model.ids import format_id
 from alcor.model.nouns import Node
@@ -28,6 +39,9 @@ LISTING = Listing(
         "local_ip": Filter("underlay_ip", parse_ip),
         "agent_host": Filter("agent_host"),
         "agent_port": Filter("agent_port", integer),
+        "availability_zone": Filter("availability_zone"),
+        "failure_domain": Filter("failure_domain"),
+        "admin_state_up": Filter("admin_state_up", boolean),
     },
 )
 
@@ -71,6 +85,9 @@ class Nodes:
             underlay_ip=UNSET if body.local_ip is UNSET else ip(body.local_ip, "local_ip"),
             agent_host=body.agent_host,
             agent_port=body.agent_port,
+            availability_zone=body.availability_zone,
+            failure_domain=body.failure_domain,
+            admin_state_up=body.admin_state_up,
             if_match=call.if_match(),
         )
         node = cast(Node, await self._context.control.submit(command))
@@ -90,6 +107,9 @@ def node_view(node: Node) -> NodeView:
         local_ip=format_ip(node.underlay_ip),
         agent_host=node.agent_host,
         agent_port=node.agent_port,
+        availability_zone=node.availability_zone,
+        failure_domain=node.failure_domain,
+        admin_state_up=node.admin_state_up,
         created_at=time_text(node.created_at),
         updated_at=time_text(node.updated_at),
         revision_number=node.revision,
@@ -102,4 +122,7 @@ def _spec(body: NodeCreate) -> NodeSpec:
         underlay_ip=ip(body.local_ip, "local_ip"),
         agent_host=body.agent_host,
         agent_port=body.agent_port,
+        availability_zone=body.availability_zone,
+        failure_domain=body.failure_domain,
+        admin_state_up=body.admin_state_up,
     )

@@ -18,6 +18,7 @@ from alcor.api.bodies import (
     PortCreate,
     PortUpdate,
     PortView,
+    Provisioning,
     UpdateReader,
     VifDetails,
 )
@@ -69,6 +70,7 @@ _creates = CreateReader(PortCreate, PortView, "port", "ports")
 _updates = UpdateReader(PortUpdate, PortView, "port")
 _encode = msgspec.json.Encoder().encode
 _UNBOUND_DETAILS = VifDetails()
+_NOT_YET = Provisioning()
 _NO_PROFILE: dict[str, object] = {}
 
 
@@ -136,9 +138,22 @@ def port_view(port: Port) -> PortView:
         kind=port.kind,
         netns=port.netns,
         interface=port.interface,
+        fast_path=port.fast_path,
+        provisioning=_provisioning(port) if port.realised_at or port.path else _NOT_YET,
         created_at=created,
         updated_at=created if port.updated_at == port.created_at else time_text(port.updated_at),
         revision_number=port.revision,
+    )
+
+
+def _provisioning(port: Port) -> Provisioning:
+    present = port.realised_at > 0 and port.realised_revision == port.revision
+    return Provisioning(
+        path=cast(Literal["fast", "normal", "rescue"], port.path) if port.path else None,
+        attempts=port.attempts,
+        requested_at=time_text(port.updated_at),
+        realised_at=time_text(port.realised_at) if port.realised_at else None,
+        elapsed_ms=max(0, port.realised_at - port.updated_at) if present else None,
     )
 
 
@@ -167,6 +182,7 @@ def _spec(body: PortCreate, owner: str) -> PortSpec:
         kind=None if body.kind is UNSET else body.kind,
         netns=body.netns,
         interface=body.interface,
+        fast_path=body.fast_path,
     )
 
 
@@ -186,6 +202,7 @@ def _change(port_id: Id, body: PortUpdate, if_match: int | None) -> UpdatePort:
         kind=body.kind,
         netns=body.netns,
         interface=body.interface,
+        fast_path=body.fast_path,
         if_match=if_match,
     )
 

@@ -98,7 +98,9 @@ class Publisher:
     def acknowledged(self, session: Session, ack: Ack) -> None:
         """See paths.base.Events."""
         self._reports(
-            PortReport(port.id, session.host, port.revision, port.error) for port in ack.ports if not port.deleted
+            PortReport(port.id, session.host, port.revision, port.error, session.path, session.attempts)
+            for port in ack.ports
+            if not port.deleted
         )
         lacking = frozenset(held.scope for held in ack.scopes if not held.revision)
         if lacking:
@@ -150,9 +152,14 @@ class Publisher:
         """Everything that waits: commits first, so that hosts are compared with the newest truth."""
         if self._commits:
             commits = Commits(revision=self._revision)
+            hurried: set[str] = set()
             while self._commits:
-                _add(commits, *self._commits.popleft())
+                revision, changes = self._commits.popleft()
+                _add(commits, revision, changes)
+                hurried.update(_hurried(changes))
             await self._publish(path, commits)
+            for host in sorted(hurried):
+                path.hurry(host)
         for _ in range(min(len(self._greetings), ROUND_GREETINGS)):
             await self._greet(path, *self._greetings.popleft())
         if self._greetings:
@@ -347,6 +354,16 @@ def _add(commits: Commits, revision: int, changes: Changes) -> None:
     commits.add_networks(revision, changes.networks, changes.subnets, changes.nodes)
     commits.remove_networks(revision, changes.deleted_networks, changes.deleted_subnets, changes.deleted_nodes)
     commits.add_ports(revision, changes.new_ports, changes.changed_ports, changes.deleted_ports)
+
+
+def _hurried(changes: Changes) -> Iterable[str]:
+    """The hosts of changed ports that ask for the fast path."""
+    for port in changes.new_ports:
+        if port.fast_path and port.host:
+            yield port.host
+    for _, port in changes.changed_ports:
+        if port.fast_path and port.host:
+            yield port.host
 
 
 def _parcel(update: ScopeUpdate) -> Parcel:

@@ -90,8 +90,8 @@ class FixedIp(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class Port(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A port. `host` is the name of the node that runs it, empty when unbound.
 
-    `status`, `status_reason` and `realised_revision` are status, written by the status loop; they do not change
-    `revision`.
+    `status`, `status_reason`, `realised_revision`, `path`, `attempts` and `realised_at` are status, written by the
+    status loop; they do not change `revision`.
     """
 
     id: Id
@@ -116,6 +116,14 @@ class Port(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     status: PortStatus
     status_reason: str
     realised_revision: int
+    fast_path: bool = False
+    """Its host is to be on the fast path when it changes, whatever else there is to do."""
+    path: str = ""
+    """Status: by which way the host's last word came (paths.base.PathName); empty: there was none."""
+    attempts: int = 0
+    """Status: dials that the session took in which it came."""
+    realised_at: int = 0
+    """Status: when it came; 0: it has not."""
 
 
 class Node(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -131,3 +139,8 @@ class Node(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     created_at: int
     updated_at: int
     revision: int
+    availability_zone: str = ""
+    failure_domain: str = ""
+    """What it shares its fate with: a rack, a power feed."""
+    admin_state_up: bool = True
+    """False: drained. It keeps its ports and takes no others."""

@@ -43,7 +43,12 @@ async def delivery(
         )
         fast = GrpcDialer(partition=config.partition, epoch=epoch, credentials=credentials)
         dialers[PathName.FAST] = fast
-        dialers[PathName.RESCUE] = RescueDialer(dialer=fast, healthy=path.healthy, roll=random.random)
+        dialers[PathName.RESCUE] = RescueDialer(
+            dialer=fast,
+            healthy=path.healthy,
+            roll=random.random,
+            place=lambda node: (node.availability_zone, node.failure_domain),
+        )
         if bus is not None:
             normal = NormalDialer(
                 partition=config.partition, epoch=epoch, bus=bus, heard=path.heard, roll=random.random

@@ -119,6 +119,7 @@ class PortSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """None: TAP for a device_owner that starts with `compute:`, else CONTAINER."""
     netns: str = ""
     interface: str = ""
+    fast_path: bool = False
 
 
 class CreatePorts(Command, frozen=True, gc=False, kw_only=True):
@@ -142,6 +143,7 @@ class UpdatePort(Command, frozen=True, gc=False, kw_only=True):
     kind: PortKind | UnsetType = UNSET
     netns: str | UnsetType = UNSET
     interface: str | UnsetType = UNSET
+    fast_path: bool | UnsetType = UNSET
     if_match: int | None = None
 
 
@@ -158,6 +160,9 @@ class NodeSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     agent_host: str = ""
     """Empty: the underlay address."""
     agent_port: int = 50001
+    availability_zone: str = ""
+    failure_domain: str = ""
+    admin_state_up: bool = True
 
 
 class CreateNodes(Command, frozen=True, gc=False, kw_only=True):
@@ -173,6 +178,9 @@ class UpdateNode(Command, frozen=True, gc=False, kw_only=True):
     underlay_ip: Ip | UnsetType = UNSET
     agent_host: str | UnsetType = UNSET
     agent_port: int | UnsetType = UNSET
+    availability_zone: str | UnsetType = UNSET
+    failure_domain: str | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
     if_match: int | None = None
 
 
@@ -190,6 +198,10 @@ class PortReport(msgspec.Struct, frozen=True, gc=False):
     host: str
     revision: int
     error: str
+    path: str = ""
+    """By which way it came."""
+    attempts: int = 0
+    """Dials that this took."""
 
 
 class RecordPortReports(Command, frozen=True, gc=False, kw_only=True):

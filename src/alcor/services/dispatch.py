@@ -40,7 +40,7 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
         case CreatePorts():
             return ports.create_ports(indexes, command, stamp)
         case RecordPortReports():
-            return status.record_port_reports(named, command)
+            return status.record_port_reports(named, command, stamp.now)
         case UpdatePort():
             return ports.update_port(indexes, named, command, stamp)
         case DeletePorts():

@@ -19,7 +19,7 @@ from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
-_FIELDS = ("underlay_ip", "agent_host", "agent_port")
+_FIELDS = ("underlay_ip", "agent_host", "agent_port", "availability_zone", "failure_domain", "admin_state_up")
 
 
 def find_node(indexes: Indexes, node_id: Id) -> Node:
@@ -56,6 +56,9 @@ def create_nodes(indexes: Indexes, command: CreateNodes, stamp: Stamp) -> Outcom
                 created_at=stamp.now,
                 updated_at=stamp.now,
                 revision=stamp.revision,
+                availability_zone=spec.availability_zone,
+                failure_domain=spec.failure_domain,
+                admin_state_up=spec.admin_state_up,
             )
         )
     return Outcome(tuple(nodes), Changes(nodes=nodes))

@@ -20,7 +20,7 @@ from alcor.model.ids import Id, format_id
 from alcor.model.nouns import FixedIp, Port, PortKind, PortStatus
 from alcor.services.addressing import NetworkDemand, Want, resolve, supply
 from alcor.services.commands import CreatePorts, DeletePorts, FixedIpSpec, PortSpec, UpdatePort
-from alcor.services.errors import InvalidInput, PortBound, PortNotFound
+from alcor.services.errors import InvalidInput, NodeDrained, PortBound, PortNotFound
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.networks import find_network
 from alcor.services.revisions import changed_fields, check_if_match
@@ -41,6 +41,7 @@ _PLAIN_FIELDS = (
     "kind",
     "netns",
     "interface",
+    "fast_path",
 )
 _WIRED_FIELDS = frozenset(("mac", "fixed_ips", "host", "admin_state_up", "kind", "netns", "interface"))
 """What a host must realise: a change of one of these makes a bound port BUILD again."""
@@ -101,6 +102,7 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
                 status=PortStatus.BUILD if spec.host else PortStatus.DOWN,
                 status_reason="",
                 realised_revision=0,
+                fast_path=spec.fast_path,
             )
         )
     return Outcome(tuple(ports), Changes(new_ports=ports), tuple(allocations))
@@ -126,6 +128,9 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
             status=PortStatus.BUILD if after.host else PortStatus.DOWN,
             status_reason="",
             realised_revision=0 if moved else before.realised_revision,
+            path="",
+            attempts=0,
+            realised_at=0,
         )
     return Outcome(after, Changes(changed_ports=[(before, after)]), allocations)
 
@@ -159,9 +164,16 @@ def find_port(ports: Mapping[Id, Port], port_id: Id) -> Port:
 def check_hosts(indexes: Indexes, hosts: set[str]) -> None:
     """Raises InvalidInput for a host that is no node. The empty name is "unbound"."""
     for host in sorted(hosts):
-        if host and host not in indexes.node_named:
+        if not host:
+            continue
+        if host not in indexes.node_named:
             raise InvalidInput(
                 f"Invalid input for operation: binding:host_id {host} names no node. Register it with POST /v2.0/nodes."
+            )
+        if not indexes.nodes[indexes.node_named[host]].admin_state_up:
+            raise NodeDrained(
+                f"Node {host} is drained (admin_state_up is false): it keeps its ports and takes no others. Bind the "
+                "port elsewhere, or set admin_state_up of the node to true."
             )
 
 

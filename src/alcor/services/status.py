@@ -18,14 +18,14 @@ MAX_REASON = 1024
 """Characters of `status_reason` that are kept."""
 
 
-def record_port_reports(ports: Mapping[Id, Port], command: RecordPortReports) -> Outcome:
+def record_port_reports(ports: Mapping[Id, Port], command: RecordPortReports, now: int) -> Outcome:
     """Applies the reports; the last of several about one port counts. What changes nothing is not written."""
     changed: dict[Id, StatusChange] = {}
     for report in command.reports:
         port = ports.get(report.id)
         if port is None or not port.host or report.host != port.host or report.revision != port.revision:
             continue
-        changed[report.id] = status_of(port, report)
+        changed[report.id] = status_of(port, report, now)
     statuses = [
         change
         for identifier, change in changed.items()
@@ -35,9 +35,12 @@ def record_port_reports(ports: Mapping[Id, Port], command: RecordPortReports) ->
     return Outcome(None, Changes(statuses=statuses))
 
 
-def status_of(port: Port, report: PortReport) -> StatusChange:
-    """The status that a report of the present revision gives a port. A refusal keeps the revision last realised."""
+def status_of(port: Port, report: PortReport, now: int) -> StatusChange:
+    """The status that a report of the present revision gives a port, now. A refusal keeps what was last realised."""
     if report.error:
-        return StatusChange(port.id, PortStatus.ERROR, report.error[:MAX_REASON], port.realised_revision)
+        reason = report.error[:MAX_REASON]
+        return StatusChange(
+            port.id, PortStatus.ERROR, reason, port.realised_revision, report.path, report.attempts, port.realised_at
+        )
     status = PortStatus.ACTIVE if port.admin_state_up else PortStatus.DOWN
-    return StatusChange(port.id, status, "", report.revision)
+    return StatusChange(port.id, status, "", report.revision, report.path, report.attempts, now)

@@ -35,6 +35,9 @@ class StatusChange(msgspec.Struct, frozen=True, gc=False):
     status: PortStatus
     reason: str
     realised_revision: int
+    path: str = ""
+    attempts: int = 0
+    realised_at: int = 0
 
 
 class Changes(msgspec.Struct, kw_only=True):

@@ -197,7 +197,15 @@ def _own(owners: dict[tuple[Id, bytes], Id], key: tuple[Id, bytes], owner: Id) -
 
 
 def _with_status(port: Port, change: StatusChange) -> Port:
-    return replace(port, status=change.status, status_reason=change.reason, realised_revision=change.realised_revision)
+    return replace(
+        port,
+        status=change.status,
+        status_reason=change.reason,
+        realised_revision=change.realised_revision,
+        path=change.path,
+        attempts=change.attempts,
+        realised_at=change.realised_at,
+    )
 
 
 def _page(table: Table, nouns: list[Any], query: Query) -> list[Any]:

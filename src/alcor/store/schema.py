@@ -20,7 +20,7 @@ from alcor.model.nouns import FixedIp, Network, Node, Pool, Port, PortKind, Port
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SCHEMA = """
 CREATE TABLE meta (
@@ -52,7 +52,8 @@ CREATE INDEX subnet_project ON subnets (project_id) WHERE project_id <> '';
 
 CREATE TABLE nodes (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, name TEXT NOT NULL, underlay_ip BLOB NOT NULL, agent_host TEXT NOT NULL,
-    agent_port INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL
+    agent_port INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL,
+    availability_zone TEXT NOT NULL, failure_domain TEXT NOT NULL, admin_state_up INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX node_name ON nodes (name);
 CREATE UNIQUE INDEX node_underlay_ip ON nodes (underlay_ip);
@@ -62,7 +63,8 @@ CREATE TABLE ports (
     description TEXT NOT NULL, mac INTEGER NOT NULL, fixed_ips BLOB NOT NULL, host TEXT NOT NULL,
     device_id TEXT NOT NULL, device_owner TEXT NOT NULL, admin_state_up INTEGER NOT NULL, kind TEXT NOT NULL,
     netns TEXT NOT NULL, interface TEXT NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
-    revision INTEGER NOT NULL, status TEXT NOT NULL, status_reason TEXT NOT NULL, realised_revision INTEGER NOT NULL
+    revision INTEGER NOT NULL, status TEXT NOT NULL, status_reason TEXT NOT NULL, realised_revision INTEGER NOT NULL,
+    fast_path INTEGER NOT NULL, path TEXT NOT NULL, attempts INTEGER NOT NULL, realised_at INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX port_mac ON ports (network, mac);
 CREATE INDEX port_network ON ports (network);
@@ -81,6 +83,19 @@ CREATE TABLE addresses (
 -- One row a commit: what it touched, by id, as msgpack of store.base.ChangeRecord.
 CREATE TABLE changes (revision INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
+
+MIGRATIONS = {
+    1: """
+ALTER TABLE nodes ADD COLUMN availability_zone TEXT NOT NULL DEFAULT '';
+ALTER TABLE nodes ADD COLUMN failure_domain TEXT NOT NULL DEFAULT '';
+ALTER TABLE nodes ADD COLUMN admin_state_up INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE ports ADD COLUMN fast_path INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ports ADD COLUMN path TEXT NOT NULL DEFAULT '';
+ALTER TABLE ports ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ports ADD COLUMN realised_at INTEGER NOT NULL DEFAULT 0;
+""",
+}
+"""From that version to the next; each in a transaction of its own."""
 
 _POOLS_ENCODER = msgspec.msgpack.Encoder()
 _POOLS_DECODER = msgspec.msgpack.Decoder(tuple[Pool, ...])
@@ -196,6 +211,9 @@ def node_row(node: Node) -> tuple[Any, ...]:
         node.created_at,
         node.updated_at,
         node.revision,
+        node.availability_zone,
+        node.failure_domain,
+        node.admin_state_up,
     )
 
 
@@ -209,6 +227,9 @@ def node_of(row: tuple[Any, ...]) -> Node:
         created_at=row[5],
         updated_at=row[6],
         revision=row[7],
+        availability_zone=row[8],
+        failure_domain=row[9],
+        admin_state_up=bool(row[10]),
     )
 
 
@@ -242,6 +263,10 @@ def port_row(port: Port) -> tuple[Any, ...]:
         port.status._value_,
         port.status_reason,
         port.realised_revision,
+        1 if port.fast_path else 0,
+        port.path,
+        port.attempts,
+        port.realised_at,
     )
 
 
@@ -274,6 +299,10 @@ def port_of(row: tuple[Any, ...]) -> Port:
         status=_STATUSES[row[17]],
         status_reason=row[18],
         realised_revision=row[19],
+        fast_path=bool(row[20]),
+        path=row[21],
+        attempts=row[22],
+        realised_at=row[23],
     )
 
 
@@ -335,7 +364,17 @@ NODES = Table(
     ("n", *Node.__struct_fields__),
     node_row,
     node_of,
-    {"id": _bytes, "name": str, "underlay_ip": _bytes, "agent_host": str, "agent_port": int, **_TIMES},
+    {
+        "id": _bytes,
+        "name": str,
+        "underlay_ip": _bytes,
+        "agent_host": str,
+        "agent_port": int,
+        "availability_zone": str,
+        "failure_domain": str,
+        "admin_state_up": int,
+        **_TIMES,
+    },
     ("id", "name", "underlay_ip"),
 )
 PORTS = Table(

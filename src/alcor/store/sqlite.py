@@ -27,6 +27,7 @@ from alcor.store.query import PORT_SELECT, Listing
 from alcor.store.record import record_of
 from alcor.store.schema import (
     APPLICATION_ID,
+    MIGRATIONS,
     NETWORKS,
     NODES,
     PORTS,
@@ -328,16 +329,17 @@ class SqliteStore:
                 execute(f"DELETE FROM {name} WHERE n IN (SELECT value FROM json_each(?))", (ordinals,))
 
     def _put_statuses(self, changes: Changes) -> None:
-        """One statement for all ports that get the same status and reason: nearly always one."""
-        alike: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        """One statement for all ports that get the same status, reason, way and time: nearly always one."""
+        alike: dict[tuple[str, str, str, int, int], list[tuple[int, int]]] = {}
         for change in changes.statuses:
-            key = (change.status.value, change.reason)
+            key = (change.status.value, change.reason, change.path, change.attempts, change.realised_at)
             alike.setdefault(key, []).append((ordinal_of(change.id), change.realised_revision))
-        for (status, reason), pairs in alike.items():
+        for key, pairs in alike.items():
             self._writer.execute(
-                "UPDATE ports SET status = ?, status_reason = ?, realised_revision = j.realised FROM "
+                "UPDATE ports SET status = ?, status_reason = ?, path = ?, attempts = ?, realised_at = ?, "
+                "realised_revision = j.realised FROM "
                 "(SELECT value ->> 0 AS port, value ->> 1 AS realised FROM json_each(?)) j WHERE n = j.port",
-                (status, reason, msgspec.json.encode(pairs).decode()),
+                (*key, msgspec.json.encode(pairs).decode()),
             )
 
     def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]], *, upsert: bool) -> None:
@@ -395,8 +397,10 @@ def _adopt(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(
             f"{path}: schema {version} was written by a newer Alcor, this one knows {SCHEMA_VERSION}. Run that version."
         )
-    if version < SCHEMA_VERSION:
+    if version not in MIGRATIONS and version < SCHEMA_VERSION:
         raise StoreError(f"{path}: schema {version} has no migration to {SCHEMA_VERSION}. Use another path.")
+    for step in range(version, SCHEMA_VERSION):
+        connection.executescript(f"BEGIN; {MIGRATIONS[step]} PRAGMA user_version={step + 1}; COMMIT;")
 
 
 @lru_cache(maxsize=1024)
