@@ -14,7 +14,7 @@ async def test_the_version_names_the_resources(client: httpx.AsyncClient) -> Non
     """With and without the slash; every link leads to a list."""
     found = (await client.get("/v2.0")).json()["resources"]
     assert found == (await client.get("/v2.0/")).json()["resources"]
-    assert ["networks", "subnets", "ports", "nodes"] == [resource["collection"] for resource in found]
+    assert ["networks", "subnets", "ports", "nodes", "agents"] == [resource["collection"] for resource in found]
     for resource in found:
         assert 200 == (await client.get(resource["links"][0]["href"])).status_code
 

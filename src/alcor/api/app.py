@@ -7,7 +7,7 @@ router and middleware, 20 us as an empty ASGI application. A trailing slash is t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ExceptionHandler, Lifespan, Receive, Scope, Send
 
 from alcor.api import discovery, errors, openapi
+from alcor.api.agents import Agents
 from alcor.api.context import Context
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call, Endpoint, Handler, Limits, next_request_id
@@ -27,15 +28,28 @@ from alcor.api.nodes import Nodes
 from alcor.api.ports import Ports
 from alcor.api.subnets import Subnets
 from alcor.services.commands import Control
+from alcor.services.health import HealthView
 from alcor.store.base import Store
 
 MEMBER = "/{member}"
+METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus's text format."""
 READERS = 4
 """Threads that answer lists."""
 
 
-def create_app(control: Control, store: Store, *, limits: Limits | None = None) -> Starlette:
-    """The application. It owns its reader threads (they end with the lifespan), not `control` and not `store`."""
+def create_app(
+    control: Control,
+    store: Store,
+    *,
+    limits: Limits | None = None,
+    health: HealthView | None = None,
+    metrics: Callable[[], bytes] | None = None,
+) -> Starlette:
+    """The application. `health` answers how hosts are, `metrics` makes the page for Prometheus.
+
+    It owns its reader threads (they end with the lifespan), not `control` and not `store`.
+    """
     readers = ThreadPoolExecutor(READERS, thread_name_prefix="alcor-api-read")
     limits = limits or Limits()
 
@@ -47,7 +61,8 @@ def create_app(control: Control, store: Store, *, limits: Limits | None = None) 
             readers.shutdown(wait=True, cancel_futures=True)
 
     endpoints = {
-        path: Endpoint(methods, limits) for path, methods in handlers(Context(control, store, readers)).items()
+        path: Endpoint(methods, limits)
+        for path, methods in handlers(Context(control, store, readers, health, metrics)).items()
     }
     return Application(
         endpoints, lifespan=lifespan, exception_handlers={HTTPException: _http_error, Exception: _unexpected}
@@ -102,12 +117,25 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
             "PUT": resource.update,
             "DELETE": resource.delete,
         }
+    agents = Agents(context)
+    found["/v2.0/agents"] = {"GET": agents.list}
+    found["/v2.0/agents/{member}"] = {"GET": agents.show, "PUT": agents.update}
+    found["/v2.0/health-events"] = {"GET": agents.events}
+    if context.metrics is not None:
+        found["/metrics"] = {"GET": _metrics(context.metrics)}
     found["/"] = {"GET": discovery.versions}
     found["/v2.0"] = {"GET": discovery.resources}
     found["/v2.0/extensions"] = {"GET": discovery.extensions}
     found["/v2.0/extensions/{member}"] = {"GET": discovery.extension}
     found["/v2.0/openapi.json"] = {"GET": _openapi}
     return found
+
+
+def _metrics(render: Callable[[], bytes]) -> Handler:
+    async def metrics(_call: Call) -> Reply:
+        return Reply(200, render(), content_type=METRICS_TYPE)
+
+    return metrics
 
 
 async def _openapi(_call: Call) -> Reply:

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from alcor.api.errors import BadRequest
 from alcor.model.nouns import PortKind, PortStatus
+from alcor.services.health import Reach
 
 NAME_LENGTH = 255
 PATH_LENGTH = 4095
@@ -312,6 +313,49 @@ class NodeView(View, kw_only=True):
     created_at: TimeText
     updated_at: TimeText
     revision_number: int
+
+
+class AgentUpdate(Input, kw_only=True):
+    admin_state_up: bool | UnsetType = UNSET
+
+
+class AgentConfigurations(msgspec.Struct, kw_only=True):
+    """How a host is: its state and since when, who speaks for it, by which path it was last heard, how often it is."""
+
+    state: Reach
+    since: TimeText | None
+    path: str | None
+    attempts: int
+    standby: bool
+    heartbeat_s: float
+
+
+class AgentView(View, kw_only=True):
+    """A node as Neutron's agents show a host. `alive`: the agent itself was heard lately, by whatever path."""
+
+    host: str
+    agent_type: Literal["Alcor agent"] = "Alcor agent"
+    binary: Literal["alcor-agent"] = "alcor-agent"
+    topic: Literal["N/A"] = "N/A"
+    availability_zone: str | None
+    admin_state_up: bool
+    alive: bool
+    heartbeat_timestamp: TimeText | None
+    created_at: TimeText
+    started_at: TimeText
+    description: None = None
+    resources_synced: None = None
+    configurations: AgentConfigurations
+
+
+class HealthEventView(msgspec.Struct, kw_only=True):
+    """A host changed its state (up, suspect, down), or who speaks for it (agent, standby)."""
+
+    at: TimeText
+    host: str
+    was: str
+    now: str
+    detail: str
 
 
 Body = TypeVar("Body", bound=Input)

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from alcor.services.commands import Control
+from alcor.services.health import HealthView
 from alcor.store.base import Store
 
 Found = TypeVar("Found")
@@ -16,9 +17,20 @@ Found = TypeVar("Found")
 class Context:
     """The seams of the API. Reads of one row happen at once (microseconds); lists happen in `readers`."""
 
-    def __init__(self, control: Control, store: Store, readers: Executor) -> None:
+    def __init__(
+        self,
+        control: Control,
+        store: Store,
+        readers: Executor,
+        health: HealthView | None = None,
+        metrics: Callable[[], bytes] | None = None,
+    ) -> None:
         self.control = control
         self.store = store
+        self.health = health
+        """None: nobody watches hosts."""
+        self.metrics = metrics
+        """The page for Prometheus; None: there is none."""
         self._readers = readers
 
     async def read(self, question: Callable[[], Found]) -> Found:

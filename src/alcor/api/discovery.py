@@ -10,7 +10,7 @@ import msgspec
 from alcor.api.errors import Reply, error_reply
 from alcor.api.exchange import Call
 
-RESOURCES = (("network", "networks"), ("subnet", "subnets"), ("port", "ports"), ("node", "nodes"))
+RESOURCES = (("network", "networks"), ("subnet", "subnets"), ("port", "ports"), ("node", "nodes"), ("agent", "agents"))
 _EPOCH = "2026-11-23T00:00:00-00:00"
 _encode = msgspec.json.Encoder().encode
 
@@ -39,6 +39,7 @@ def _extension(alias: str, name: str, description: str) -> Extension:
 EXTENSIONS = {
     extension.alias: extension
     for extension in (
+        _extension("agent", "agent", "Shows hosts' agents and whether they are alive; drains hosts."),
         _extension("alcor", "Alcor", "Networks with cidr (VPCs), ports with alcor:kind, netns and interface, nodes."),
         _extension("binding", "Port Binding", "Binds ports to hosts and says how the host plugs them."),
         _extension("empty-string-filtering", "Empty String Filtering", "Filters by attributes that are empty."),

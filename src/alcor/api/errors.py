@@ -21,11 +21,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Reply(NamedTuple):
-    """What goes back. A body is JSON."""
+    """What goes back."""
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_type: bytes = b"application/json"
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):

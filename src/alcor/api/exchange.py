@@ -22,7 +22,6 @@ from alcor.api.errors import BadRequest, BodyTooLarge, Reply
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a request body, by default: some 150,000 ports in one POST."""
 
-_JSON = (b"content-type", b"application/json")
 _PROCESS = os.urandom(10).hex()
 _NUMBERS = count(1)
 _IF_MATCH = re.compile(r'(?:W/)?"?revision_number=([^",]*)"?')
@@ -155,7 +154,7 @@ async def send_reply(reply: Reply, request_id: str, scope: Scope, send: Send) ->
         *reply.headers,
     ]
     if reply.body:
-        headers.append(_JSON)
+        headers.append((b"content-type", reply.content_type))
     elif reply.status == 204:
         headers = headers[1:]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -15,6 +15,9 @@ import msgspec
 
 from alcor.api import networks, nodes, ports, subnets
 from alcor.api.bodies import (
+    AgentUpdate,
+    AgentView,
+    HealthEventView,
     Input,
     NetworkCreate,
     NetworkUpdate,
@@ -121,7 +124,8 @@ def served() -> bytes:
 def _schemas() -> Json:
     types = [kind for resource in RESOURCES for kind in (resource.create, resource.update, resource.view)]
     _, found = msgspec.json.schema_components(
-        [*types, ErrorBody, Link, Extension], ref_template="#/components/schemas/{name}"
+        [*types, ErrorBody, Link, Extension, AgentUpdate, AgentView, HealthEventView],
+        ref_template="#/components/schemas/{name}",
     )
     for resource in RESOURCES:
         whole = found[resource.view.__name__]
@@ -338,7 +342,38 @@ def _discovery() -> Json:
     extension_path = show("show_extension", "One extension.", "extension", extension)
     extension_path["responses"] |= _errors(404)
     extension_path["parameters"] = [{"name": "alias", "in": "path", "required": True, "schema": text}]
+    agent = show("show_agent", "A host's agent, and how it is.", "agent", _ref("AgentView"))
+    agent["responses"] |= _errors(404)
     return {
+        "/v2.0/agents": {"get": show("list_agents", "Hosts' agents.", "agents", _list_of("AgentView"))},
+        "/v2.0/agents/{agent_id}": {
+            "parameters": [
+                {"name": "agent_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+            ],
+            "get": agent,
+            "put": _operation(
+                "discovery",
+                "update_agent",
+                "Drains a host, or gives it back.",
+                {
+                    "200": _answer("Changed, and durable.", _object({"agent": _ref("AgentView")}, ["agent"])),
+                    **_errors(400, 404, 409, 412, 413, 503),
+                },
+                parameters=[_shared("if_match")],
+                requestBody={
+                    "required": True,
+                    "content": _json(_object({"agent": _ref("AgentUpdate")}, ["agent"], closed=True)),
+                },
+            ),
+        },
+        "/v2.0/health-events": {
+            "get": show(
+                "list_health_events",
+                "What happened to hosts lately, oldest first.",
+                "health_events",
+                _list_of("HealthEventView"),
+            )
+        },
         "/": {
             "get": show("list_versions", "The versions of the API.", "versions", {"type": "array", "items": version})
         },
@@ -360,6 +395,10 @@ def _discovery() -> Json:
             )
         },
     }
+
+
+def _list_of(name: str) -> Json:
+    return {"type": "array", "items": _ref(name)}
 
 
 def main() -> None:

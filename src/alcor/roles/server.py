@@ -2,7 +2,7 @@
 
     api -> Committer -> SqliteStore           commands down
     Committer -> Publisher -> Delivery        goal state out, by commit, over `ways`
-    Delivery -> Publisher -> StatusLoop       acknowledgements back, as commands
+    Delivery -> HealthMonitor -> Publisher -> StatusLoop    words of hosts back, as commands
 
 Everything lives in one task group: a part that fails (above all a store that cannot write) ends the process, loudly.
 """
@@ -16,6 +16,7 @@ import random
 import signal
 import socket
 import sys
+import time
 
 import uvicorn
 import uvloop
@@ -25,6 +26,8 @@ from alcor.api.app import create_app
 from alcor.kit import logs
 from alcor.kit.clock import SystemClock
 from alcor.loops.commit import Committer
+from alcor.loops.health import HealthMonitor
+from alcor.loops.metrics import Metrics
 from alcor.loops.publish import Publisher
 from alcor.loops.status import StatusLoop
 from alcor.paths.link import CONTROLLER, Credentials, CredentialsError, load_credentials
@@ -87,16 +90,27 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
         on_commit=publisher.committed,
     )
     status = StatusLoop(committer, random.random)
+    metrics = Metrics()
+    monitor = HealthMonitor(publisher, SystemClock().now_ms, time.monotonic, also=(metrics,))
     committer.start()
     try:
-        async with ways.delivery(config, credentials, committer.epoch, publisher) as path, asyncio.TaskGroup() as group:
+        async with ways.delivery(config, credentials, committer.epoch, monitor) as path, asyncio.TaskGroup() as group:
+            metrics.watch(
+                paths=path.paths,
+                failing=path.failures,
+                states=monitor.states,
+                revision=store.revision,
+                refused=lambda: ways.refused(path),
+            )
             loops = [
                 group.create_task(committer.wait_failed()),
+                group.create_task(monitor.run()),
                 group.create_task(path.run()),
                 group.create_task(publisher.run(path, status.add)),
                 group.create_task(status.run()),
             ]
-            await _serve_api(create_app(committer, store), sockets)
+            app = create_app(committer, store, health=monitor, metrics=metrics.render)
+            await _serve_api(app, sockets)
             for loop in loops:
                 loop.cancel()
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -56,6 +56,12 @@ async def delivery(
             await normal.start()
             dialers[PathName.NORMAL] = normal
         yield path
+
+
+def refused(path: Delivery) -> Mapping[str, int]:
+    """Bus messages that were refused, by reason."""
+    normal = path.dialers.get(PathName.NORMAL)
+    return normal.refused if isinstance(normal, NormalDialer) else {}
 
 
 @asynccontextmanager

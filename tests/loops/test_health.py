@@ -1,0 +1,150 @@
+"""The health monitor: who is heard is up, who is silent is suspect and then down, whoever carried the words."""
+
+import pytest
+from tests.paths.wires import Recorder
+
+from alcor.loops.health import MAX_EVENTS, HealthMonitor
+from alcor.loops.metrics import Metrics
+from alcor.model.ids import Id
+from alcor.paths.base import PathName, Session
+from alcor.services.health import Reach
+from alcor.wire.reports import Ack, Heartbeat, Hello, PortAck
+
+INTERVAL_MS = 1000
+PORT = Id(bytes(16))
+
+
+class Watch:
+    """A monitor, its clock, and whom it tells."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.told = Recorder()
+        self.metrics = Metrics()
+        self.monitor = HealthMonitor(self.told, lambda: int(self.now * 1000), lambda: self.now, also=(self.metrics,))
+
+    def beat(self, host: str = "h", *, path: PathName = PathName.NORMAL, standby: bool = False) -> None:
+        self.monitor.heard(host, path, Heartbeat(host, 1, INTERVAL_MS, (), standby))
+
+    def greet(self, host: str = "h", *, path: PathName = PathName.FAST, standby: bool = False) -> Session:
+        session = Session(host, 1, path, 3)
+        self.monitor.greeted(session, Hello(host, 1, (), standby=standby, heartbeat_ms=INTERVAL_MS))
+        return session
+
+    def wait(self, seconds: float) -> Reach:
+        self.now += seconds
+        self.monitor.look()
+        return self.monitor.health("h").state
+
+    def events(self) -> list[tuple[str, str]]:
+        return [(event.was, event.now) for event in self.monitor.events()]
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch()
+
+
+def test_a_host_that_was_never_heard_is_down(watch: Watch) -> None:
+    """And nothing is told of it."""
+    assert watch.monitor.health("nobody").state is Reach.DOWN
+    assert watch.monitor.events() == []
+
+
+def test_silence_makes_a_host_suspect_and_then_down_within_three_heartbeats(watch: Watch) -> None:
+    """One and a half intervals, three intervals; each is told once."""
+    watch.greet()
+    assert watch.wait(1.4) is Reach.UP
+    assert watch.wait(0.2) is Reach.SUSPECT
+    assert watch.wait(1.3) is Reach.SUSPECT
+    assert watch.wait(0.15) is Reach.DOWN
+    assert watch.wait(100) is Reach.DOWN
+    assert watch.events() == [("up", "suspect"), ("suspect", "down")]
+
+
+@pytest.mark.parametrize("path", list(PathName))
+def test_a_word_by_any_path_counts(watch: Watch, path: PathName) -> None:
+    """A host is down only when nobody reaches it, peers included."""
+    watch.greet(path=path)
+    for _ in range(20):
+        watch.beat(path=path)
+        assert watch.wait(1.0) is Reach.UP
+    assert watch.monitor.health("h").path == path
+    assert watch.events() == []
+
+
+def test_one_word_does_not_make_a_dead_host_well(watch: Watch) -> None:
+    """Two do, or a session: a host that flickers does not flap between up and down."""
+    watch.greet()
+    assert watch.wait(10) is Reach.DOWN
+    watch.beat()
+    assert watch.wait(0.0) is Reach.SUSPECT
+    watch.beat()
+    assert watch.wait(0.0) is Reach.UP
+    assert watch.wait(10) is Reach.DOWN
+    watch.greet()
+    assert watch.wait(0.0) is Reach.UP
+
+
+def test_the_standby_is_told_apart(watch: Watch) -> None:
+    """The host is up, its agent is not."""
+    watch.greet()
+    watch.greet(standby=True)
+    assert watch.monitor.health("h").standby
+    assert watch.wait(0.5) is Reach.UP
+    watch.beat()
+    assert not watch.monitor.health("h").standby
+    assert watch.events() == [("agent", "standby"), ("standby", "agent")]
+
+
+def test_everything_is_passed_on(watch: Watch) -> None:
+    """The monitor stands between; nobody misses anything."""
+    session = watch.greet()
+    watch.beat()
+    watch.monitor.acknowledged(session, Ack(sequence=1))
+    watch.monitor.overflowed(session, frozenset())
+    watch.monitor.refused(session, "why", 1)
+    assert [kind for kind, _ in watch.told.heard_of] == ["greeted", "heard", "acknowledged", "overflowed", "refused"]
+    assert watch.monitor.health("h").attempts == 3
+
+
+def test_a_thousand_hosts_cost_what_is_due(watch: Watch) -> None:
+    """One entry a host, however often it is heard; events are bounded."""
+    for _ in range(5):
+        for number in range(1000):
+            watch.beat(f"host-{number}")
+        watch.wait(1.0)
+    assert len(watch.monitor._deadlines) == 1000
+    assert watch.monitor.states() == {Reach.UP: 1000}
+    watch.wait(10)
+    watch.wait(10)
+    assert watch.monitor.states() == {Reach.DOWN: 1000}
+    assert len(watch.monitor.events()) == MAX_EVENTS
+    watch.monitor.forget("host-1")
+    assert watch.monitor.states() == {Reach.DOWN: 999}
+
+
+def test_the_page_for_prometheus(watch: Watch) -> None:
+    """Ports by path and outcome, how long wiring took, hosts by state, sessions by path."""
+    session = watch.greet(path=PathName.RESCUE)
+    good, bad = PortAck(PORT, 1, False, "", 1500), PortAck(PORT, 1, False, "no room", 10)
+    watch.monitor.acknowledged(session, Ack(sequence=1, ports=(good, good, bad)))
+    watch.metrics.watch(
+        paths=lambda: {"h": PathName.RESCUE},
+        failing=lambda: {"x": 2},
+        states=watch.monitor.states,
+        revision=lambda: 42,
+        refused=lambda: {"malformed": 7},
+    )
+    page = watch.metrics.render().decode()
+    for line in (
+        'alcor_port_reports_total{outcome="carried",path="rescue"} 2.0',
+        'alcor_port_reports_total{outcome="refused",path="rescue"} 1.0',
+        'alcor_port_wiring_seconds_bucket{le="0.002",path="rescue"} 2.0',
+        'alcor_sessions{path="rescue"} 1.0',
+        'alcor_hosts{state="up"} 1.0',
+        'alcor_bus_refused{reason="malformed"} 7.0',
+        "alcor_hosts_failing 1.0",
+        "alcor_revision 42.0",
+    ):
+        assert line in page
