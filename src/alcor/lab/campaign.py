@@ -6,13 +6,13 @@ strike -> hold (churn and pings go on) -> undo -> probe -> until the audit is cl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 
 from alcor.lab.audit import Auditor, Carried, Findings
 from alcor.lab.churn import Churn, Place, body
 from alcor.lab.client import ApiError, Client
-from alcor.lab.faults import Kind, Planned
+from alcor.lab.faults import Planned
 from alcor.lab.ground import Ground
 from alcor.lab.ledger import Ledger
 from alcor.lab.pulse import Pulse
@@ -65,7 +65,7 @@ class Campaign:
         ground.restarts.clear()
         started = time.monotonic()
         with ExitStack() as stack:
-            self._pulse.start(severed)
+            self._pulse.start(planned.cuts)
             stack.callback(self._pulse.stop)
             if not kind.quiet:
                 self._churn.resume()
@@ -81,7 +81,7 @@ class Campaign:
                     violations += self._around(probes)
                     around_ms = (time.monotonic() - struck_at) * 1000
                 self._adopt(probes)
-                violations += self._hold(kind, planned.hold_s, severed, before)
+                violations += self._hold(planned, severed, before)
             ended = time.monotonic()
             self._churn.halt()
             findings = self._recover(planned.victims or self._some(PROBES))
@@ -108,6 +108,22 @@ class Campaign:
             violations=(*violations, *findings.words, *leaked),
             around_ms=around_ms,
         )
+
+    def clear(self, keep: Collection[str]) -> list[str]:
+        """Deletes all ports but these, and waits until no host carries more; what is wrong in the end."""
+        deadline = time.monotonic() + RECOVER_S
+        findings = Findings(unsettled=("the API does not answer",))
+        while time.monotonic() < deadline:
+            self._check()
+            with suppress(LabError):
+                for port in sorted(self._auditor.rows().keys() - set(keep)):
+                    self._asker.delete("ports", port)
+                    self._ledger.deleted(port)
+                findings = self._auditor.look()
+                if findings.clean:
+                    break
+            time.sleep(POLL_S)
+        return [f"after all ports of the churn were deleted: {word}" for word in findings.words]
 
     def _some(self, count: int) -> tuple[str, ...]:
         hosts = self._ground.hosts
@@ -152,10 +168,10 @@ class Campaign:
             self._churn.adopt(port, self._places[0])
         return bool(ports)
 
-    def _hold(self, kind: Kind, hold_s: float, severed: Sequence[str], before: Sequence[Carried]) -> list[str]:
+    def _hold(self, planned: Planned, severed: Sequence[str], before: Sequence[Carried]) -> list[str]:
         """Lets the fault last; what was wrong meanwhile. New pings must get through."""
-        deadline = time.monotonic() + hold_s
-        wrong = [f"while it lasted: {word}" for word in self._pulse.fresh(severed)]
+        kind, deadline = planned.kind, time.monotonic() + planned.hold_s
+        wrong = [f"while it lasted: {word}" for word in self._pulse.fresh(planned.cuts)]
         wrong += self._pulse.across(severed)
         while (left := deadline - time.monotonic()) > 0:
             self._check()

@@ -16,7 +16,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,7 @@ from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.links import IFF_NO_PI, TUNSETIFF
 from alcor.dataplane.kernel.netlink import Netlink
 from alcor.lab.pings import visit
-from alcor.lab.topology import DEVICE
+from alcor.lab.topology import DEVICE, UNDERLAY_MTU
 from alcor.model.addresses import Ip
 
 NAME = "detour"
@@ -49,21 +48,31 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True):
     """Part that arrives twice."""
 
 
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """What takes the detour: packets that leave `namespace` by `device` to any of `targets`."""
+
+    namespace: Path
+    targets: tuple[Ip, ...]
+    device: str = DEVICE
+    name: str = NAME
+    """Of the TUN device: another for each detour in a namespace."""
+
+
 class DelayLine:
     """See the module. Use as a context; leaving restores the way as it was."""
 
-    def __init__(self, namespace: Path, targets: Sequence[Ip], weather: Weather, seed: int) -> None:
-        self._namespace = namespace
-        self._targets = list(targets)
+    def __init__(self, way: Way, weather: Weather, seed: int) -> None:
+        self._way = way
         self._weather = weather
         self._dice = random.Random(seed)
         self._stop = threading.Event()
+        self._before: list[links.Route] = []
         self._waiting: list[tuple[float, int, bytes]] = []
         self._number = 0
         self.carried = self.lost = 0
 
     def __enter__(self) -> DelayLine:
-        ((self._tun, self._out),) = visit([self._namespace], self._open)
+        ((self._tun, self._out),) = visit([self._way.namespace], self._open)
         self._thread = threading.Thread(target=self._run, name="detour", daemon=True)
         self._thread.start()
         return self
@@ -73,27 +82,37 @@ class DelayLine:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        visit([self._way.namespace], self._restore)
         os.close(self._tun)  # the device goes, and its routes with it
         self._out.close()
 
     def _open(self, _: Path) -> tuple[int, socket.socket]:
+        way = self._way
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", NAME.encode(), IFF_TUN | IFF_NO_PI))
+            fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", way.name.encode(), IFF_TUN | IFF_NO_PI))
             out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-            out.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, DEVICE.encode() + b"\0")
+            out.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, way.device.encode() + b"\0")
             out.setblocking(False)
-            for which in ("all", DEVICE):
+            for which in ("all", way.device):
                 with suppress(OSError):
                     Path(f"/proc/sys/net/ipv4/conf/{which}/rp_filter").write_text("0")
             with Netlink() as netlink:
-                index = next(link.ifindex for link in links.links(netlink) if link.name == NAME)
-                netlink.check([links.set_link(index, up=True)])
-                netlink.check([links.route(index, ip, 32) for ip in self._targets])
+                found = {link.name: link.ifindex for link in links.links(netlink)}
+                known = {(one.destination, one.length): one for one in links.routes(netlink)}
+                self._before = [known[ip, 32] for ip in way.targets if (ip, 32) in known]
+                index = found[way.name]
+                netlink.check([links.set_link(index, up=True, mtu=UNDERLAY_MTU)])
+                netlink.check([links.route(index, ip, 32) for ip in way.targets])
         except BaseException:
             os.close(tun)
             raise
         return tun, out
+
+    def _restore(self, _: Path) -> None:
+        """What had routes of its own gets them back; the others go with the device."""
+        with Netlink() as netlink:
+            netlink.check([links.route(one.ifindex, ip, 32) for one in self._before if (ip := one.destination)])
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import msgspec
 
 from alcor.lab import harm
-from alcor.lab.delayline import DelayLine, Weather
+from alcor.lab.delayline import DelayLine, Way, Weather
 from alcor.lab.ground import SERVER, Ground
-from alcor.lab.processes import AGENT_PORT, standby_of
+from alcor.lab.processes import AGENT_PORT, BUS_PORT, standby_of
 from alcor.lab.results import LabError
-from alcor.lab.topology import Machine
+from alcor.lab.topology import Machine, fabric_device
 
 HOUR_MS = 3_600_000
 JUMPS_MS = (-24 * HOUR_MS, -HOUR_MS, -500, HOUR_MS, 400 * 24 * HOUR_MS)
@@ -47,6 +47,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Takes namespaces and mounts."""
     severs: bool = False
     """Packets between containers of the struck hosts are lost while it lasts, and must be."""
+    loses: bool = False
+    """Packets from and to containers of the struck hosts may be lost while it lasts."""
     quiet: bool = False
     """Nothing may be asked of the API while it lasts but what the kind itself asks."""
     refuses: bool = False
@@ -63,6 +65,11 @@ class Planned(NamedTuple):
     kind: Kind
     victims: tuple[str, ...]
     hold_s: float
+
+    def cuts(self, here: str, there: str) -> bool:
+        """Packets between these two hosts may be lost."""
+        struck = sum(host in self.victims for host in (here, there))
+        return (self.kind.severs and struck == 2) or (self.kind.loses and struck > 0)
 
 
 def plan(seed: int, count: int, kinds: Sequence[Kind], hosts: Sequence[str]) -> list[Planned]:
@@ -191,6 +198,20 @@ def _cut_management(ground: Ground, hosts: Sequence[Machine]) -> Struck:
     return Struck(undo)
 
 
+def _cut_bus(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    controller = ground.lab.topology.controller
+    ends = [(_inside(host), controller.ip, True) for host in hosts]
+    ends += [(_inside(controller), host.ip, False) for host in hosts]
+    for namespace, target, towards in ends:
+        harm.swallow_port(namespace, target, BUS_PORT, towards=towards)
+
+    def undo() -> None:
+        for namespace, target, towards in ends:
+            harm.restore_port(namespace, target, BUS_PORT, towards=towards)
+
+    return Struck(undo)
+
+
 def _cut_management_and_kill(ground: Ground, hosts: Sequence[Machine]) -> Struck:
     cut = _cut_management(ground, hosts)
     killed = _kill_agents(ground, hosts)
@@ -236,11 +257,30 @@ def _weather(loss: float, delay_s: float, jitter_s: float, twice: float) -> Call
     def strike(ground: Ground, hosts: Sequence[Machine]) -> Struck:
         controller = ground.lab.topology.controller
         stack = ExitStack()
-        down = DelayLine(_inside(controller), [host.ip for host in hosts], weather, ground.dice.getrandbits(32))
-        stack.enter_context(down)
+        ways = [Way(namespace=_inside(controller), targets=tuple(host.ip for host in hosts))]
+        ways += [Way(namespace=_inside(host), targets=(controller.ip,)) for host in hosts]
+        for way in ways:
+            stack.enter_context(DelayLine(way, weather, ground.dice.getrandbits(32)))
+        return Struck(stack.close)
+
+    return strike
+
+
+def _storm(loss: float, delay_s: float, jitter_s: float, twice: float) -> Callable[..., Struck]:
+    """On the fabric, so that everything a host is sent passes through it: tunnels, too."""
+    weather = Weather(loss=loss, delay_s=delay_s, jitter_s=jitter_s, twice=twice)
+
+    def strike(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+        topology = ground.lab.topology
+        stack = ExitStack()
         for host in hosts:
-            up = DelayLine(_inside(host), [controller.ip], weather, ground.dice.getrandbits(32))
-            stack.enter_context(up)
+            way = Way(
+                namespace=topology.run.netns("fabric"),
+                targets=(host.ip,),
+                device=fabric_device(topology, host),
+                name=f"storm-{host.name}"[:15],
+            )
+            stack.enter_context(DelayLine(way, weather, ground.dice.getrandbits(32)))
         return Struck(stack.close)
 
     return strike
@@ -336,6 +376,9 @@ KINDS: tuple[Kind, ...] = (
     Kind(name="underlay cut between 2 hosts", strike=_cut_underlay, hosts=2, real=True, severs=True),
     Kind(name="management loses packets", strike=_weather(0.2, 0.0, 0.0, 0.0), hosts=2, real=True),
     Kind(name="management delays, reorders", strike=_weather(0.02, 0.02, 0.08, 0.05), hosts=2, real=True),
+    Kind(name="host's network loses packets", strike=_storm(0.2, 0.0, 0.0, 0.0), hosts=1, real=True, loses=True),
+    Kind(name="host's network delays, reorders", strike=_storm(0.0, 0.01, 0.06, 0.05), hosts=2, real=True),
+    Kind(name="bus cut from 3 hosts", strike=_cut_bus, hosts=3, real=True, around=True),
     Kind(name="host's disk full", strike=_fill_host_disk, hosts=1, real=True),
     Kind(name="host's disk full, agent killed", strike=_fill_host_disk_and_kill, hosts=1, real=True),
     Kind(name="store's disk full", strike=_fill_store_disk, real=True),

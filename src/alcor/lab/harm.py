@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from alcor.dataplane.kernel.links import RT_TABLE_MAIN, RTA_DST, RTM_DELROUTE, RTM_NEWROUTE, RTPROT_STATIC
-from alcor.dataplane.kernel.netlink import NLM_F_CREATE, NLM_F_REPLACE, Netlink, attribute, message
+from alcor.dataplane.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Netlink, attribute, message
 from alcor.kit.clock import LAB_CLOCK_BYTES
 from alcor.lab.pings import visit
 from alcor.model.addresses import Ip
@@ -28,7 +28,12 @@ SETTLED_S = 5.0
 PAGE_BYTES = 4096
 _ROUTE = struct.Struct("=8BI")
 """struct rtmsg (rtnetlink(7)): family, lengths, tos, table, protocol, scope, type, flags."""
-AF_INET = 2
+_RULE = struct.Struct("=8BI")
+"""struct fib_rule_hdr: family, lengths, tos, table, two reserved, action, flags."""
+AF_INET, IPPROTO_TCP = 2, 6
+RTM_NEWRULE, RTM_DELRULE, FR_ACT_BLACKHOLE = 32, 33, 6
+FRA_DST, FRA_PRIORITY, FRA_IP_PROTO, FRA_SPORT_RANGE, FRA_DPORT_RANGE = 1, 6, 22, 23, 24
+RULE_PRIORITY = 100
 HARMED_BYTES = 64
 
 
@@ -40,6 +45,25 @@ def swallow(namespace: Path, targets: Sequence[Ip]) -> None:
 def restore(namespace: Path, targets: Sequence[Ip]) -> None:
     """Undoes `swallow`. Idempotent."""
     _routes(namespace, [message(RTM_DELROUTE, 0, _blackhole(ip)) for ip in targets])
+
+
+def swallow_port(namespace: Path, target: Ip, port: int, *, towards: bool) -> None:
+    """What is sent from that namespace to that TCP port of an address (or, if not `towards`, from that port to that
+    address) is dropped."""
+    _routes(namespace, [message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, _rule(target, port, towards))])
+
+
+def restore_port(namespace: Path, target: Ip, port: int, *, towards: bool) -> None:
+    """Undoes `swallow_port`."""
+    _routes(namespace, [message(RTM_DELRULE, 0, _rule(target, port, towards))])
+
+
+def _rule(target: Ip, port: int, towards: bool) -> bytes:
+    """struct fib_rule_hdr and its attributes (linux/fib_rules.h)."""
+    head = _RULE.pack(AF_INET, 32, 0, 0, 0, 0, 0, FR_ACT_BLACKHOLE, 0)
+    ports = attribute(FRA_DPORT_RANGE if towards else FRA_SPORT_RANGE, struct.pack("=HH", port, port))
+    chosen = attribute(FRA_PRIORITY, struct.pack("=I", RULE_PRIORITY)) + attribute(FRA_IP_PROTO, bytes([IPPROTO_TCP]))
+    return head + attribute(FRA_DST, target[12:]) + chosen + ports
 
 
 def _blackhole(ip: Ip) -> bytes:

@@ -148,6 +148,11 @@ def _machine_end(one: Machine) -> list[bytes]:
     ]
 
 
+def fabric_device(topology: Topology, host: Machine) -> str:
+    """The fabric's end of the link to a host."""
+    return f"f{1 + topology.hosts.index(host)}"
+
+
 def _mac(number: int) -> Mac:
     return Mac(b"\x02\x00" + (0x100 + number).to_bytes(4, "big"))
 

@@ -112,6 +112,8 @@ class UnderFault:
                     if [strike.recovered for strike in strikes[-MOST_FAILURES:]] == [False] * MOST_FAILURES:
                         problems.append(f"given up after fault {number} of {len(planned)}")
                         break
+            if not problems:
+                problems += campaign.clear([one.id for one in (*world.vpc, *world.twin)])
             problems += [f"refused: {words}" for words in churn.refused]
         return tally.Campaign(
             seed=options.seed,
