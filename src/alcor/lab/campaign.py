@@ -82,6 +82,7 @@ class Campaign:
                     around_ms = (time.monotonic() - struck_at) * 1000
                 self._adopt(probes)
                 violations += self._hold(planned, severed, before)
+                violations += [f"it struck nothing: {words}" for words in [struck.idle()] if words]
             ended = time.monotonic()
             self._churn.halt()
             findings = self._recover(planned.victims or self._some(PROBES))

@@ -34,6 +34,8 @@ class Struck(NamedTuple):
 
     undo: Callable[[], None]
     note: str = ""
+    idle: Callable[[], str] = lambda: ""
+    """Asked before `undo`: why the fault was none; "" when it was one. What does no harm proves nothing."""
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +197,11 @@ def _cut_management(ground: Ground, hosts: Sequence[Machine]) -> Struck:
             assert namespace is not None
             harm.restore(namespace, targets)
 
-    return Struck(undo)
+    def idle() -> str:
+        reached = [host.name for host in hosts if harm.reaches(_inside(controller), host.address, AGENT_PORT)]
+        return f"the controller still reaches {' '.join(reached)}" if reached else ""
+
+    return Struck(undo, idle=idle)
 
 
 def _cut_bus(ground: Ground, hosts: Sequence[Machine]) -> Struck:
@@ -209,7 +215,11 @@ def _cut_bus(ground: Ground, hosts: Sequence[Machine]) -> Struck:
         for namespace, target, towards in ends:
             harm.restore_port(namespace, target, BUS_PORT, towards=towards)
 
-    return Struck(undo)
+    def idle() -> str:
+        reached = [host.name for host in hosts if harm.reaches(_inside(host), controller.address, BUS_PORT)]
+        return f"the bus is still reached from {' '.join(reached)}" if reached else ""
+
+    return Struck(undo, idle=idle)
 
 
 def _cut_management_and_kill(ground: Ground, hosts: Sequence[Machine]) -> Struck:
@@ -259,9 +269,8 @@ def _weather(loss: float, delay_s: float, jitter_s: float, twice: float) -> Call
         stack = ExitStack()
         ways = [Way(namespace=_inside(controller), targets=tuple(host.ip for host in hosts))]
         ways += [Way(namespace=_inside(host), targets=(controller.ip,)) for host in hosts]
-        for way in ways:
-            stack.enter_context(DelayLine(way, weather, ground.dice.getrandbits(32)))
-        return Struck(stack.close)
+        lines = [stack.enter_context(DelayLine(way, weather, ground.dice.getrandbits(32))) for way in ways]
+        return Struck(stack.close, idle=lambda: _untouched(lines))
 
     return strike
 
@@ -273,6 +282,7 @@ def _storm(loss: float, delay_s: float, jitter_s: float, twice: float) -> Callab
     def strike(ground: Ground, hosts: Sequence[Machine]) -> Struck:
         topology = ground.lab.topology
         stack = ExitStack()
+        lines = []
         for host in hosts:
             way = Way(
                 namespace=topology.run.netns("fabric"),
@@ -280,10 +290,15 @@ def _storm(loss: float, delay_s: float, jitter_s: float, twice: float) -> Callab
                 device=fabric_device(topology, host),
                 name=f"storm-{host.name}"[:15],
             )
-            stack.enter_context(DelayLine(way, weather, ground.dice.getrandbits(32)))
-        return Struck(stack.close)
+            lines.append(stack.enter_context(DelayLine(way, weather, ground.dice.getrandbits(32))))
+        return Struck(stack.close, idle=lambda: _untouched(lines))
 
     return strike
+
+
+def _untouched(lines: Sequence[DelayLine]) -> str:
+    quiet = sum(not line.carried + line.lost for line in lines)
+    return f"{quiet} of {len(lines)} detours carried no packet" if quiet else ""
 
 
 def _inside(machine: Machine) -> Path:

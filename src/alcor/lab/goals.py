@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alcor.lab.results import Goal, HostFigures, Provisioned, Scale, percentile
-from alcor.lab.tally import Campaign
+from alcor.lab.tally import Campaign, Upgrade
 
 OVER_HOST = 1.5
 SINGLE_P50_MS, SINGLE_P99_MS = 20.0, 100.0
 HOST_RATE = 35_000
 AGENT_MIB = 100
 STANDBY_S, RELAY_S, FAULTS = 3.0, 5.0, 200
+UPGRADE_MS = 1000.0
+"""For 10,000 objects."""
 NOISE = 1.05
 """Two measurements of the same thing differ by so much here."""
 
@@ -68,6 +70,28 @@ def fault_goals(campaign: Campaign) -> tuple[Goal, ...]:
             goal=f"0, 0, 0 over at least {FAULTS} faults",
             measured=f"{lost}, {stale}, {leaked} over {len(campaign.strikes)}; pings lost: {pings}",
             reached=whole and not (lost or stale or leaked) if len(campaign.strikes) >= FAULTS else None,
+        ),
+        *(_upgrade(campaign.upgrade) if campaign.upgrade else ()),
+    )
+
+
+def _upgrade(upgrade: Upgrade) -> tuple[Goal, Goal]:
+    limit_ms = UPGRADE_MS * max(1.0, upgrade.objects / 10_000)
+    worst = max(upgrade.upgraded_ms)
+    median = percentile(upgrade.rebuilt_ms, 0.5)
+    return (
+        Goal(
+            name=f"agent upgraded, until it is in sync with {upgrade.objects:,} objects",
+            goal=f"at most {limit_ms / 1000:g} s, no packet lost",
+            measured=f"worst of {len(upgrade.upgraded_ms)}: {worst / 1000:.2f} s, "
+            f"{upgrade.pings_lost} of {upgrade.pings} pings lost",
+            reached=worst <= limit_ms and not upgrade.pings_lost,
+        ),
+        Goal(
+            name="the same, its journal lost",
+            goal="for information",
+            measured=f"median of {len(upgrade.rebuilt_ms)}: {median / 1000:.2f} s",
+            reached=None,
         ),
     )
 

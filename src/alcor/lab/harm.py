@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import shutil
+import socket
 import sqlite3
 import struct
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from alcor.kit.clock import LAB_CLOCK_BYTES
 from alcor.lab.pings import visit
 from alcor.model.addresses import Ip
 
+KNOCK_S = 0.25
+"""On a lab's links an answer takes a thousandth of that."""
 FILLER = "filler"
 BLOCK = bytes(1 << 20)
 RTN_BLACKHOLE = 6
@@ -56,6 +59,21 @@ def swallow_port(namespace: Path, target: Ip, port: int, *, towards: bool) -> No
 def restore_port(namespace: Path, target: Ip, port: int, *, towards: bool) -> None:
     """Undoes `swallow_port`."""
     _routes(namespace, [message(RTM_DELRULE, 0, _rule(target, port, towards))])
+
+
+def reaches(namespace: Path, address: str, port: int) -> bool:
+    """A TCP connection from that namespace is accepted."""
+
+    def knock(_: Path) -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as knocking:
+            knocking.settimeout(KNOCK_S)
+            try:
+                return knocking.connect_ex((address, port)) == 0
+            except OSError:
+                return False
+
+    (answer,) = visit([namespace], knock)
+    return answer
 
 
 def _rule(target: Ip, port: int, towards: bool) -> bytes:

@@ -58,6 +58,8 @@ class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of ports on one host, serial against parallel; empty leaves it out."""
     faults: int = 0
     """How many faults to inject, instead of measuring; 0: the lab proper."""
+    upgrade_objects: int = 10_000
+    """After the faults: how many objects an agent carries that is upgraded; 0 leaves that measurement out."""
     fault_kinds: tuple[str, ...] = ()
     """Only kinds whose name begins with one of these; none: all."""
     seed: int = 1

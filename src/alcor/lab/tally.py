@@ -61,6 +61,18 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         return self.recovered == self.times and not bad
 
 
+class Upgrade(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent that carries many objects, restarted: from the signal that ended it until the next one was in sync."""
+
+    objects: int
+    upgraded_ms: tuple[float, ...]
+    """With its journal."""
+    rebuilt_ms: tuple[float, ...]
+    """Its journal lost."""
+    pings: int
+    pings_lost: int
+
+
 class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """All faults of a lab."""
 
@@ -73,6 +85,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
     """Changes whose answer never came."""
     seconds: float
     problems: tuple[str, ...] = ()
+    upgrade: Upgrade | None = None
 
     @property
     def passed(self) -> bool:

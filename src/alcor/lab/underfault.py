@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from alcor.lab import fakeproofs, faults, proofs, scenario, tally
+import msgspec
+
+from alcor.lab import fakeproofs, faults, proofs, scenario, tally, upgrades
 from alcor.lab.audit import Auditor, Reader
 from alcor.lab.campaign import ASK_S, Campaign
 from alcor.lab.churn import Churn, Place
@@ -17,7 +19,7 @@ from alcor.lab.ledger import Ledger
 from alcor.lab.live import LiveLab
 from alcor.lab.proofs import World
 from alcor.lab.pulse import Pulse
-from alcor.lab.results import LabError, Proof, Provisioned
+from alcor.lab.results import LabError, Proof, Provisioned, Stopped
 from alcor.lab.scenario import Vpc
 from alcor.lab.stages import Stages
 from alcor.lab.workloads import Workload, workloads
@@ -66,7 +68,21 @@ class UnderFault:
         if found.passed:
             with self._stages.stage("proofs at the end"):
                 self._prove(world)
+            if options.upgrade_objects:
+                with self._stages.stage(f"an agent upgraded with {options.upgrade_objects:,} objects"):
+                    found = self._upgraded(found, vpcs[0], mine)
         return provisioned, found
+
+    def _upgraded(self, found: tally.Campaign, vpc: Vpc, ports: Sequence[Workload]) -> tally.Campaign:
+        ground = Ground(self._lab, self._dice)
+        try:
+            upgrade = upgrades.measure(ground, vpc, ports, self._lab.options.upgrade_objects, self._lab.check)
+        except Stopped:
+            raise
+        except LabError as error:
+            return msgspec.structs.replace(found, problems=(*found.problems, str(error)))
+        lost = [f"{upgrade.pings_lost} pings lost while an agent was upgraded"] if upgrade.pings_lost else []
+        return msgspec.structs.replace(found, upgrade=upgrade, problems=(*found.problems, *lost))
 
     def _provision(
         self, vpc: Vpc, count: int, name: str, advance: scenario.Progress
