@@ -214,6 +214,22 @@ async def test_an_agent_that_hangs_before_its_turn_is_ended_too(machine: Machine
     assert machine.processes["agent"].wait(5) == -signal.SIGKILL
 
 
+async def test_a_standby_that_hangs_while_it_serves_is_ended(machine: Machine) -> None:
+    """The agent that comes back waits for its place, but not for ever."""
+    machine.start("agent")
+    await machine.until_served(standby=False, since=0)
+    machine.start("standby")
+    await asyncio.sleep(0.3)
+    seen = len(machine.events.hellos)
+    machine.kill("agent")
+    await machine.until_served(standby=True, since=seen)
+    os.kill(machine.processes["standby"].pid, signal.SIGSTOP)
+    seen = len(machine.events.hellos)
+    machine.start("agent")
+    await machine.until_served(standby=False, since=seen)
+    assert machine.processes["standby"].wait(5) == -signal.SIGKILL
+
+
 async def test_a_standby_without_work_ends_when_told(machine: Machine) -> None:
     """SIGTERM ends it at once, whether it waits or serves, with code 0."""
     machine.start("agent")

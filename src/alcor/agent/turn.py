@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 POLL_S = 0.05
 CLAIM_S = 0.5
 """How long a claim is tried: a standby that looks at it holds it for a moment."""
-YIELD_S = 15.0
-"""How long an agent waits for the standby to yield."""
+YIELD_S = 4.0
+"""How long an agent waits for the standby to yield; then it is hung, and ended."""
 ALIVE, STUCK = b"alive\n", b"stuck\n"
 
 
@@ -54,6 +54,10 @@ async def agent_turn(state_dir: Path) -> AsyncIterator[None]:
     try:
         _sign(claim)
         lock = await _take(path, YIELD_S)
+        if lock is None:
+            _log.error("the standby (%s) has not yielded for %g s: ending it", _holder(path), YIELD_S)
+            _end_holder(path)
+            lock = await _take(path, YIELD_S)
         if lock is None:
             raise AgentBusy(f"the standby ({_holder(path)}) does not give {path} back: stop it")
         try:
