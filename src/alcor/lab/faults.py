@@ -18,6 +18,7 @@ import msgspec
 from alcor.lab import harm
 from alcor.lab.delayline import DelayLine, Way, Weather
 from alcor.lab.ground import SERVER, Ground
+from alcor.lab.measures import CLOSED_PORT
 from alcor.lab.processes import AGENT_PORT, BUS_PORT, standby_of
 from alcor.lab.results import LabError
 from alcor.lab.topology import Machine, fabric_device
@@ -25,8 +26,6 @@ from alcor.lab.topology import Machine, fabric_device
 HOUR_MS = 3_600_000
 JUMPS_MS = (-24 * HOUR_MS, -HOUR_MS, -500, HOUR_MS, 400 * 24 * HOUR_MS)
 DEATHS = 3
-CLOSED_PORT = 9
-"""Nobody listens there, in a lab."""
 
 
 class Struck(NamedTuple):

@@ -19,7 +19,11 @@ NOISE = 1.05
 
 
 def goals(
-    provisioned: Provisioned, scales: Sequence[Scale], singles_ms: Sequence[float], host: HostFigures
+    provisioned: Provisioned,
+    scales: Sequence[Scale],
+    singles_ms: Sequence[float],
+    host: HostFigures,
+    normal_ms: Sequence[float] = (),
 ) -> tuple[Goal, ...]:
     """One line per goal that was measured."""
     found = []
@@ -27,6 +31,11 @@ def goals(
         found += _of_host(provisioned, host)
     if singles_ms:
         found.append(single_goal(singles_ms))
+    if normal_ms:
+        median, tail = percentile(list(normal_ms), 0.5), percentile(list(normal_ms), 0.99)
+        measured = f"p50 {median:.1f} ms, p99 {tail:.1f} ms"
+        name = "single port by the normal path (bus), POST to ACTIVE"
+        found.append(Goal(name=name, goal="-", measured=measured, reached=None))
     if scales:
         found.append(never_slower("batch never slower than serial, end to end", scales))
     return tuple(found)

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from alcor.lab.client import Client, Resource
+from alcor.lab.processes import AGENT_PORT
 from alcor.lab.results import LabError, Scale, repeats_of
 from alcor.lab.scenario import Check, Progress, Vpc, port_bodies, provision, reason
 from alcor.lab.topology import Machine
 
 SINGLE_TIMEOUT_S = 30.0
+CLOSED_PORT = 9
+"""Nobody listens there, in a lab."""
 ASK_EVERY_S = 0.0005
 """Between two questions for a single port's status: what the answer is exact to, beside the request itself."""
 REST_S = 0.12
@@ -48,6 +51,28 @@ def singles(
         progress(number)
         time.sleep(REST_S)
     return times
+
+
+def by_the_bus(
+    client: Client, vpc: Vpc, hosts: Sequence[Machine], samples: int, *, progress: Progress, check: Check
+) -> list[float]:
+    """As `singles`, on hosts whose agents cannot be dialled: their nodes are registered with a port where nobody
+    listens, and so they are on the normal path. Raises LabError when a port came by another."""
+    nodes = {one["name"]: one["id"] for one in client.get("/v2.0/nodes")["nodes"]}
+    try:
+        for host in hosts:
+            client.request("PUT", f"/v2.0/nodes/{nodes[host.name]}", {"node": {"agent_port": CLOSED_PORT}})
+        for host in hosts:  # the first of each brings it there
+            single(client, port_bodies(vpc, [host], 1, name="to the bus")[0], check)
+        times = singles(client, vpc, hosts, samples, progress=progress, check=check)
+        ports = client.get("/v2.0/ports", {"network_id": vpc.id, "binding:host_id": hosts[0].name})["ports"]
+        paths = {port["alcor:provisioning"]["path"] for port in ports}
+        if "normal" not in paths:
+            raise LabError(f"the ports were to come by the normal path, and came by: {', '.join(sorted(paths))}")
+        return times
+    finally:
+        for host in hosts:
+            client.request("PUT", f"/v2.0/nodes/{nodes[host.name]}", {"node": {"agent_port": AGENT_PORT}})
 
 
 def serial_and_batch(

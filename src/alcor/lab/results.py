@@ -154,9 +154,12 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     scales: tuple[Scale, ...]
     singles_ms: tuple[float, ...]
+    """Single ports by the fast path, POST to ACTIVE."""
     host: HostFigures
     machine: MachineFacts
     problems: tuple[str, ...] = ()
+    normal_ms: tuple[float, ...] = ()
+    """Single ports by the normal path, over the bus."""
     """What could not be measured, and why."""
     faults: Campaign | None = None
     """What a campaign of faults found; None: there was none."""

@@ -40,6 +40,9 @@ from alcor.lab.tally import Campaign, lines
 from alcor.lab.underfault import UnderFault
 from alcor.lab.workloads import Workload, workloads
 
+BUS_HOSTS = 5
+"""Hosts that are put on the normal path to measure it."""
+
 
 async def run(options: LabOptions, console: Console) -> LabResult:
     """Runs the lab; writes the report if asked to; prints what it found. Raises LabError when it could not go on.
@@ -124,6 +127,7 @@ class _Session:
         self._proofs: list[Proof] = []
         self._scales: list[Scale] = []
         self._singles: list[float] = []
+        self._normal: list[float] = []
         self._host = HostFigures()
         self._problems: list[str] = []
 
@@ -142,10 +146,11 @@ class _Session:
             hosts=len(self._lab.hosts),
             provisioned=provisioned,
             proofs=tuple(self._proofs),
-            goals=goals(provisioned, self._scales, self._singles, self._host),
+            goals=goals(provisioned, self._scales, self._singles, self._host, self._normal),
             steps=tuple(self._stages.steps),
             scales=tuple(self._scales),
             singles_ms=tuple(self._singles),
+            normal_ms=tuple(self._normal),
             host=self._host,
             machine=machine,
             problems=tuple(self._problems),
@@ -200,6 +205,11 @@ class _Session:
                 lab.await_idle()
                 self._singles += measures.singles(
                     lab.client, vpc, lab.hosts, options.samples, progress=advance, check=lab.check
+                )
+            with self._stages.stage("single ports by the normal path", options.samples) as advance:
+                some = lab.hosts[:BUS_HOSTS]
+                self._normal += measures.by_the_bus(
+                    lab.client, vpc, some, options.samples, progress=advance, check=lab.check
                 )
         if options.host_scales:
             total = 2 * sum(ports * repeats_of(ports) for ports in options.host_scales)

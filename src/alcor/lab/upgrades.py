@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from alcor.lab import fakeproofs
 from alcor.lab.client import Client, await_true
-from alcor.lab.faults import CLOSED_PORT
 from alcor.lab.ground import Ground
+from alcor.lab.measures import CLOSED_PORT
 from alcor.lab.pings import Ping, Stream
 from alcor.lab.processes import standby_of
 from alcor.lab.results import LabError
