@@ -203,6 +203,8 @@ class Campaign:
                 probed = probed or self._adopt(self._probe(victims))
                 if probed:
                     findings = self._auditor.look()
+                    if findings.clean and (away := self._ground.displaced()):
+                        findings = Findings(unsettled=tuple(f"{host} is not served by its agent" for host in away))
                     if findings.clean and self._churn.idle:
                         self._churn.forget(set(self._ledger.sure()))
                         return findings

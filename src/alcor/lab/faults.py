@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from alcor.lab import harm
+from alcor.lab.client import Client
 from alcor.lab.delayline import DelayLine, Way, Weather
 from alcor.lab.ground import SERVER, Ground
 from alcor.lab.measures import CLOSED_PORT
@@ -239,7 +240,12 @@ def _close_fast_path(ground: Ground, hosts: Sequence[Machine]) -> Struck:
 
 
 def _register(ground: Ground, hosts: Sequence[Machine], port: int) -> None:
-    client = ground.lab.client
+    client = Client(ground.lab.api_port)  # the lab's own connection may be to a server that was killed since
+    with closing(client):
+        _put_port(client, hosts, port)
+
+
+def _put_port(client: Client, hosts: Sequence[Machine], port: int) -> None:
     for host in hosts:
         (node,) = client.get(f"/v2.0/nodes?name={host.name}")["nodes"]
         client.request("PUT", f"/v2.0/nodes/{node['id']}", {"node": {"agent_port": port}})

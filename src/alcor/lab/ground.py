@@ -58,6 +58,16 @@ class Ground:
         """Its agent's journal."""
         return host.data_dir / "state" / "journal"
 
+    def displaced(self) -> tuple[str, ...]:
+        """Hosts that are not served by their agent: a standby serves in its place, or nobody does (agent.turn)."""
+        return tuple(host.name for host in self.hosts if not self._in_place(host))
+
+    def _in_place(self, host: Machine) -> bool:
+        words = (host.data_dir / "state" / "lock").read_text().split()
+        if not words or not self.processes.alive(host.name):
+            return False
+        return int(words[0]) == self.processes.running(host.name).pid
+
     def bus_pid(self) -> int:
         """Of the nats-server, which is the server's child; 0 while there is none (proc(5), task/children)."""
         if not self.processes.alive(SERVER):

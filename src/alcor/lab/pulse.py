@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import random
 import secrets
+import time
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from alcor.lab import fakeproofs
 from alcor.lab.frames import Captures
 from alcor.lab.pings import NONCE_BYTES, Ping, Stream, ping_all
 from alcor.lab.proofs import World
+from alcor.lab.results import LabError
 from alcor.lab.workloads import Pair, Workload, ring
 
 STREAMS = 4
@@ -22,6 +25,7 @@ FRESH = 10
 STRANGERS = 3
 SILENCE_S = 0.15
 PATIENCE_S = 3.0
+POLL_S = 0.02
 
 Cuts = Callable[[str, str], bool]
 """Whether packets between these two hosts may be lost, by what has struck."""
@@ -116,7 +120,19 @@ def _switched(pairs: Sequence[Pair]) -> list[str]:
     wrong = []
     for here, there in pairs:
         question: dict[str, object] = {"op": "ping", "port": here.id, "destination": there.ip, "count": 1}
-        answer = fakeproofs.ask(here.host, {**question, "timeout_s": PATIENCE_S})
+        answer = _ask(here, {**question, "timeout_s": PATIENCE_S})
         if answer["received"] != 1:
             wrong.append(f"no answer from {there.ip} on {there.host.name} to {here.ip} on {here.host.name}")
     return wrong
+
+
+def _ask(one: Workload, question: dict[str, object]) -> dict[str, Any]:
+    """Asks the workload's agent, which may just now be taking its place back from the standby."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return fakeproofs.ask(one.host, question)
+        except LabError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from alcor.lab import fakeproofs
 from alcor.lab.client import Client, await_true
@@ -58,9 +59,14 @@ def measure(ground: Ground, vpc: Vpc, ports: Sequence[Workload], objects: int, c
 
 
 def _make(ground: Ground, vpc: Vpc, objects: int) -> None:
-    client: Client = ground.lab.client
+    client = Client(ground.lab.api_port)  # the lab's own connection is to a server that was killed since
     controller = ground.lab.topology.controller
     address = format_ip(ip_from_int(ip_to_int(controller.ip) + FAR, 4))
+    with closing(client):
+        _register(client, vpc, address, objects)
+
+
+def _register(client: Client, vpc: Vpc, address: str, objects: int) -> None:
     node = {"name": ELSEWHERE, "local_ip": address, "agent_host": address, "agent_port": CLOSED_PORT}
     client.create("nodes", node)
     for first in range(0, objects, BATCH):
