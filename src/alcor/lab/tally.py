@@ -121,7 +121,7 @@ def lines(strikes: Sequence[Strike]) -> list[Line]:
                 kind=kind,
                 times=len(them),
                 recovered=sum(strike.recovered for strike in them),
-                p50_ms=times[len(times) // 2],
+                p50_ms=times[(len(times) - 1) // 2],
                 max_ms=times[-1],
                 lost=sum(strike.lost for strike in them),
                 stale=sum(strike.stale for strike in them),
@@ -129,7 +129,7 @@ def lines(strikes: Sequence[Strike]) -> list[Line]:
                 pings=sum(strike.pings for strike in them),
                 pings_lost=sum(strike.pings_lost for strike in them),
                 violations=sum(len(strike.violations) for strike in them),
-                around_p50_ms=around[len(around) // 2] if around else None,
+                around_p50_ms=around[(len(around) - 1) // 2] if around else None,
                 around_max_ms=around[-1] if around else None,
             )
         )
