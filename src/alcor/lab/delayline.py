@@ -33,6 +33,8 @@ NAME = "detour"
 IFF_TUN = 0x1
 MTU_BYTES = 65535
 MAX_WAITING = 10_000
+SETTLED_S = 0.01
+"""After it, what was on its way to the detour when the route went is in it: nothing is lost by its end."""
 SO_BINDTODEVICE = 25
 
 
@@ -80,9 +82,10 @@ class DelayLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        visit([self._way.namespace], self._restore)
+        time.sleep(SETTLED_S)
         self._stop.set()
         self._thread.join()
-        visit([self._way.namespace], self._restore)
         os.close(self._tun)  # the device goes, and its routes with it
         self._out.close()
 
@@ -125,6 +128,9 @@ class DelayLine:
             now = time.monotonic()
             while self._waiting and self._waiting[0][0] <= now:
                 self._send(heapq.heappop(self._waiting)[2])
+        with suppress(BlockingIOError):
+            while True:
+                self._take(os.read(self._tun, MTU_BYTES))
         for _, _, packet in sorted(self._waiting):
             self._send(packet)
 
