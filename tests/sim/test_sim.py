@@ -5,18 +5,22 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from alcor.agent.state import Desired
 from alcor.dataplane.base import Applied, Plan
 from alcor.goalstate.merge import ScopeState
 from alcor.loops import drift, publish
+from alcor.paths.base import PathName
 from alcor.roles.main import app
 from alcor.sim.run import kept_seeds, run
 from alcor.sim.schedule import play
 from alcor.sim.tables import DictionaryDriver
 from alcor.wire.reports import Held
 
+FAST, NORMAL, RESCUE = PathName
 SEARCHED = 150
 """Schedules in which a mistake must show."""
 
@@ -29,6 +33,17 @@ def broken(seeds: Iterable[int]) -> list[tuple[int, str]]:
 def test_schedules_hold() -> None:
     """Whatever strikes: after it all hosts carry exactly what the store says, and nothing flaps."""
     assert broken(range(100)) == []
+
+
+MIXES = ((FAST,), (NORMAL,), (FAST, NORMAL), (FAST, RESCUE), (FAST, NORMAL, RESCUE))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(MIXES))
+def test_any_mix_of_paths_ends_as_one_path_does(seed: int, paths: tuple[PathName, ...]) -> None:
+    """What a host carries in the end is a function of the store alone, by whatever paths it was told, in whatever
+    weather; and what it was told piece by piece is what it would have been told whole."""
+    assert play(seed, 3, paths).broken == ""
 
 
 def test_seeds_that_once_failed_hold() -> None:

@@ -7,11 +7,12 @@ import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from alcor.paths.base import PathName
 from alcor.sim.clock import Stalled, VirtualLoop
 from alcor.sim.world import Broken, World
 
@@ -45,14 +46,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 Fault = Callable[[World], Awaitable[None] | None]
 
 
-def play(seed: int, hosts: int = 4) -> Outcome:
-    """Plays the schedule of that seed. Same seed, same steps."""
+def play(seed: int, hosts: int = 4, paths: Sequence[PathName] = tuple(PathName)) -> Outcome:
+    """Plays the schedule of that seed, over these paths (best first). Same arguments, same steps."""
     dice = random.Random(seed)
     loop = VirtualLoop(dice)
     logging.disable(logging.CRITICAL)
     try:
         with tempfile.TemporaryDirectory(prefix="alcor-sim-", dir=_memory()) as directory:
-            world_of = _Schedule(seed, dice, Path(directory), hosts)
+            world_of = _Schedule(seed, dice, Path(directory), hosts, paths)
             asyncio.set_event_loop(loop)
             return loop.run_until_complete(world_of.play())
     finally:
@@ -67,15 +68,16 @@ def _memory() -> str | None:
 
 
 class _Schedule:
-    def __init__(self, seed: int, dice: random.Random, directory: Path, hosts: int) -> None:
+    def __init__(self, seed: int, dice: random.Random, directory: Path, hosts: int, paths: Sequence[PathName]) -> None:
         self._seed = seed
         self._dice = dice
         self._directory = directory
         self._hosts = hosts
+        self._paths = paths
         self._struck: Counter[str] = Counter()
 
     async def play(self) -> Outcome:
-        world = World(self._dice, self._directory, self._hosts)
+        world = World(self._dice, self._directory, self._hosts, self._paths)
         broken, converged_s = "", 0.0
         loop = asyncio.get_running_loop()
         try:

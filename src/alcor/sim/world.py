@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,9 +94,12 @@ class Controller:
         self.normal = NormalDialer(
             partition=PARTITION, epoch=epoch, bus=self.bus, heard=self.delivery.heard, roll=dice.random
         )
-        dialers[PathName.FAST] = FastDialer(network, epoch)
-        dialers[PathName.NORMAL] = self.normal
-        dialers[PathName.RESCUE] = RescueDialer(network, epoch, self.delivery.healthy)
+        ways: dict[PathName, Dialer] = {
+            PathName.FAST: FastDialer(network, epoch),
+            PathName.NORMAL: self.normal,
+            PathName.RESCUE: RescueDialer(network, epoch, self.delivery.healthy),
+        }
+        dialers.update((path, ways[path]) for path in world.paths)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -134,8 +137,10 @@ class Controller:
 class World:
     """See the module."""
 
-    def __init__(self, dice: random.Random, directory: Path, hosts: int) -> None:
+    def __init__(self, dice: random.Random, directory: Path, hosts: int, paths: Sequence[PathName]) -> None:
+        """`paths` that there are, best first."""
         self.dice = dice
+        self.paths = paths
         self.network = Network(dice)
         self.store = MemoryStore()
         self.hosts = {name: SimHost(name, directory / name, self.network, self._watch) for name in _names(hosts)}
@@ -278,7 +283,7 @@ class World:
         """Hosts that are not in session, or not on the best path."""
         assert self.controller is not None
         paths = self.controller.delivery.paths()
-        return [name for name in self.hosts if paths.get(name) is not PathName.FAST]
+        return [name for name in self.hosts if paths.get(name) is not self.paths[0]]
 
 
 def _names(hosts: int) -> list[str]:
