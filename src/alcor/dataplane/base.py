@@ -2,18 +2,19 @@
 
 A driver is told what to do as a `Plan`, a value: the agent computes it from desired and observed state, and applying
 the same plan twice changes nothing. Work inside a plan is done in the order of `Plan`'s fields (docs/decisions/0004):
-removals first, then what ports refer to, then ports, then what refers to ports.
+removals first, then what ports refer to, then ports, then what no port refers to any more.
 """
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from alcor.model.addresses import Ip, Mac
+from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import PortKind
+from alcor.model.nouns import AddressPair, PortKind
 
 
 class Address(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -38,6 +39,44 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     kind: PortKind
     netns: str
     interface: str
+    identity: int = 0
+    """Its traffic is filtered by the policy of this number in the VNI; 0: it is not filtered."""
+    port_security: bool = True
+    """It sends from its own MAC and addresses, and from `pairs`, only."""
+    pairs: tuple[AddressPair, ...] = ()
+
+
+class PolicyKey(NamedTuple):
+    """Names a policy: what ports of that identity in the VNI may do."""
+
+    vni: int
+    identity: int
+
+
+class Rule(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Allows new connections of a port; what comes back, and ICMP errors about it, is allowed with them."""
+
+    egress: bool
+    version: int
+    """4 or 6."""
+    protocol: int | None
+    first: int
+    last: int
+    """Destination ports, both included; for ICMP type << 8 | code. 0 and 65535: any."""
+    prefix: Prefix | None
+    identities: tuple[int, ...] | None
+    """Sorted. Who the other side must be: within `prefix`, or of one of these; both None: anybody."""
+
+
+class Policy(msgspec.Struct, frozen=True, gc=False):
+    """Everything that ports of an identity may do. What no rule allows is dropped."""
+
+    key: PolicyKey
+    rules: tuple[Rule, ...]
+
+    def digest(self) -> int:
+        """64 bits over all of it: equal digests mean nothing to do."""
+        return int.from_bytes(blake2b(msgspec.msgpack.encode(self), digest_size=8).digest(), "little")
 
 
 class EndpointKey(NamedTuple):
@@ -52,6 +91,8 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
 
     mac: Mac
     host_ip: Ip
+    identity: int = 0
+    """What stands for its security groups; 0: none."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +105,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     remove_ports: tuple[Id, ...] = ()
     remove_endpoints: tuple[EndpointKey, ...] = ()
     remove_gateways: tuple[EndpointKey, ...] = ()
+    put_policies: tuple[Policy, ...] = ()
     put_gateways: tuple[EndpointKey, ...] = ()
     put_endpoints: tuple[tuple[EndpointKey, Endpoint], ...] = ()
     put_ports: tuple[LocalPort, ...] = ()
+    remove_policies: tuple[PolicyKey, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -78,6 +121,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             or self.put_gateways
             or self.put_endpoints
             or self.put_ports
+            or self.put_policies
+            or self.remove_policies
         )
 
 
@@ -107,6 +152,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[Id, LocalPort]
     endpoints: dict[EndpointKey, Endpoint]
     gateways: frozenset[EndpointKey]
+    policies: dict[PolicyKey, int] = {}
+    """Digests; 0 for one that is not whole."""
     orphans: tuple[str, ...] = ()
     """Half-made objects of ours (names), left by a crash: `sweep` removes them."""
 

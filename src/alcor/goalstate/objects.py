@@ -4,7 +4,8 @@ Called by loops (to publish), wire (to encode) and the agent (to merge). Two kin
 O(hosts that need it) and a VPC's state is encoded once for all its hosts:
 
 - the **host scope** holds the ports of one host;
-- a **VPC scope** holds what every host that carries the VPC must know: the VPC itself, its subnets, its endpoints.
+- a **VPC scope** holds what every host that carries the VPC must know: the VPC itself, its subnets, its endpoints,
+  and the security groups that its ports are in.
   A host subscribes to it by running a port of the VPC, and forgets it whole with its last port.
 
 Every object carries the revision (commit number) that last changed it; a deletion is a tombstone with a revision.
@@ -20,7 +21,7 @@ import msgspec
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import PortKind
+from alcor.model.nouns import AddressPair, PortKind
 
 HOST_SCOPE = Id(b"")
 """The key of a host's own scope; a VPC scope's key is the network's id."""
@@ -33,6 +34,8 @@ class Kind(IntEnum):
     SUBNET = 2
     PORT = 3
     ENDPOINT = 4
+    IDENTITY = 5
+    GROUP = 6
 
 
 class Key(NamedTuple):
@@ -79,6 +82,8 @@ class EndpointGoal(msgspec.Struct, frozen=True, gc=False):
     mac: Mac
     ips: tuple[Ip, ...]
     host_ip: Ip
+    identity: int = 0
+    """What stands for its security groups (IdentityGoal); 0: none."""
 
     @property
     def key(self) -> Key:
@@ -104,13 +109,65 @@ class PortGoal(msgspec.Struct, frozen=True, gc=False):
     kind: PortKind
     netns: str
     interface: str
+    identity: int = 0
+    """What stands for its security groups: its traffic is filtered by their rules. 0: it is not filtered."""
+    port_security: bool = True
+    """It sends from its own addresses and `pairs` only."""
+    pairs: tuple[AddressPair, ...] = ()
 
     @property
     def key(self) -> Key:
         return Key(Kind.PORT, self.id)
 
 
-Goal = VpcGoal | SubnetGoal | EndpointGoal | PortGoal
+class IdentityGoal(msgspec.Struct, frozen=True, gc=False):
+    """The security groups that a number stands for in the VPC. `id` is the number, as 16 bytes, big-endian."""
+
+    id: Id
+    revision: int
+    groups: tuple[Id, ...]
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.IDENTITY, self.id)
+
+    @property
+    def number(self) -> int:
+        return int.from_bytes(self.id, "big")
+
+
+class RuleGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What one rule of a security group allows."""
+
+    egress: bool
+    version: int
+    """4 or 6."""
+    protocol: int | None
+    first: int
+    last: int
+    """Destination ports, both included; for ICMP type << 8 | code. 0 and 65535: any."""
+    prefix: Prefix | None
+    group: Id | None
+    """At most one of the two. Neither: anybody."""
+
+
+class GroupGoal(msgspec.Struct, frozen=True, gc=False):
+    """A security group that ports of the VPC are in, and its rules, in a fixed order.
+
+    `revision` is that of the group, or of the oldest identity in the VPC that names it if that is newer: then it came
+    into the VPC's scope.
+    """
+
+    id: Id
+    revision: int
+    rules: tuple[RuleGoal, ...]
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.GROUP, self.id)
+
+
+Goal = VpcGoal | SubnetGoal | EndpointGoal | PortGoal | IdentityGoal | GroupGoal
 
 
 class Tombstone(msgspec.Struct, frozen=True, gc=False):

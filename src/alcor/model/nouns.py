@@ -87,6 +87,75 @@ class FixedIp(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ip: Ip
 
 
+class AddressPair(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Addresses that a port may send from beside its own (Neutron's allowed address pair)."""
+
+    prefix: Prefix
+    mac: Mac
+    """The port's own, unless another was asked for."""
+
+
+class Direction(StrEnum):
+    """Of traffic, as its port sees it."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class SecurityGroupRule(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a group's ports may do. Rules only allow; what none allows is dropped.
+
+    `first` and `last` bound the destination port (TCP, UDP, SCTP, DCCP, UDP-Lite), or the ICMP type and code, as
+    Neutron has them: for ICMP `first` is the type and `last` the code. None: any.
+    """
+
+    id: Id
+    group_id: Id
+    project_id: str
+    description: str
+    direction: Direction
+    version: int
+    """4 or 6: of the ethertype."""
+    protocol: int | None
+    """IP protocol number; None: any."""
+    protocol_name: str
+    """As the client wrote it (tcp, 6, ...): it gets that back. Empty: any."""
+    first: int | None
+    last: int | None
+    remote_prefix: Prefix | None
+    remote_group: Id | None
+    """At most one of the two. Neither: anybody."""
+    created_at: int
+    updated_at: int
+    revision: int
+
+
+class SecurityGroup(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A group of ports with the same rules. `revision` also grows when a rule comes or goes."""
+
+    id: Id
+    project_id: str
+    name: str
+    description: str
+    created_at: int
+    updated_at: int
+    revision: int
+
+
+class Identity(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The number that stands for a set of groups within a network: what packets and endpoints carry of it.
+
+    Given out when the first port with that set comes; given back with the last of its groups' deletion.
+    """
+
+    network_id: Id
+    number: int
+    """1..65535 (VXLAN-GBP's group policy id)."""
+    groups: tuple[Id, ...]
+    """Sorted. Empty is a set too: such a port is allowed nothing."""
+    revision: int
+
+
 class Port(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A port. `host` is the name of the node that runs it, empty when unbound.
 
@@ -116,6 +185,13 @@ class Port(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     status: PortStatus
     status_reason: str
     realised_revision: int
+    security_groups: tuple[Id, ...] = ()
+    """Sorted."""
+    port_security_enabled: bool = True
+    """False: it may send from any address, and nothing is filtered."""
+    address_pairs: tuple[AddressPair, ...] = ()
+    identity: int = 0
+    """The number of `security_groups` in the network (Identity); 0 without port security."""
     fast_path: bool = False
     """Its host is to be on the fast path when it changes, whatever else there is to do."""
     path: str = ""

@@ -11,7 +11,16 @@ from typing import Protocol
 import msgspec
 
 from alcor.model.ids import Id
-from alcor.model.nouns import Network, Node, Port, PortStatus, Subnet
+from alcor.model.nouns import (
+    Identity,
+    Network,
+    Node,
+    Port,
+    PortStatus,
+    SecurityGroup,
+    SecurityGroupRule,
+    Subnet,
+)
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +62,14 @@ class Changes(msgspec.Struct, kw_only=True):
     deleted_networks: list[Network] = []
     deleted_subnets: list[Subnet] = []
     deleted_nodes: list[Node] = []
+    security_groups: list[SecurityGroup] = []
+    rules: list[SecurityGroupRule] = []
+    """New ones: a rule never changes."""
+    identities: list[Identity] = []
+    """New ones: an identity never changes."""
+    deleted_security_groups: list[SecurityGroup] = []
+    deleted_rules: list[SecurityGroupRule] = []
+    deleted_identities: list[Identity] = []
     statuses: list[StatusChange] = []
     last_ordinal: int = 0
     """The largest ordinal given out so far: it survives the resource it was given to."""

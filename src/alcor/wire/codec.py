@@ -109,7 +109,7 @@ def encode_update(update: ScopeUpdate) -> bytes:
                 ip_version=goal.cidr.version,
                 gateway=goal.gateway or b"",
             )
-        else:
+        elif isinstance(goal, VpcGoal):
             vpcs.add(
                 id=goal.id,
                 revision=goal.revision,
