@@ -26,7 +26,9 @@ from tests.dataplane import worlds
 from alcor.dataplane.base import Endpoint
 from alcor.dataplane.ebpf import tables as rows
 from alcor.dataplane.ebpf.program import Program
-from alcor.dataplane.fake.pipeline import Direction, DropReason, Tables, Verdict, VerdictKind, from_overlay, from_port
+from alcor.dataplane.fake.pipeline import from_overlay, from_port
+from alcor.dataplane.fake.tables import Tables
+from alcor.dataplane.fake.walk import Direction, DropReason, Verdict, VerdictKind
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.netlink import Netlink
 

@@ -8,20 +8,9 @@ from hypothesis import strategies as st
 from tests.dataplane import packets, worlds
 
 from alcor.dataplane.base import EndpointKey
-from alcor.dataplane.fake.pipeline import (
-    Count,
-    Direction,
-    DropReason,
-    HostConfig,
-    LocalRow,
-    PortRow,
-    RemoteRow,
-    Tables,
-    Verdict,
-    VerdictKind,
-    from_overlay,
-    from_port,
-)
+from alcor.dataplane.fake.pipeline import from_overlay, from_port
+from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortRow, RemoteRow, Tables
+from alcor.dataplane.fake.walk import Count, Direction, DropReason, Verdict, VerdictKind
 from alcor.model.addresses import ROUTER_MAC, Mac, parse_ip
 from alcor.model.ids import Id
 

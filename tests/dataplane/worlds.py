@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tests.dataplane import packets
 
 from alcor.dataplane.base import EndpointKey
-from alcor.dataplane.fake.pipeline import HostConfig, LocalRow, PortRow, RemoteRow, Tables
+from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortRow, RemoteRow, Tables
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip
 from alcor.model.ids import Id
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.ebpf import tables
 from alcor.dataplane.fake import state as switch
-from alcor.dataplane.fake.pipeline import LocalFlag
+from alcor.dataplane.fake.tables import LocalFlag
 from alcor.dataplane.kernel.bpf import BpfMap
 from alcor.lab.client import ApiError, Client, Resource
 from alcor.lab.ledger import FILL, Ledger, address_of

@@ -115,6 +115,11 @@ def parse_mac(text: str) -> Mac:
         raise ValueError(f"'{text}' is not a valid MAC address") from None
 
 
+def link_local(mac: Mac) -> Ip:
+    """The IPv6 link-local address that a MAC makes: fe80::/64 and the modified EUI-64 (RFC 4291 appendix A)."""
+    return Ip(b"\xfe\x80" + bytes(6) + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:])
+
+
 def format_mac(mac: Mac) -> str:
     """The MAC in text, lower case, with colons."""
     return mac.hex(":")

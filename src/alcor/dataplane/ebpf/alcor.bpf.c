@@ -14,6 +14,7 @@
 #include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/udp.h>
 
@@ -21,13 +22,14 @@
 #include <bpf/bpf_helpers.h>
 
 #include "alcor.h"
+#include "packet.h"
+#include "policy.h"
 
 #define AF_INET 2 /* from sys/socket.h */
 /* From linux/if_arp.h and linux/icmp.h, which need the C library's headers. */
 #define ARPHRD_ETHER 1
 #define ARPOP_REQUEST 1
 #define ARPOP_REPLY 2
-#define ICMP_ECHO 8
 struct icmp_echo {
 	__u8 type;
 	__u8 code;
@@ -39,6 +41,10 @@ struct icmp_echo {
 #define IP_FRAGMENT 0x3fff /* MF and offset; DF is no fragment */
 #define IP_DONT_FRAGMENT 0x4000
 #define VXLAN_I_FLAG 0x08000000
+#define VXLAN_G_FLAG 0x80000000 /* Group Policy Option: the low 16 bits are the sender's identity */
+#define VXLAN_GROUP 0xffff
+/* Newer than the headers of some systems; in the kernel since Linux 6.3. */
+#define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 
 /* What encapsulation puts between the outer Ethernet header and the inner IP header. */
 #define OVERLAY_LENGTH 50
@@ -112,6 +118,14 @@ struct {
 	__type(value, struct host_config);
 } config SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_LOCAL);
+	__type(key, struct sender_key);
+	__type(value, __u32);
+} senders SEC(".maps");
+
 /* ---- verdicts ---- */
 
 static __always_inline int verdict(struct __sk_buff *skb, __u32 what, __u32 detail, int action)
@@ -121,9 +135,17 @@ static __always_inline int verdict(struct __sk_buff *skb, __u32 what, __u32 deta
 	return action;
 }
 
-/* Counts and drops. Never inlined: one cold copy for both programs' every reason. */
-static __noinline int drop(struct __sk_buff *skb, __u32 ifindex, __u32 reason)
+/* Who is to blame for a drop, when it is not who sent the packet. */
+static __always_inline int blame(struct __sk_buff *skb, __u32 ifindex, int refused)
 {
+	skb->cb[2] = ifindex;
+	return refused;
+}
+
+/* Counts and drops. Never inlined: one cold copy for both programs' every reason. */
+static __noinline int drop(struct __sk_buff *skb, __u32 reason)
+{
+	__u32 ifindex = skb->cb[2];
 	struct drop_key key = {.ifindex = ifindex, .reason = reason};
 	__u64 one = 1;
 	__u64 *count = bpf_map_lookup_elem(&drops, &key);
@@ -201,18 +223,51 @@ static __always_inline struct address_key address_of(__u32 vni, __be32 ip)
 	return (struct address_key){.vni = vni, .ip = {0, 0, bpf_htonl(0xffff), ip}};
 }
 
+static __always_inline struct address_key address6_of(__u32 vni, const void *ip)
+{
+	struct address_key key = {.vni = vni};
+
+	__builtin_memcpy(key.ip, ip, sizeof(key.ip));
+	return key;
+}
+
 static __always_inline bool is_v4_mapped(const __be32 *ip)
 {
 	return !ip[0] && !ip[1] && ip[2] == bpf_htonl(0xffff);
 }
 
-/* Anti-spoofing: the address belongs to this very port. */
-static __always_inline bool owns(__u32 ifindex, __u32 vni, __be32 ip)
+/* The address belongs to this very port. */
+static __always_inline bool owns(__u32 ifindex, const struct address_key *key)
 {
-	struct address_key key = address_of(vni, ip);
-	struct local_endpoint *own = bpf_map_lookup_elem(&local, &key);
+	struct local_endpoint *own = bpf_map_lookup_elem(&local, key);
 
 	return own && own->ifindex == ifindex;
+}
+
+/* The port may send from a MAC and address that are not its own. */
+static __always_inline bool may_send(const struct port *port, __u32 ifindex, const __u8 *mac,
+				     const struct address_key *from)
+{
+	struct sender_key key = {.prefix_length = 96 + 128, .ifindex = ifindex};
+
+	if (port->flags & PORT_OPEN)
+		return true;
+	if (!(port->flags & PORT_PAIRS))
+		return false;
+	copy_mac(key.mac, mac);
+	__builtin_memcpy(key.ip, from->ip, sizeof(key.ip));
+	return bpf_map_lookup_elem(&senders, &key);
+}
+
+/* Anti-spoofing. 0, or a negative drop reason. */
+static __always_inline int check_sender(const struct port *port, __u32 ifindex, const __u8 *mac,
+					const struct address_key *from)
+{
+	bool own_mac = same_mac(mac, port->mac);
+
+	if ((own_mac && owns(ifindex, from)) || may_send(port, ifindex, mac, from))
+		return 0;
+	return own_mac ? -DROP_SPOOFED_IP : -DROP_SPOOFED_MAC;
 }
 
 /* ---- checksums ---- */
@@ -284,7 +339,7 @@ static __always_inline int to_underlay(const struct host_config *host, __be32 to
 }
 
 /* Step 12. */
-static __always_inline int tunnel(struct __sk_buff *skb, __u32 vni, const struct ethhdr *eth,
+static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port, const struct ethhdr *eth,
 				  const struct remote_endpoint *to)
 {
 	__u32 zero = 0;
@@ -296,8 +351,8 @@ static __always_inline int tunnel(struct __sk_buff *skb, __u32 vni, const struct
 		.ip.ttl = 64,
 		.ip.protocol = IPPROTO_UDP,
 		.ip.frag_off = bpf_htons(IP_DONT_FRAGMENT),
-		.vxlan_flags = bpf_htonl(VXLAN_I_FLAG),
-		.vxlan_vni = bpf_htonl(vni << 8),
+		.vxlan_flags = bpf_htonl(port->identity ? VXLAN_I_FLAG | VXLAN_G_FLAG | port->identity : VXLAN_I_FLAG),
+		.vxlan_vni = bpf_htonl(port->vni << 8),
 	};
 	/* ENCAP_L2(14) names the inner Ethernet header alone: with the VXLAN header in it, GSO packets are dropped. */
 	const __u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
@@ -314,7 +369,7 @@ static __always_inline int tunnel(struct __sk_buff *skb, __u32 vni, const struct
 	outer.udp.len = bpf_htons(length - sizeof(struct iphdr));
 	copy_mac(outer.inner.h_dest, eth->h_dest);
 	copy_mac(outer.inner.h_source, eth->h_source);
-	outer.inner.h_proto = bpf_htons(ETH_P_IP);
+	outer.inner.h_proto = eth->h_proto;
 	if (bpf_skb_adjust_room(skb, OVERLAY_LENGTH, BPF_ADJ_ROOM_MAC, how))
 		return -DROP_ENCAP_FAILED;
 	/* Not a direct write: a forwarded packet with a checksum of all its bytes (CHECKSUM_COMPLETE) must learn of these. */
@@ -332,17 +387,26 @@ static __always_inline int from_port_arp(struct __sk_buff *skb, const struct por
 	struct local_endpoint *here;
 	struct remote_endpoint *there;
 	const __u8 *answer = NULL;
+	__u8 mac[ETH_ALEN] __attribute__((aligned(2)));
 	__be32 asker, asked;
+	int refused;
 
 	if (!arp || arp->hardware_type != bpf_htons(ARPHRD_ETHER) || arp->protocol_type != bpf_htons(ETH_P_IP) ||
 	    arp->hardware_length != ETH_ALEN || arp->protocol_length != sizeof(__be32))
 		return -DROP_MALFORMED;
-	if (!same_mac(arp->sender_mac, port->mac))
+	copy_mac(mac, arp->eth.h_source);
+	if (!same_mac(arp->sender_mac, mac))
 		return -DROP_SPOOFED_MAC;
 	asker = arp->sender_ip;
 	asked = arp->target_ip;
-	if (asker && !owns(ifindex, port->vni, asker))
-		return -DROP_SPOOFED_IP;
+	key = address_of(port->vni, asker);
+	if (asker) {
+		refused = check_sender(port, ifindex, mac, &key);
+		if (refused)
+			return refused;
+	} else if (!same_mac(mac, port->mac) && !(port->flags & (PORT_OPEN | PORT_PAIRS))) {
+		return -DROP_SPOOFED_MAC;
+	}
 	if (arp->opcode != bpf_htons(ARPOP_REQUEST) || asked == asker)
 		return -DROP_ARP_IGNORED;
 	key = address_of(port->vni, asked);
@@ -361,12 +425,12 @@ static __always_inline int from_port_arp(struct __sk_buff *skb, const struct por
 			return -DROP_ARP_UNKNOWN;
 		answer = there->mac;
 	}
-	copy_mac(arp->eth.h_dest, port->mac);
+	copy_mac(arp->eth.h_dest, mac);
 	copy_mac(arp->eth.h_source, answer);
 	arp->opcode = bpf_htons(ARPOP_REPLY);
 	copy_mac(arp->sender_mac, answer);
 	arp->sender_ip = asked;
-	copy_mac(arp->target_mac, port->mac);
+	copy_mac(arp->target_mac, mac);
 	arp->target_ip = asker;
 	return reply(skb, ifindex);
 }
@@ -390,24 +454,99 @@ static __always_inline int to_gateway(struct __sk_buff *skb, struct ethhdr *eth,
 	ip->saddr = ip->daddr;
 	ip->daddr = asker;
 	set_ttl(ip, 64);
-	icmp.type = 0; /* echo reply */
+	icmp.type = ICMP_ECHO_REPLY;
 	icmp.checksum = checksum_replace(icmp.checksum, bpf_htons(ICMP_ECHO << 8), 0);
 	if (bpf_skb_store_bytes(skb, at, &icmp, sizeof(icmp), 0))
 		return -DROP_MALFORMED;
 	return reply(skb, ifindex);
 }
 
-/* Steps 7 to 12. */
+/* Who a packet is for. */
+struct target {
+	struct local_endpoint *here;
+	struct remote_endpoint *there;
+};
+
+/* Steps 8 to 10, up to the first rewriting: who it is for. 0, or a negative drop reason. */
+static __always_inline int find_target(const struct port *port, const struct ethhdr *eth, const struct address_key *to,
+				       __u8 hops, bool routed, struct target *target)
+{
+	struct local_endpoint *here = bpf_map_lookup_elem(&local, to);
+	struct remote_endpoint *there = NULL;
+
+	if (routed) {
+		/* 9 */
+		if (!(port->flags & PORT_ROUTED))
+			return -DROP_NOT_ROUTED;
+		if (here && here->flags & ENDPOINT_GATEWAY) {
+			target->here = here;
+			return 0;
+		}
+		/* 10 */
+		if (hops <= 1)
+			return -DROP_TTL_EXCEEDED;
+	} else {
+		/* 8 */
+		if (eth->h_dest[0] & 1)
+			return -DROP_MULTICAST;
+		if (here && here->flags & ENDPOINT_GATEWAY)
+			here = NULL;
+	}
+	if (!here && !(there = bpf_map_lookup_elem(&remote, to)))
+		return -DROP_NO_ENDPOINT;
+	if (!routed && !same_mac(eth->h_dest, here ? here->mac : there->mac))
+		return -DROP_NO_ENDPOINT;
+	if (here && here->flags & ENDPOINT_DOWN)
+		return -DROP_PORT_DOWN;
+	target->here = here;
+	target->there = there;
+	return 0;
+}
+
+/* Policy of the sender, then of a receiver on this host. 0, or a negative drop reason. */
+static __always_inline int permit_sent(struct __sk_buff *skb, const struct port *port, __u32 ifindex,
+				       const struct target *target, __u32 version)
+{
+	const struct local_endpoint *here = target->here;
+	struct scratch *on = get_scratch();
+	int refused;
+
+	if (!on)
+		return -DROP_FLOWS_FULL;
+	refused = read_packet(skb, ETH_HLEN, &on->packet, version, 0);
+	if (refused)
+		return refused;
+	on->party.vni = port->vni;
+	if (port->identity) {
+		on->party.ifindex = ifindex;
+		on->party.identity = port->identity;
+		on->party.remote_identity = here ? here->identity : target->there ? target->there->identity : 0;
+		on->party.egress = 1;
+		refused = permit(skb, ETH_HLEN);
+		if (refused)
+			return refused;
+	}
+	if (here && here->identity) {
+		on->party.ifindex = here->ifindex;
+		on->party.identity = here->identity;
+		on->party.remote_identity = port->identity;
+		on->party.egress = 0;
+		return blame(skb, here->ifindex, permit(skb, ETH_HLEN));
+	}
+	return 0;
+}
+
+/* Steps 7 to 12, IPv4. */
 static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
 {
 	const __u8 router_mac[ETH_ALEN] __attribute__((aligned(4))) = ROUTER_MAC_BYTES;
 	struct ethhdr *eth = frame(skb, ETH_HLEN + sizeof(struct iphdr));
 	struct iphdr *ip = (struct iphdr *)(eth + 1);
+	struct target target = {};
 	struct address_key key;
-	struct local_endpoint *here;
-	struct remote_endpoint *there = NULL;
-	const __u8 *mac;
 	__u32 total, room = skb->len - ETH_HLEN;
+	bool routed;
+	int refused;
 
 	/* 7 */
 	if (!eth || ip->version != 4 || ip->ihl < 5)
@@ -415,44 +554,41 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	total = bpf_ntohs(ip->tot_len);
 	if (total < ip->ihl * 4 || total > room)
 		return -DROP_MALFORMED;
-	if (!owns(ifindex, port->vni, ip->saddr))
-		return -DROP_SPOOFED_IP;
+	key = address_of(port->vni, ip->saddr);
+	refused = check_sender(port, ifindex, eth->h_source, &key);
+	if (refused)
+		return refused;
 	key = address_of(port->vni, ip->daddr);
-	here = bpf_map_lookup_elem(&local, &key);
-	if (same_mac(eth->h_dest, router_mac)) {
-		/* 9 */
-		if (!(port->flags & PORT_ROUTED))
-			return -DROP_NOT_ROUTED;
-		if (here && here->flags & ENDPOINT_GATEWAY)
-			return to_gateway(skb, eth, ip, here, ifindex);
-		/* 10 */
-		if (ip->ttl <= 1)
-			return -DROP_TTL_EXCEEDED;
-		if (!here && !(there = bpf_map_lookup_elem(&remote, &key)))
-			return -DROP_NO_ENDPOINT;
-		if (here && here->flags & ENDPOINT_DOWN)
-			return -DROP_PORT_DOWN;
+	routed = same_mac(eth->h_dest, router_mac);
+	refused = find_target(port, eth, &key, ip->ttl, routed, &target);
+	if (refused)
+		return refused;
+	/* P */
+	if (port->identity || (target.here && target.here->identity)) {
+		refused = permit_sent(skb, port, ifindex, &target, 4);
+		if (refused)
+			return refused;
+		eth = frame(skb, ETH_HLEN + sizeof(struct iphdr));
+		if (!eth)
+			return -DROP_MALFORMED;
+		ip = (struct iphdr *)(eth + 1);
+	}
+	if (target.here && target.here->flags & ENDPOINT_GATEWAY)
+		return to_gateway(skb, eth, ip, target.here, ifindex);
+	if (routed) {
 		set_ttl(ip, ip->ttl - 1);
 		copy_mac(eth->h_source, router_mac);
-		copy_mac(eth->h_dest, here ? here->mac : there->mac);
-	} else {
-		/* 8 */
-		if (eth->h_dest[0] & 1)
-			return -DROP_MULTICAST;
-		if (here && here->flags & ENDPOINT_GATEWAY)
-			here = NULL;
-		if (!here && !(there = bpf_map_lookup_elem(&remote, &key)))
-			return -DROP_NO_ENDPOINT;
-		mac = here ? here->mac : there->mac;
-		if (!same_mac(eth->h_dest, mac))
-			return -DROP_NO_ENDPOINT;
-		if (here && here->flags & ENDPOINT_DOWN)
-			return -DROP_PORT_DOWN;
+		if (target.here)
+			copy_mac(eth->h_dest, target.here->mac);
+		else if (target.there)
+			copy_mac(eth->h_dest, target.there->mac);
 	}
-	if (here)
-		return deliver(skb, here);
-	return there ? tunnel(skb, port->vni, eth, there) : -DROP_NO_ENDPOINT;
+	if (target.here)
+		return deliver(skb, target.here);
+	return target.there ? tunnel(skb, port, eth, target.there) : -DROP_NO_ENDPOINT;
 }
+
+#include "ipv6.h"
 
 /* Steps 2 to 5. */
 static __always_inline int from_known_port(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
@@ -468,13 +604,15 @@ static __always_inline int from_known_port(struct __sk_buff *skb, const struct p
 		return -DROP_MALFORMED;
 	count_sent(skb, ifindex);
 	/* 4 */
-	if (!same_mac(eth->h_source, port->mac))
+	if (!same_mac(eth->h_source, port->mac) && !(port->flags & (PORT_OPEN | PORT_PAIRS)))
 		return -DROP_SPOOFED_MAC;
 	/* 5: the kernel takes a VLAN tag out of the frame before it gets here, so the ethertype alone does not tell. */
 	if (skb->vlan_present)
 		return -DROP_NOT_SUPPORTED;
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return from_port_ipv4(skb, port, ifindex);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return from_port_ipv6(skb, port, ifindex);
 	if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		return from_port_arp(skb, port, ifindex);
 	return -DROP_NOT_SUPPORTED;
@@ -488,21 +626,47 @@ int from_port(struct __sk_buff *skb)
 	int action;
 
 	/* 1 */
+	skb->cb[2] = 0;
 	if (!port)
-		return drop(skb, 0, DROP_NO_PORT);
+		return drop(skb, DROP_NO_PORT);
+	skb->cb[2] = ifindex;
 	action = from_known_port(skb, port, ifindex);
-	return action < 0 ? drop(skb, ifindex, -action) : action;
+	return action < 0 ? drop(skb, -action) : action;
+}
+
+/* Policy of the receiver of a packet out of the tunnel. 0, or a negative drop reason. */
+static __always_inline int permit_received(struct __sk_buff *skb, const struct local_endpoint *here, __u32 vni,
+					   __u32 group, __u32 version)
+{
+	const __u32 at = ETH_HLEN + OVERLAY_LENGTH;
+	struct scratch *on = get_scratch();
+	int refused;
+
+	if (!on)
+		return -DROP_FLOWS_FULL;
+	on->party.vni = vni;
+	on->party.ifindex = here->ifindex;
+	on->party.identity = here->identity;
+	on->party.remote_identity = group;
+	on->party.egress = 0;
+	refused = read_packet(skb, at, &on->packet, version, 0);
+	if (!refused)
+		refused = permit(skb, at);
+	return blame(skb, here->ifindex, refused);
 }
 
 /* The tunnel's steps 2 to 4, once the frame is known to be ours. */
 static __always_inline int from_tunnel(struct __sk_buff *skb)
 {
+	__u64 how = BPF_F_ADJ_ROOM_FIXED_GSO;
 	struct overlay *outer;
-	struct iphdr *ip;
 	struct address_key key;
 	struct local_endpoint *here;
 	struct ethhdr inner;
+	__u32 vni, group = 0;
 	void *data;
+	int refused;
+	bool v6;
 
 	/* 2 */
 	data = frame(skb, ETH_HLEN + OVERLAY_LENGTH);
@@ -511,28 +675,59 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	outer = data + ETH_HLEN;
 	if (!(outer->vxlan_flags & bpf_htonl(VXLAN_I_FLAG)))
 		return -DROP_MALFORMED;
-	if (outer->inner.h_proto != bpf_htons(ETH_P_IP))
+	vni = bpf_ntohl(outer->vxlan_vni) >> 8;
+	if (outer->vxlan_flags & bpf_htonl(VXLAN_G_FLAG))
+		group = bpf_ntohl(outer->vxlan_flags) & VXLAN_GROUP;
+	v6 = outer->inner.h_proto == bpf_htons(ETH_P_IPV6);
+	if (!v6 && outer->inner.h_proto != bpf_htons(ETH_P_IP))
 		return -DROP_NOT_SUPPORTED;
-	data = frame(skb, ETH_HLEN + OVERLAY_LENGTH + sizeof(struct iphdr));
-	if (!data)
-		return -DROP_MALFORMED;
+	if (v6) {
+		struct ipv6hdr *ip;
+
+		data = frame(skb, ETH_HLEN + OVERLAY_LENGTH + sizeof(*ip));
+		if (!data)
+			return -DROP_MALFORMED;
+		ip = data + ETH_HLEN + OVERLAY_LENGTH;
+		if (ip->version != 6)
+			return -DROP_MALFORMED;
+		key = address6_of(vni, &ip->daddr);
+		how |= ADJ_ROOM_DECAP_L3_IPV6;
+	} else {
+		struct iphdr *ip;
+
+		data = frame(skb, ETH_HLEN + OVERLAY_LENGTH + sizeof(*ip));
+		if (!data)
+			return -DROP_MALFORMED;
+		ip = data + ETH_HLEN + OVERLAY_LENGTH;
+		if (ip->version != 4)
+			return -DROP_MALFORMED;
+		key = address_of(vni, ip->daddr);
+	}
 	outer = data + ETH_HLEN;
-	ip = data + ETH_HLEN + OVERLAY_LENGTH;
-	if (ip->version != 4)
-		return -DROP_MALFORMED;
+	copy_mac(inner.h_dest, outer->inner.h_dest);
+	copy_mac(inner.h_source, outer->inner.h_source);
 	/* 3 */
-	key = address_of(bpf_ntohl(outer->vxlan_vni) >> 8, ip->daddr);
 	here = bpf_map_lookup_elem(&local, &key);
-	if (!here || here->flags & ENDPOINT_GATEWAY || !same_mac(outer->inner.h_dest, here->mac))
+	if (!here || here->flags & ENDPOINT_GATEWAY || !same_mac(inner.h_dest, here->mac))
 		return -DROP_NO_ENDPOINT;
 	if (here->flags & ENDPOINT_DOWN)
 		return -DROP_PORT_DOWN;
+	/* P */
+	if (here->identity) {
+		refused = permit_received(skb, here, vni, group, v6 ? 6 : 4);
+		if (refused)
+			return refused;
+	}
 	/* 4: the outer Ethernet header stays in front; it becomes the inner one. */
-	copy_mac(inner.h_dest, outer->inner.h_dest);
-	copy_mac(inner.h_source, outer->inner.h_source);
-	if (bpf_skb_adjust_room(skb, -OVERLAY_LENGTH, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
+	if (bpf_skb_adjust_room(skb, -OVERLAY_LENGTH, BPF_ADJ_ROOM_MAC, how) ||
 	    bpf_skb_store_bytes(skb, 0, &inner, 2 * ETH_ALEN, 0))
 		return -DROP_ENCAP_FAILED;
+	if (v6) {
+		__be16 type = bpf_htons(ETH_P_IPV6);
+
+		if (bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &type, sizeof(type), 0))
+			return -DROP_ENCAP_FAILED;
+	}
 	return deliver(skb, here);
 }
 
@@ -557,8 +752,9 @@ int from_overlay(struct __sk_buff *skb)
 	    outer->ip.frag_off & bpf_htons(IP_FRAGMENT) || outer->ip.daddr != host->underlay_ip[3] ||
 	    !is_v4_mapped(host->underlay_ip) || outer->udp.dest != host->vxlan_port)
 		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);
+	skb->cb[2] = 0;
 	action = from_tunnel(skb);
-	return action < 0 ? drop(skb, 0, -action) : action;
+	return action < 0 ? drop(skb, -action) : action;
 }
 
 char _license[] SEC("license") = "Apache-2.0";

@@ -15,6 +15,10 @@
 #define MAX_LOCAL 262144
 #define MAX_REMOTE 4194304
 #define MAX_DROPS 262144
+#define MAX_RULES 1048576
+/* Least recently used are forgotten first; these two are preallocated. A loader may choose another size for `flows`. */
+#define MAX_FLOWS 262144
+#define MAX_FRAGMENTS 4096
 
 /* Every gateway's MAC: fe:16:11:00:00:00. */
 #define ROUTER_MAC_BYTES {0xfe, 0x16, 0x11, 0x00, 0x00, 0x00}
@@ -23,6 +27,8 @@ enum port_flag {
 	PORT_ROUTED = 1, /* frames to the router's MAC are routed */
 	PORT_PEER = 2,   /* deliver into the peer's namespace with bpf_redirect_peer */
 	PORT_UP = 4,     /* administratively up */
+	PORT_OPEN = 8,   /* no port security: it may send from any address */
+	PORT_PAIRS = 16, /* it may send from the addresses in `senders` too */
 };
 
 enum endpoint_flag {
@@ -47,9 +53,16 @@ enum drop_reason {
 	DROP_TTL_EXCEEDED = 13,
 	DROP_NO_UNDERLAY = 14,
 	DROP_ENCAP_FAILED = 15,
+	DROP_ND_IGNORED = 16,
+	DROP_ND_UNKNOWN = 17,
+	DROP_POLICY_EGRESS = 18,
+	DROP_POLICY_INGRESS = 19,
+	DROP_INVALID_STATE = 20,
+	DROP_FRAGMENT = 21,
+	DROP_FLOWS_FULL = 22,
 };
 
-/* skb->cb[0]; cb[1] is an ifindex (deliver, reply) or a drop reason (drop). */
+/* skb->cb[0]; cb[1] is an ifindex (deliver, reply) or a drop reason (drop), cb[2] the ifindex that a drop counts at. */
 enum verdict {
 	VERDICT_DELIVER = 1,
 	VERDICT_TUNNEL = 2,
@@ -65,6 +78,8 @@ struct port {
 	__u32 mtu;
 	__u8 mac[6];
 	__u16 flags;
+	__u16 identity; /* 0: its traffic is not filtered */
+	__u8 zero[6];
 	__u64 digest; /* of the whole desired port: program and kernel ignore it, the driver compares it */
 };
 
@@ -79,13 +94,15 @@ struct local_endpoint {
 	__u32 ifindex;
 	__u16 flags;
 	__u8 mac[6];
+	__u16 identity;
+	__u8 zero[2];
 };
 
 /* remote: who has the address on another host. */
 struct remote_endpoint {
 	__be32 host_ip[4];
 	__u8 mac[6];
-	__u8 zero[2];
+	__u16 identity;
 };
 
 /* counters: ifindex -> this, per CPU. */
@@ -109,6 +126,117 @@ struct host_config {
 	__be16 vxlan_port;
 	__u8 zero[2];
 	__be32 onlink_mask; /* of the underlay prefix whose hosts are neighbours; 0: ask the routes */
+};
+
+/* Key of senders, a longest-prefix table: what a port may send from beside its own. The value says nothing. */
+struct sender_key {
+	__u32 prefix_length; /* 12 bytes, then the prefix's bits */
+	__u32 ifindex;
+	__u8 mac[6];
+	__u8 zero[2];
+	__be32 ip[4];
+};
+
+/* ---- policy ---- */
+
+struct policy_key {
+	__u32 vni;
+	__u32 identity;
+};
+
+/* policies: what rules there are, one byte of enum kind for each side (ingress IPv4, IPv6, egress IPv4, IPv6), the lowest
+ * first. A row means that the rules are there whole. */
+struct policy {
+	__u32 kinds;
+	__u32 entries; /* rows of rules and prefixes: what the driver compares, as `digest` */
+	__u64 digest;
+};
+
+enum kind {
+	KIND_OPEN = 1,         /* everything is allowed */
+	KIND_ANYBODY = 2,      /* rules for a protocol, whoever the other side is */
+	KIND_IDENTITY = 4,     /* for a protocol and an identity */
+	KIND_IDENTITY_ANY = 8, /* for any protocol and an identity */
+	KIND_PREFIX = 16,
+	KIND_PREFIX_ANY = 32,
+};
+
+#define SIDE_EGRESS 1
+#define SIDE_IPV6 2
+#define SIDE_ANY_PROTOCOL 4
+#define SIDE(egress, version) (((egress) ? SIDE_EGRESS : 0) | ((version) == 6 ? SIDE_IPV6 : 0))
+
+#define REMOTE_ANYBODY 0
+#define REMOTE_IDENTITY 0x40000000
+#define REMOTE_PREFIX 0x80000000
+
+/* Key of rules, a longest-prefix table: a row allows every selector that begins with its bits. */
+#define RULE_BITS 96
+struct rule_key {
+	__u32 prefix_length; /* RULE_BITS, then 0 to 16 bits of the selector */
+	__u32 vni;
+	__u16 identity;
+	__u8 side;
+	__u8 protocol;
+	__u32 remote;
+	__be16 selector; /* destination port; for ICMP type and code */
+} __attribute__((packed));
+
+/* Key of prefixes, a longest-prefix table: which class of rules an address is in. */
+#define PREFIX_BITS 64
+struct prefix_key {
+	__u32 prefix_length; /* PREFIX_BITS, then the prefix's, counted in 128 bits */
+	__u32 vni;
+	__u16 identity;
+	__u8 side;
+	__u8 zero;
+	__be32 ip[4];
+};
+
+/* Key of flows: a connection as one of its ports sees it. */
+struct flow_key {
+	__be32 local[4];
+	__be32 remote[4];
+	__u32 ifindex;
+	__be16 local_port;
+	__be16 remote_port;
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+enum flow_state {
+	FLOW_NEW = 1,
+	FLOW_ESTABLISHED = 2,
+	FLOW_CLOSING = 3,
+	FLOW_CLOSED = 4,
+};
+
+struct flow {
+	__u64 seen_ns;    /* CLOCK_MONOTONIC, to a quarter of a second */
+	__u32 generation; /* of the rules that allowed it */
+	__u16 identity;   /* of the other side then */
+	__be16 selector;  /* of its first packet */
+	__u8 state;
+	__u8 egress; /* its first packet left the port */
+	__u8 fins;   /* 1: from who began it, 2: from the other side */
+	__u8 zero[5];
+};
+
+/* Key of fragments: (source, destination, protocol, id) name a datagram (RFC 791, RFC 8200). */
+struct fragment_key {
+	__be32 source[4];
+	__be32 destination[4];
+	__u32 vni;
+	__be32 id;
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+struct fragment_ports {
+	__be16 source_port;
+	__be16 destination_port;
+	__be16 selector;
+	__u16 zero;
 };
 
 #endif

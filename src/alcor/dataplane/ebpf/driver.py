@@ -30,7 +30,8 @@ from alcor.dataplane.ebpf import attaching, sorting, tables, wiring
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.neighbours import onlink_length
 from alcor.dataplane.ebpf.planning import Claims, Numbers
-from alcor.dataplane.ebpf.program import REMOTE_ENTRIES, Program
+from alcor.dataplane.ebpf.policing import Policing
+from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, Program
 from alcor.dataplane.ebpf.records import Records
 from alcor.dataplane.ebpf.sorting import Carried, Leftover, Snapshot, Sorted, is_peer
 from alcor.dataplane.ebpf.tables import VXLAN_PORT, HostConfig
@@ -56,6 +57,7 @@ class EbpfConfig(msgspec.Struct, frozen=True, kw_only=True):
     object_path: Path | None = None
     """The compiled program; None: the one in the package."""
     remote_entries: int = REMOTE_ENTRIES
+    flow_entries: int = FLOW_ENTRIES
 
 
 class EbpfDriver:
@@ -74,7 +76,13 @@ class EbpfDriver:
             ifindex, netlink = self._underlay.ifindex, self._hands.netlink
             onlink = onlink_length(ifindex, config.underlay_ip, links.addresses(netlink), links.routes(netlink))
             host = HostConfig(config.underlay_ip, ifindex, config.vxlan_port, onlink)
-            self._program = Program.open(config.object_path, config.pin_dir, host, remote_entries=config.remote_entries)
+            self._program = Program.open(
+                config.object_path,
+                config.pin_dir,
+                host,
+                remote_entries=config.remote_entries,
+                flow_entries=config.flow_entries,
+            )
             try:
                 self._records = Records.open(config.pin_dir)
                 attaching.attach(self._hands.netlink, self._program, self._underlay)
@@ -85,6 +93,7 @@ class EbpfDriver:
         except BaseException:
             self._hands.close()
             raise
+        self._policing = Policing(self._program)
         self._known: Sorted | None = None
         self._claims = Claims(())
         self._indexes = Numbers(wiring.FIRST_INDEX, wiring.LAST_INDEX)
@@ -113,6 +122,7 @@ class EbpfDriver:
                 tables.unpack_key(key): tables.unpack_endpoint(value) for key, value in self._program.remote.items()
             },
             gateways=known.gateways,
+            policies=self._policing.observe(),
             orphans=known.orphans,
         )
 
@@ -152,6 +162,7 @@ class EbpfDriver:
         results = self._remove_ports(known, plan.remove_ports)
         error = self._write_tables(plan)
         results += self._put_ports(known, plan.put_ports)
+        error = error or self._remove_policies(plan)
         total_us, tables_us = self._elapsed_us(), self._tables_ns // 1000
         return Applied(ports=tuple(results), error=error, wiring_us=total_us - tables_us, tables_us=tables_us)
 
@@ -177,8 +188,19 @@ class EbpfDriver:
         try:
             program.remote.delete_batch(tables.pack_keys(plan.remove_endpoints), len(plan.remove_endpoints))
             program.local.delete_batch(tables.pack_keys(plan.remove_gateways), len(plan.remove_gateways))
+            self._policing.put(plan.put_policies)
             program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
             program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))
+        except DataPlaneError as error:
+            return str(error)
+        finally:
+            self._tables_ns += time.monotonic_ns() - begun
+        return ""
+
+    def _remove_policies(self, plan: Plan) -> str:
+        begun = time.monotonic_ns()
+        try:
+            self._policing.remove(plan.remove_policies)
         except DataPlaneError as error:
             return str(error)
         finally:
@@ -204,13 +226,17 @@ class EbpfDriver:
         ifindexes = [one.ifindex for one in gone]
         # An address that this plan gave to another port is that port's row already, or soon.
         keys = [
-            EndpointKey(one.port.vni, each.ip)
+            EndpointKey(one.port.vni, ip)
             for one in gone
-            for each in one.port.addresses
-            if self._claims.owner(one.port.vni, each.ip) in (None, one.port.id)
+            for ip in tables.port_ips(one.port)
+            if self._claims.owner(one.port.vni, ip) in (None, one.port.id)
         ]
         self._program.ports.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
         self._program.local.delete_batch(tables.pack_keys(keys), len(keys))
+        senders = [key for one in gone for key in tables.sender_keys(one.port, one.ifindex)]
+        self._program.senders.delete_batch(b"".join(senders), len(senders))
+        # Another port may get the interface's number: it must not find this one's connections.
+        self._policing.renew()
         self._tables_ns += time.monotonic_ns() - begun
         errors = self._hands.remove([Job(one.port, one.ifindex) for one in gone])
         begun = time.monotonic_ns()
@@ -275,10 +301,13 @@ class EbpfDriver:
         errors = self._hands.change(changes)
         done = [one for one in changes if one.new.id not in errors]
         begun = time.monotonic_ns()
-        old = {EndpointKey(one.old.vni, each.ip) for one in done for each in one.old.addresses}
-        new = {EndpointKey(one.new.vni, each.ip) for one in done for each in one.new.addresses}
+        old = {EndpointKey(one.old.vni, ip) for one in done for ip in tables.port_ips(one.old)}
+        new = {EndpointKey(one.new.vni, ip) for one in done for ip in tables.port_ips(one.new)}
         gone = sorted(old - new)
         self._program.local.delete_batch(tables.pack_keys(gone), len(gone))
+        self._drop_senders(done)
+        if any((one.old.vni, one.old.identity) != (one.new.vni, one.new.identity) for one in done):
+            self._policing.renew()
         self._tables_ns += time.monotonic_ns() - begun
         jobs = [Job(one.new, one.ifindex) for one in done]
         self._records.keep(jobs)
@@ -286,6 +315,13 @@ class EbpfDriver:
         for identifier, error in refused.items():
             results[identifier] = self._result(identifier, error)
         return [one.new for one in changes if one.new.id in errors]
+
+    def _drop_senders(self, changes: Sequence[Change]) -> None:
+        """What ports may not send from any more."""
+        before = {key for one in changes for key in tables.sender_keys(one.old, one.ifindex)}
+        after = {key for one in changes for key in tables.sender_keys(one.new, one.ifindex)}
+        gone = sorted(before - after)
+        self._program.senders.delete_batch(b"".join(gone), len(gone))
 
     def _make(self, known: Sorted, fresh: Sequence[LocalPort], results: dict[Id, PortResult]) -> None:
         """Makes ports anew; what there is of them goes first."""
@@ -339,6 +375,8 @@ class EbpfDriver:
         rows = [(job.ifindex, tables.port_row(job.port, peer=is_peer(job.port))) for job in jobs]
         try:
             self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
+            senders = [key for job in jobs for key in tables.sender_keys(job.port, job.ifindex)]
+            self._program.senders.update_batch(b"".join(senders), tables.SENDER_VALUE * len(senders), len(senders))
             if zero:
                 self._program.zero_counters(ifindexes)
             self._program.ports.update_batch(*tables.pack_ports(rows), len(rows))

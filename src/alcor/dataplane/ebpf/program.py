@@ -2,7 +2,7 @@
 
 Called by the ebpf driver and by tests. Everything is pinned under one directory per host:
 
-    ports local remote counters drops config     the maps; they outlive agents and versions of the program
+    ports local remote senders policies ...      the maps; they outlive agents and versions of the program
     from_port_<digest> from_overlay_<digest>     the programs; <digest> is of the object file they came from
 
 An agent that starts finds both and loads nothing (under a millisecond); a new version of the program loads over the
@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -22,16 +22,34 @@ from types import TracebackType
 from typing import Final
 
 from alcor.dataplane.base import DataPlaneError
-from alcor.dataplane.ebpf import tables
+from alcor.dataplane.ebpf import rules, tables
 from alcor.dataplane.ebpf.tables import DropReason, HostConfig, Traffic
 from alcor.dataplane.kernel import bpf, libbpf
 from alcor.dataplane.kernel.bpf import BpfError, BpfMap
 
 OBJECT_PATH: Final = Path(__file__).with_name("alcor.bpf.o")
-MAPS: Final = ("ports", "local", "remote", "counters", "drops", "config")
+MAPS: Final = (
+    "ports",
+    "local",
+    "remote",
+    "senders",
+    "policies",
+    "rules",
+    "prefixes",
+    "flows",
+    "fragments",
+    "generation",
+    "scratch",
+    "counters",
+    "drops",
+    "config",
+)
 PROGRAMS: Final = ("from_port", "from_overlay")
 REMOTE_ENTRIES: Final = 4_194_304
 """Endpoints on other hosts that one host can know. A map of that size takes 64 MiB for its buckets before the first."""
+FLOW_ENTRIES: Final = 262_144
+"""Connections that one host follows. Beyond, the least recently used is forgotten. All are allocated at once: some 150
+bytes each."""
 
 _SHAPES: Final = {
     "ports": (tables.IFINDEX.size, tables.PORT.size),
@@ -40,13 +58,20 @@ _SHAPES: Final = {
     "counters": (tables.IFINDEX.size, tables.TRAFFIC.size),
     "drops": (tables.DROP_KEY.size, tables.DROP_COUNT.size),
     "config": (len(tables.CONFIG_KEY), tables.CONFIG.size),
+    "senders": (tables.SENDER_KEY.size, len(tables.SENDER_VALUE)),
+    "policies": (rules.POLICY_KEY.size, rules.POLICY.size),
+    "rules": (rules.RULE_KEY.size, len(rules.RULE_VALUE)),
+    "prefixes": (rules.PREFIX_KEY.size, rules.CLASS.size),
+    "flows": (tables.FLOW_KEY.size, tables.FLOW.size),
+    "generation": (len(tables.CONFIG_KEY), rules.GENERATION.size),
 }
+"""Of the maps that Python reads or writes; the others are the programs' own."""
 
 
 class Program:
     """The programs and maps of one host, open. A context; closing lets go of them and changes nothing in the kernel.
 
-    `ports`, `local`, `remote`, `counters`, `drops` and `config` are the maps; `from_port` and `from_overlay` are file
+    The maps that the driver works with are attributes; `from_port` and `from_overlay` are file
     descriptors of the programs, `from_port_pin` and `from_overlay_pin` where they are pinned.
     """
 
@@ -57,6 +82,12 @@ class Program:
         self.ports = maps["ports"]
         self.local = maps["local"]
         self.remote = maps["remote"]
+        self.senders = maps["senders"]
+        self.policies = maps["policies"]
+        self.rules = maps["rules"]
+        self.prefixes = maps["prefixes"]
+        self.flows = maps["flows"]
+        self.generation = maps["generation"]
         self.counters = maps["counters"]
         self.drops = maps["drops"]
         self.config = maps["config"]
@@ -65,13 +96,19 @@ class Program:
 
     @classmethod
     def open(
-        cls, object_path: Path | None, pin_dir: Path, config: HostConfig, *, remote_entries: int = REMOTE_ENTRIES
+        cls,
+        object_path: Path | None,
+        pin_dir: Path,
+        config: HostConfig,
+        *,
+        remote_entries: int = REMOTE_ENTRIES,
+        flow_entries: int = FLOW_ENTRIES,
     ) -> Program:
         """Finds what is pinned in `pin_dir` (made, with a BPF file system on it, if need be), loads what is missing or
         of another version, and writes `config`. Idempotent; the maps keep what they hold.
 
-        `object_path` None means the one beside this file. `remote_entries` sizes `remote` when it is made; a map that
-        exists keeps its size. Raises BpfError or DataPlaneError, nothing half-pinned that a second call would trip on.
+        `object_path` None means the one beside this file. `remote_entries` and `flow_entries` size `remote` and
+        `flows` when they are made; a map that exists keeps its size. Raises BpfError or DataPlaneError, nothing half-pinned that a second call would trip on.
         """
         path = object_path or OBJECT_PATH
         digest = _digest(path)
@@ -81,7 +118,8 @@ class Program:
             try:
                 programs = _pinned_programs(pin_dir, digest, maps) if len(maps) == len(MAPS) else None
                 if programs is None:
-                    programs = _load(path, digest, pin_dir, maps, remote_entries)
+                    sizes = {"remote": remote_entries, "flows": flow_entries}
+                    programs = _load(path, digest, pin_dir, maps, sizes)
             except BaseException:
                 for opened in maps.values():
                     opened.close()
@@ -180,7 +218,7 @@ def _pinned_maps(pin_dir: Path) -> dict[str, BpfMap]:
                 continue
             raise
         found[name] = opened
-        if (opened.key_size, opened.value_size) != _SHAPES[name]:
+        if name in _SHAPES and (opened.key_size, opened.value_size) != _SHAPES[name]:
             for other in found.values():
                 other.close()
             raise DataPlaneError(
@@ -218,7 +256,7 @@ def _pinned_programs(pin_dir: Path, digest: str, maps: dict[str, BpfMap]) -> dic
 
 
 def _load(
-    path: Path, digest: str, pin_dir: Path, maps: dict[str, BpfMap], remote_entries: int
+    path: Path, digest: str, pin_dir: Path, maps: dict[str, BpfMap], sizes: Mapping[str, int]
 ) -> dict[str, tuple[int, Path]]:
     """Loads the object over the maps that exist, adds the others to `maps` and pins what is new.
 
@@ -230,8 +268,9 @@ def _load(
             raise DataPlaneError(f"{path} is not this version's data plane: run `make setup`")
         for name, opened in maps.items():
             loaded.reuse(name, opened.fd)
-        if "remote" not in maps:
-            loaded.resize("remote", remote_entries)
+        for name, entries in sizes.items():
+            if name not in maps:
+                loaded.resize(name, entries)
         loaded.load()
         for name in MAPS:
             if name not in maps:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from alcor.dataplane.base import EndpointKey, LocalPort
 from alcor.dataplane.ebpf import wiring
-from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, PortRow, port_digest, port_endpoints, port_row
+from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, PortRow, port_digest, port_endpoints, port_ips, port_row
 from alcor.dataplane.kernel.links import Link
 from alcor.model.addresses import format_ip
 from alcor.model.ids import Id, format_id
@@ -102,9 +102,7 @@ def sort_out(seen: Snapshot) -> Sorted:
         if identifier is not None and ifindex not in kept:
             parts.setdefault(identifier, set()).add(ifindex)
     leftovers = {key: _leftover(seen, key, sorted(parts[key]), key in carried) for key in sorted(parts)}
-    expected = {
-        EndpointKey(one.port.vni, each.ip): one.ifindex for one in carried.values() for each in one.port.addresses
-    }
+    expected = {EndpointKey(one.port.vni, ip): one.ifindex for one in carried.values() for ip in port_ips(one.port)}
     gateways = frozenset(key for key, row in seen.local.items() if row.flags & EndpointFlag.GATEWAY)
     stale = sorted(
         key for key, row in seen.local.items() if key not in gateways and expected.get(key, 0) != row.ifindex

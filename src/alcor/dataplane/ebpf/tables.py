@@ -16,16 +16,20 @@ from typing import Final, NamedTuple
 import msgspec
 
 from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, PortCounters
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local
 from alcor.model.ids import Id
 
 IFINDEX: Final = struct.Struct("=I")
 """Key of `ports` and `counters`."""
-PORT: Final = struct.Struct("=16sII6sHQ")
+PORT: Final = struct.Struct("=16sII6sHH6xQ")
 ADDRESS_KEY: Final = struct.Struct("=I16s")
 """Key of `local` and `remote`."""
-LOCAL: Final = struct.Struct("=IH6s")
-REMOTE: Final = struct.Struct("=16s6s2x")
+LOCAL: Final = struct.Struct("=IH6sH2x")
+REMOTE: Final = struct.Struct("=16s6sH")
+SENDER_KEY: Final = struct.Struct("=II6s2x16s")
+SENDER_VALUE: Final = IFINDEX.pack(1)
+FLOW_KEY: Final = struct.Struct("=16s16sI2s2sB3x")
+FLOW: Final = struct.Struct("=QIH2sBBB5x")
 TRAFFIC: Final = struct.Struct("=4Q")
 DROP_KEY: Final = struct.Struct("=II")
 DROP_COUNT: Final = struct.Struct("=Q")
@@ -42,6 +46,8 @@ class PortFlag(IntFlag):
     ROUTED = 1
     PEER = 2
     UP = 4
+    OPEN = 8
+    PAIRS = 16
 
 
 class EndpointFlag(IntFlag):
@@ -70,10 +76,18 @@ class DropReason(IntEnum):
     TTL_EXCEEDED = 13
     NO_UNDERLAY = 14
     ENCAP_FAILED = 15
+    ND_IGNORED = 16
+    ND_UNKNOWN = 17
+    POLICY_EGRESS = 18
+    POLICY_INGRESS = 19
+    INVALID_STATE = 20
+    FRAGMENT = 21
+    FLOWS_FULL = 22
 
 
 class Verdict(IntEnum):
-    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY) or a DropReason (DROP)."""
+    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY) or a DropReason (DROP), which counts at the
+    interface `cb[2]`."""
 
     DELIVER = 1
     TUNNEL = 2
@@ -90,6 +104,7 @@ class PortRow(NamedTuple):
     mtu: int
     mac: Mac
     flags: PortFlag
+    identity: int
     digest: int
 
 
@@ -99,6 +114,7 @@ class LocalRow(NamedTuple):
     ifindex: int
     flags: EndpointFlag
     mac: Mac
+    identity: int = 0
 
 
 class HostConfig(NamedTuple):
@@ -121,7 +137,7 @@ class Traffic(NamedTuple):
     received_bytes: int
 
 
-GATEWAY_VALUE: Final = LOCAL.pack(0, EndpointFlag.GATEWAY, ROUTER_MAC)
+GATEWAY_VALUE: Final = LOCAL.pack(0, EndpointFlag.GATEWAY, ROUTER_MAC, 0)
 
 
 def pack_ifindex(ifindex: int) -> bytes:
@@ -141,8 +157,8 @@ def pack_port(row: PortRow) -> bytes:
 
 def unpack_port(value: bytes) -> PortRow:
     """A row of `ports` from its value."""
-    identifier, vni, mtu, mac, flags, digest = PORT.unpack(value)
-    return PortRow(Id(identifier), vni, mtu, Mac(mac), PortFlag(flags), digest)
+    identifier, vni, mtu, mac, flags, identity, digest = PORT.unpack(value)
+    return PortRow(Id(identifier), vni, mtu, Mac(mac), PortFlag(flags), identity, digest)
 
 
 def pack_key(key: EndpointKey) -> bytes:
@@ -163,19 +179,19 @@ def pack_local(row: LocalRow) -> bytes:
 
 def unpack_local(value: bytes) -> LocalRow:
     """A row of `local` from its value."""
-    ifindex, flags, mac = LOCAL.unpack(value)
-    return LocalRow(ifindex, EndpointFlag(flags), Mac(mac))
+    ifindex, flags, mac, identity = LOCAL.unpack(value)
+    return LocalRow(ifindex, EndpointFlag(flags), Mac(mac), identity)
 
 
 def pack_endpoint(endpoint: Endpoint) -> bytes:
     """Value of `remote`."""
-    return REMOTE.pack(endpoint.host_ip, endpoint.mac)
+    return REMOTE.pack(endpoint.host_ip, endpoint.mac, endpoint.identity)
 
 
 def unpack_endpoint(value: bytes) -> Endpoint:
     """A row of `remote` from its value."""
-    host_ip, mac = REMOTE.unpack(value)
-    return Endpoint(Mac(mac), Ip(host_ip))
+    host_ip, mac, identity = REMOTE.unpack(value)
+    return Endpoint(Mac(mac), Ip(host_ip), identity)
 
 
 def pack_config(config: HostConfig) -> bytes:
@@ -221,7 +237,11 @@ def port_row(port: LocalPort, *, peer: bool) -> PortRow:
         flags |= PortFlag.ROUTED
     if peer:
         flags |= PortFlag.PEER
-    return PortRow(port.id, port.vni, port.mtu, port.mac, flags, port_digest(port))
+    if not port.port_security:
+        flags |= PortFlag.OPEN
+    if port.pairs:
+        flags |= PortFlag.PAIRS
+    return PortRow(port.id, port.vni, port.mtu, port.mac, flags, port.identity, port_digest(port))
 
 
 def port_endpoints(port: LocalPort, ifindex: int, *, peer: bool) -> tuple[tuple[EndpointKey, LocalRow], ...]:
@@ -231,8 +251,25 @@ def port_endpoints(port: LocalPort, ifindex: int, *, peer: bool) -> tuple[tuple[
         flags |= EndpointFlag.PEER
     if not port.admin_state_up:
         flags |= EndpointFlag.DOWN
-    row = LocalRow(ifindex, flags, port.mac)
-    return tuple((EndpointKey(port.vni, address.ip), row) for address in port.addresses)
+    row = LocalRow(ifindex, flags, port.mac, port.identity)
+    return tuple((EndpointKey(port.vni, ip), row) for ip in port_ips(port))
+
+
+def port_ips(port: LocalPort) -> tuple[Ip, ...]:
+    """The addresses that the port answers for: its own, and with IPv6 the link-local one that its MAC makes."""
+    ips = tuple(address.ip for address in port.addresses)
+    if any(ip_version(ip) == 6 for ip in ips):
+        ips = tuple(dict.fromkeys((*ips, link_local(port.mac))))
+    return ips
+
+
+def sender_keys(port: LocalPort, ifindex: int) -> list[bytes]:
+    """The keys of `senders` of a port behind `ifindex`, one for each of its pairs."""
+    keys = []
+    for prefix, mac in ((pair.prefix, pair.mac) for pair in port.pairs):
+        bits = prefix.length + (96 if prefix.version == 4 else 0)
+        keys.append(SENDER_KEY.pack(96 + bits, ifindex, mac, prefix.base))
+    return keys
 
 
 # ---- many rows at once, packed without gaps for `BpfMap.update_batch` ----
@@ -254,7 +291,8 @@ def pack_locals(rows: Sequence[tuple[EndpointKey, LocalRow]]) -> tuple[bytes, by
 def pack_endpoints(rows: Sequence[tuple[EndpointKey, Endpoint]]) -> tuple[bytes, bytes]:
     """(address, endpoint) pairs as keys and values of `remote`."""
     pack = REMOTE.pack
-    return pack_keys([key for key, _ in rows]), b"".join([pack(end.host_ip, end.mac) for _, end in rows])
+    values = [pack(end.host_ip, end.mac, end.identity) for _, end in rows]
+    return pack_keys([key for key, _ in rows]), b"".join(values)
 
 
 def pack_gateways(keys: Sequence[EndpointKey]) -> tuple[bytes, bytes]:

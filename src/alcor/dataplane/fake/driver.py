@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 
 from alcor.dataplane.base import Applied, DataPlaneError, LocalPort, Observed, Plan, PortCounters, PortResult
-from alcor.dataplane.fake.pipeline import RemoteRow, Verdict
 from alcor.dataplane.fake.switch import Pings, Switch
+from alcor.dataplane.fake.tables import RemoteRow
+from alcor.dataplane.fake.walk import Verdict
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
 
@@ -33,6 +34,7 @@ class FakeDriver:
                 ports=carried.ports(),
                 endpoints=carried.endpoints(),
                 gateways=carried.gateways(),
+                policies=carried.policies(),
                 orphans=tuple(carried.orphans()),
             )
 
@@ -46,10 +48,11 @@ class FakeDriver:
                 carried.tables.remote.pop(key, None)
             for key in plan.remove_gateways:
                 carried.remove_gateway(key)
+            carried.put_policies(plan.put_policies)
             for key in plan.put_gateways:
                 carried.put_gateway(key)
             for key, endpoint in plan.put_endpoints:
-                carried.tables.remote[key] = RemoteRow(endpoint.host_ip, endpoint.mac)
+                carried.tables.remote[key] = RemoteRow(endpoint.host_ip, endpoint.mac, endpoint.identity)
         tabled = time.monotonic_ns()
         with self._switch.changing() as carried:
             taken = carried.taken(plan.put_ports)
@@ -57,6 +60,8 @@ class FakeDriver:
             error = taken.get(port.id, "")
             result = PortResult(port.id, error, (time.monotonic_ns() - started) // 1000)
             results.append(result if error else self._attempt(port.id, port, started))
+        with self._switch.changing() as carried:
+            carried.remove_policies(plan.remove_policies)
         if not plan.empty:
             self._switch.save()
         tables_us = (tabled - wired) // 1000

@@ -12,9 +12,9 @@ import msgspec
 
 from alcor.model.addresses import V4_MAPPED, Ip, Mac
 
-ETHERNET_LENGTH, ARP_LENGTH, IPV4_LENGTH, UDP_LENGTH, ICMP_LENGTH, VXLAN_LENGTH = 14, 28, 20, 8, 8, 8
+ETHERNET_LENGTH, ARP_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH, ICMP_LENGTH, VXLAN_LENGTH = 14, 28, 20, 40, 8, 8, 8
 TYPE_IPV4, TYPE_ARP, TYPE_VLAN, TYPE_IPV6 = 0x0800, 0x0806, 0x8100, 0x86DD
-PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP = 1, 6, 17
+PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMPV6 = 1, 6, 17, 58
 ARP_REQUEST, ARP_REPLY = 1, 2
 ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST = 0, 8
 BROADCAST_MAC = Mac(b"\xff" * 6)
@@ -23,6 +23,8 @@ FRAGMENT_MASK = 0x3FFF
 """More-fragments bit and offset: any of them set means a fragment."""
 VXLAN_I_FLAG = 0x08
 """RFC 7348 section 5: the VNI is valid."""
+VXLAN_G_FLAG = 0x80
+"""VXLAN Group Policy Option (draft-smith-vxlan-group-policy): bytes 2 and 3 are the sender's identity."""
 
 
 class Ethernet(msgspec.Struct, frozen=True, gc=False):
@@ -43,9 +45,10 @@ class Arp(msgspec.Struct, frozen=True, gc=False):
     target_ip: Ip
 
 
-class Ipv4(msgspec.Struct, frozen=True, gc=False):
-    """An IPv4 header; `header_length` counts bytes, options included."""
+class Header(msgspec.Struct, frozen=True, gc=False):
+    """An IP header; `header_length` counts bytes, IPv4's options included. IPv6's hop limit is `ttl` too."""
 
+    version: int
     header_length: int
     total_length: int
     fragment: int
@@ -104,7 +107,7 @@ def parse_arp(frame: bytes) -> Arp | None:
     )
 
 
-def parse_ipv4(packet: bytes) -> Ipv4 | None:
+def parse_ipv4(packet: bytes) -> Header | None:
     """The IPv4 header, or None when cut short or contradicting the packet's length. Its checksum is not verified."""
     if len(packet) < IPV4_LENGTH or packet[0] >> 4 != 4:
         return None
@@ -112,7 +115,8 @@ def parse_ipv4(packet: bytes) -> Ipv4 | None:
     total_length = int.from_bytes(packet[2:4], "big")
     if header_length < IPV4_LENGTH or not header_length <= total_length <= len(packet):
         return None
-    return Ipv4(
+    return Header(
+        version=4,
         header_length=header_length,
         total_length=total_length,
         fragment=int.from_bytes(packet[6:8], "big") & FRAGMENT_MASK,
@@ -121,6 +125,36 @@ def parse_ipv4(packet: bytes) -> Ipv4 | None:
         source=mapped(packet[12:16]),
         destination=mapped(packet[16:20]),
     )
+
+
+def parse_ipv6(packet: bytes) -> Header | None:
+    """The IPv6 header (RFC 8200), or None when cut short or contradicting the packet's length. Extension headers are not
+    looked into: `protocol` is the next header, `fragment` 0."""
+    if len(packet) < IPV6_LENGTH or packet[0] >> 4 != 6:
+        return None
+    total_length = IPV6_LENGTH + int.from_bytes(packet[4:6], "big")
+    if total_length > len(packet):
+        return None
+    return Header(
+        version=6,
+        header_length=IPV6_LENGTH,
+        total_length=total_length,
+        fragment=0,
+        ttl=packet[7],
+        protocol=packet[6],
+        source=Ip(packet[8:24]),
+        destination=Ip(packet[24:40]),
+    )
+
+
+def with_ttl(packet: bytes, version: int, ttl: int) -> bytes:
+    """The packet with another TTL; IPv4's header checksum is updated for the word that TTL and protocol share."""
+    if version == 6:
+        return packet[:7] + bytes((ttl,)) + packet[8:]
+    old_word = int.from_bytes(packet[8:10], "big")
+    new_word = ttl << 8 | packet[9]
+    new = update_checksum(int.from_bytes(packet[10:12], "big"), old_word, new_word)
+    return packet[:8] + new_word.to_bytes(2, "big") + new.to_bytes(2, "big") + packet[12:]
 
 
 def ethernet(destination: Mac, source: Mac, ethertype: int, payload: bytes) -> bytes:
@@ -163,9 +197,22 @@ def udp(source_port: int, destination_port: int, payload: bytes) -> bytes:
     return struct.pack("!HHHH", source_port, destination_port, UDP_LENGTH + len(payload), 0) + payload
 
 
-def vxlan(vni: int, frame: bytes) -> bytes:
-    """The frame with its VXLAN header (RFC 7348)."""
-    return struct.pack("!II", VXLAN_I_FLAG << 24, vni << 8) + frame
+def ipv6(source: Ip, destination: Ip, protocol: int, payload: bytes, *, hop_limit: int = 64) -> bytes:
+    """An IPv6 packet without extension headers, traffic class and flow label 0."""
+    return struct.pack("!IHBB", 6 << 28, len(payload), protocol, hop_limit) + source + destination + payload
+
+
+def icmpv6(source: Ip, destination: Ip, message: bytes) -> bytes:
+    """The ICMPv6 message (its checksum field anything) with its checksum finished: RFC 4443 section 2.3."""
+    bare = message[:2] + b"\0\0" + message[4:]
+    pseudo = source + destination + struct.pack("!II", len(bare), PROTOCOL_ICMPV6)
+    return bare[:2] + checksum(pseudo + bare).to_bytes(2, "big") + bare[4:]
+
+
+def vxlan(vni: int, frame: bytes, identity: int = 0) -> bytes:
+    """The frame with its VXLAN header (RFC 7348); with an identity as its Group Policy Option."""
+    flags = VXLAN_I_FLAG | (VXLAN_G_FLAG if identity else 0)
+    return struct.pack("!II", flags << 24 | identity, vni << 8) + frame
 
 
 def icmp_echo(kind: int, identifier: int, sequence: int, data: bytes) -> bytes:

@@ -12,22 +12,21 @@ from pathlib import Path
 
 import msgspec
 
-from alcor.dataplane.base import Address, DataPlaneError, Endpoint, EndpointKey, LocalPort, PortCounters
-from alcor.dataplane.fake.frames import ETHERNET_LENGTH
-from alcor.dataplane.fake.pipeline import (
-    ENCAP_MAX_LENGTH,
-    Count,
-    Direction,
-    DropReason,
-    HostConfig,
-    LocalFlag,
-    LocalRow,
-    PortFlag,
-    PortRow,
-    RemoteRow,
-    Tables,
+from alcor.dataplane.base import (
+    Address,
+    DataPlaneError,
+    Endpoint,
+    EndpointKey,
+    LocalPort,
+    Policy,
+    PolicyKey,
+    PortCounters,
 )
-from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac
+from alcor.dataplane.fake.frames import ETHERNET_LENGTH
+from alcor.dataplane.fake.policy import PolicyTables
+from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Sender, Tables
+from alcor.dataplane.fake.walk import ENCAP_MAX_LENGTH, Count, Direction, DropReason
+from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, ip_version, link_local
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
 
@@ -62,6 +61,7 @@ class State(msgspec.Struct, kw_only=True):
     local: list[tuple[int, Ip, LocalRow]] = []
     remote: list[tuple[int, Ip, RemoteRow]] = []
     traffic: dict[int, Traffic] = {}
+    policies: list[Policy] = []
     drops: dict[int, dict[int, int]] = {}
     """Interface to reason to count."""
     foreign: set[str] = set()
@@ -106,6 +106,8 @@ class Carried:
             ports=kept.ports,
             local={EndpointKey(vni, ip): row for vni, ip, row in kept.local},
             remote={EndpointKey(vni, ip): row for vni, ip, row in kept.remote},
+            senders={ifindex: _senders(device.port) for ifindex, device in kept.devices.items()},
+            policy=PolicyTables(policies={policy.key: policy for policy in kept.policies}),
         )
         self.devices = kept.devices
         self.foreign = kept.foreign
@@ -127,6 +129,7 @@ class Carried:
             remote=[(*key, row) for key, row in self.tables.remote.items()],
             traffic=self._traffic,
             drops=self._drops,
+            policies=list(self.tables.policy.policies.values()),
             foreign=self.foreign,
         )
 
@@ -146,13 +149,16 @@ class Carried:
             ifindex = self.add_device(port)
         self.devices[ifindex] = Device(self.devices[ifindex].name, port)
         self._forget_addresses(ifindex)
-        own = {EndpointKey(port.vni, address.ip) for address in port.addresses}
+        own = {EndpointKey(port.vni, ip) for ip in _ips(port)}
         self._addresses_of[ifindex] = own
-        row = LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac)
+        row = LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac, port.identity)
         self.tables.local.update(dict.fromkeys(own, row))
+        self.tables.senders[ifindex] = _senders(port)
         self._traffic.setdefault(ifindex, Traffic())
-        flags = (PortFlag.ROUTED if port.routed else 0) | (PortFlag.UP if port.admin_state_up else 0)
-        self.tables.ports[ifindex] = PortRow(port.id, port.vni, port.mtu, port.mac, int(flags))
+        old = self.tables.ports.get(ifindex)
+        self.tables.ports[ifindex] = PortRow(port.id, port.vni, port.mtu, port.mac, _flags(port), port.identity)
+        if old is not None and (old.vni, old.identity) != (port.vni, port.identity):
+            self.tables.policy.generation += 1
 
     def taken(self, wanted: Sequence[LocalPort]) -> dict[Id, str]:
         """Which of these ports cannot be carried because another has their MAC or address, and which other that is.
@@ -195,6 +201,7 @@ class Carried:
     def remove_device(self, ifindex: int) -> None:
         """Undoes all that was made for a port, its counters too. What somebody else made stays."""
         self.tables.ports.pop(ifindex, None)
+        self.tables.senders.pop(ifindex, None)
         self._forget_addresses(ifindex)
         self._traffic.pop(ifindex, None)
         self._drops.pop(ifindex, None)
@@ -225,6 +232,9 @@ class Carried:
             kind=wired.kind,
             netns=wired.netns,
             interface=wired.interface,
+            identity=row.identity,
+            port_security=not row.flags & PortFlag.OPEN,
+            pairs=wired.pairs,
         )
 
     def _answers(self, ifindex: int, vni: int, address: Address) -> bool:
@@ -233,7 +243,10 @@ class Carried:
 
     def endpoints(self) -> dict[EndpointKey, Endpoint]:
         """The rows of `remote`, sorted."""
-        return {key: Endpoint(row.mac, row.host_ip) for key, row in sorted(self.tables.remote.items(), key=_by_key)}
+        return {
+            key: Endpoint(row.mac, row.host_ip, row.identity)
+            for key, row in sorted(self.tables.remote.items(), key=_by_key)
+        }
 
     def gateways(self) -> frozenset[EndpointKey]:
         """The gateways in `local`."""
@@ -258,7 +271,24 @@ class Carried:
             dropped={DropReason(reason).word: count for reason, count in sorted(drops.items())},
         )
 
-    # ---- gateways, endpoints, counting ----
+    # ---- policies, gateways, endpoints, counting ----
+
+    def put_policies(self, policies: Sequence[Policy]) -> None:
+        """Makes these policies so: every connection is held against them with its next packet."""
+        if policies:
+            self.tables.policy.policies.update({policy.key: policy for policy in policies})
+            self.tables.policy.generation += 1
+
+    def remove_policies(self, keys: Sequence[PolicyKey]) -> None:
+        """An absent one is removed already."""
+        if keys:
+            for key in keys:
+                self.tables.policy.policies.pop(key, None)
+            self.tables.policy.generation += 1
+
+    def policies(self) -> dict[PolicyKey, int]:
+        """The policies' digests, sorted."""
+        return {key: policy.digest() for key, policy in sorted(self.tables.policy.policies.items())}
 
     def put_gateway(self, key: EndpointKey) -> None:
         """Answers for the gateway's address."""
@@ -286,6 +316,23 @@ class Carried:
         """Adds a dropped packet."""
         reasons = self._drops.setdefault(ifindex, {})
         reasons[int(reason)] = reasons.get(int(reason), 0) + 1
+
+
+def _ips(port: LocalPort) -> tuple[Ip, ...]:
+    """The addresses that the port answers for: its own, and with IPv6 the link-local one that its MAC makes."""
+    ips = tuple(address.ip for address in port.addresses)
+    return (*ips, link_local(port.mac)) if any(ip_version(ip) == 6 for ip in ips) else ips
+
+
+def _senders(port: LocalPort) -> tuple[Sender, ...]:
+    return tuple(Sender(pair.mac, pair.prefix) for pair in port.pairs)
+
+
+def _flags(port: LocalPort) -> int:
+    flags = PortFlag.ROUTED if port.routed else PortFlag(0)
+    flags |= PortFlag.UP if port.admin_state_up else PortFlag(0)
+    flags |= PortFlag(0) if port.port_security else PortFlag.OPEN
+    return int(flags | (PortFlag.PAIRS if port.pairs else PortFlag(0)))
 
 
 def _claims(port: LocalPort) -> dict[tuple[int, bytes], str]:

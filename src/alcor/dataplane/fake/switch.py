@@ -23,8 +23,10 @@ from typing import NamedTuple, Self
 
 from alcor.dataplane.base import DataPlaneError, LocalPort
 from alcor.dataplane.fake import frames, state
-from alcor.dataplane.fake.pipeline import DropReason, HostConfig, Verdict, VerdictKind, from_overlay, from_port
+from alcor.dataplane.fake.pipeline import from_overlay, from_port
 from alcor.dataplane.fake.state import Carried, State
+from alcor.dataplane.fake.tables import HostConfig
+from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind
 from alcor.dataplane.fake.workload import Echo, Workload
 from alcor.model.addresses import Ip, Mac, format_ip, ip_version, parse_ip
 from alcor.model.ids import Id, format_id
@@ -201,7 +203,7 @@ class Switch:
 
     def _carry(self, ifindex: int, frame: bytes) -> Verdict:
         """Forwards a frame and everything that workloads of this host send because of it."""
-        first = from_port(self._carried.tables, ifindex, frame)
+        first = from_port(self._carried.tables, ifindex, frame, time.monotonic_ns())
         waiting: deque[tuple[int, bytes]] = deque()
         self._enact(first, ifindex, waiting)
         self._settle(waiting)
@@ -210,7 +212,7 @@ class Switch:
     def _settle(self, waiting: deque[tuple[int, bytes]]) -> None:
         while waiting:
             ifindex, frame = waiting.popleft()
-            self._enact(from_port(self._carried.tables, ifindex, frame), ifindex, waiting)
+            self._enact(from_port(self._carried.tables, ifindex, frame, time.monotonic_ns()), ifindex, waiting)
         self._changed.notify_all()
 
     def _enact(self, verdict: Verdict, source: int, waiting: deque[tuple[int, bytes]]) -> None:
@@ -247,7 +249,7 @@ class Switch:
                 packet = frames.ipv4(parse_ip(address), config.underlay_ip, frames.PROTOCOL_UDP, outer)
                 frame = frames.ethernet(_UNDERLAY_MAC, _UNDERLAY_MAC, frames.TYPE_IPV4, packet)
                 waiting: deque[tuple[int, bytes]] = deque()
-                self._enact(from_overlay(self._carried.tables, frame), 0, waiting)
+                self._enact(from_overlay(self._carried.tables, frame, time.monotonic_ns()), 0, waiting)
                 self._settle(waiting)
 
     def _refuse(self, port_id: Id) -> None:

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * IPv6 from a port: neighbour discovery answered on the host (RFC 4861), routing inside the VPC, gateways that answer
+ * pings (RFC 4443). Included by alcor.bpf.c, of whose steps these are the IPv6 half.
+ */
+#ifndef ALCOR_IPV6_H
+#define ALCOR_IPV6_H
+
+#define ND_FIRST 133 /* router solicitation */
+#define ND_LAST 137  /* redirect */
+#define ND_ADVERTISEMENT 136
+#define ND_ROUTER 0x80000000
+#define ND_SOLICITED 0x40000000
+#define ND_OVERRIDE 0x20000000
+#define ND_TARGET_MAC 2 /* option: target link-layer address */
+#define ND_HOPS 255
+
+struct nd_frame {
+	struct ethhdr eth;
+	struct ipv6hdr ip;
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__be32 flags;
+	__be32 target[4];
+	__u8 option;
+	__u8 option_length; /* in 8 bytes */
+	__u8 option_mac[ETH_ALEN];
+} __attribute__((packed, aligned(4)));
+
+#define ND_SOLICITATION_LENGTH offsetof(struct nd_frame, option)
+#define ND_FRAME_LENGTH (offsetof(struct nd_frame, option_mac) + ETH_ALEN)
+#define ND_MESSAGE_LENGTH (ND_FRAME_LENGTH - offsetof(struct nd_frame, type))
+
+_Static_assert(ND_FRAME_LENGTH == 86 && ND_MESSAGE_LENGTH == 32, "neighbour advertisement");
+
+static __always_inline bool is_unspecified(const __be32 *ip)
+{
+	return !(ip[0] | ip[1] | ip[2] | ip[3]);
+}
+
+static __always_inline bool same_ip(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+/* Step 6b: who has an address is answered here, on the asker's own host. */
+static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
+{
+	struct nd_frame nd;
+	struct address_key asker, asked;
+	struct local_endpoint *here;
+	struct remote_endpoint *there;
+	__u8 asker_mac[ETH_ALEN] __attribute__((aligned(2)));
+	const __u8 *answer = NULL;
+	__u32 flags = ND_OVERRIDE;
+	__s64 sum;
+	bool probe;
+	int refused;
+
+	if (bpf_skb_load_bytes(skb, 0, &nd, ND_SOLICITATION_LENGTH))
+		return -DROP_MALFORMED;
+	if (nd.type != ICMPV6_SOLICITATION || nd.code || nd.ip.hop_limit != ND_HOPS)
+		return -DROP_ND_IGNORED;
+	if (bpf_ntohs(nd.ip.payload_len) < ND_SOLICITATION_LENGTH - ETH_HLEN - sizeof(nd.ip))
+		return -DROP_MALFORMED;
+	copy_mac(asker_mac, nd.eth.h_source);
+	asker = address6_of(port->vni, &nd.ip.saddr);
+	asked = address6_of(port->vni, nd.target);
+	probe = is_unspecified(asker.ip);
+	if (!probe) {
+		refused = check_sender(port, ifindex, asker_mac, &asker);
+		if (refused)
+			return refused;
+	}
+	if (same_ip(asker.ip, asked.ip))
+		return -DROP_ND_IGNORED;
+	here = bpf_map_lookup_elem(&local, &asked);
+	if (here && here->flags & ENDPOINT_GATEWAY) {
+		if (port->flags & PORT_ROUTED) {
+			answer = here->mac;
+			flags |= ND_ROUTER;
+		}
+	} else if (here) {
+		if (probe && here->ifindex == ifindex)
+			return -DROP_ND_IGNORED;
+		answer = here->mac;
+	}
+	if (!answer) {
+		there = bpf_map_lookup_elem(&remote, &asked);
+		if (!there)
+			return -DROP_ND_UNKNOWN;
+		answer = there->mac;
+	}
+	copy_mac(nd.eth.h_dest, asker_mac);
+	copy_mac(nd.eth.h_source, answer);
+	nd.ip.payload_len = bpf_htons(ND_MESSAGE_LENGTH);
+	if (probe) {
+		/* All nodes: ff02::1. */
+		asker.ip[0] = bpf_htonl(0xff020000);
+		asker.ip[3] = bpf_htonl(1);
+	} else {
+		flags |= ND_SOLICITED;
+	}
+	__builtin_memcpy(&nd.ip.saddr, asked.ip, 16);
+	__builtin_memcpy(&nd.ip.daddr, asker.ip, 16);
+	nd.type = ND_ADVERTISEMENT;
+	nd.checksum = 0;
+	nd.flags = bpf_htonl(flags);
+	nd.option = ND_TARGET_MAC;
+	nd.option_length = 1;
+	copy_mac(nd.option_mac, answer);
+	/* RFC 8200 section 8.1: the sum starts with both addresses, the length and the protocol. */
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd.ip.saddr, 32, bpf_htonl(ND_MESSAGE_LENGTH + IPPROTO_ICMPV6));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd.type, ND_MESSAGE_LENGTH, sum);
+	nd.checksum = ~fold(sum);
+	if (bpf_skb_change_tail(skb, ND_FRAME_LENGTH, 0) || bpf_skb_store_bytes(skb, 0, &nd, ND_FRAME_LENGTH, 0))
+		return -DROP_MALFORMED;
+	return reply(skb, ifindex);
+}
+
+/* Step 9, for a gateway's IPv6 address. */
+static __always_inline int to_gateway6(struct __sk_buff *skb, struct ethhdr *eth, struct ipv6hdr *ip,
+				       const struct local_endpoint *gateway, __u32 ifindex)
+{
+	const __u32 at = ETH_HLEN + sizeof(*ip);
+	struct icmp_echo icmp;
+	struct in6_addr asker = ip->saddr;
+
+	if (ip->nexthdr != IPPROTO_ICMPV6 || bpf_ntohs(ip->payload_len) < sizeof(icmp))
+		return -DROP_GATEWAY;
+	if (bpf_skb_load_bytes(skb, at, &icmp, sizeof(icmp)) || icmp.type != ICMPV6_ECHO || icmp.code)
+		return -DROP_GATEWAY;
+	copy_mac(eth->h_dest, eth->h_source);
+	copy_mac(eth->h_source, gateway->mac);
+	ip->saddr = ip->daddr;
+	ip->daddr = asker;
+	ip->hop_limit = 64;
+	icmp.type = ICMPV6_ECHO_REPLY;
+	icmp.checksum =
+		checksum_replace(icmp.checksum, bpf_htons(ICMPV6_ECHO << 8), bpf_htons(ICMPV6_ECHO_REPLY << 8));
+	if (bpf_skb_store_bytes(skb, at, &icmp, sizeof(icmp), 0))
+		return -DROP_MALFORMED;
+	return reply(skb, ifindex);
+}
+
+/* Steps 7 to 12, IPv6. */
+static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
+{
+	const __u8 router_mac[ETH_ALEN] __attribute__((aligned(4))) = ROUTER_MAC_BYTES;
+	struct ethhdr *eth = frame(skb, ETH_HLEN + sizeof(struct ipv6hdr));
+	struct ipv6hdr *ip = (struct ipv6hdr *)(eth + 1);
+	struct target target = {};
+	struct address_key key;
+	__u32 room = skb->len - ETH_HLEN;
+	__u8 type = 0;
+	bool routed;
+	int refused;
+
+	/* 7 */
+	if (!eth || ip->version != 6 || sizeof(*ip) + bpf_ntohs(ip->payload_len) > room)
+		return -DROP_MALFORMED;
+	if (ip->nexthdr == IPPROTO_ICMPV6 && ip->payload_len) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*ip), &type, sizeof(type)))
+			return -DROP_MALFORMED;
+		if (type >= ND_FIRST && type <= ND_LAST)
+			return from_port_nd(skb, port, ifindex);
+	}
+	/* Groups first: what a stack sends to them by itself, before it has an address, is no spoofing. */
+	if (eth->h_dest[0] & 1)
+		return -DROP_MULTICAST;
+	key = address6_of(port->vni, &ip->saddr);
+	refused = check_sender(port, ifindex, eth->h_source, &key);
+	if (refused)
+		return refused;
+	key = address6_of(port->vni, &ip->daddr);
+	routed = same_mac(eth->h_dest, router_mac);
+	refused = find_target(port, eth, &key, ip->hop_limit, routed, &target);
+	if (refused)
+		return refused;
+	/* P */
+	if (port->identity || (target.here && target.here->identity)) {
+		refused = permit_sent(skb, port, ifindex, &target, 6);
+		if (refused)
+			return refused;
+		eth = frame(skb, ETH_HLEN + sizeof(struct ipv6hdr));
+		if (!eth)
+			return -DROP_MALFORMED;
+		ip = (struct ipv6hdr *)(eth + 1);
+	}
+	if (target.here && target.here->flags & ENDPOINT_GATEWAY)
+		return to_gateway6(skb, eth, ip, target.here, ifindex);
+	if (routed) {
+		ip->hop_limit--;
+		copy_mac(eth->h_source, router_mac);
+		if (target.here)
+			copy_mac(eth->h_dest, target.here->mac);
+		else if (target.there)
+			copy_mac(eth->h_dest, target.there->mac);
+	}
+	if (target.here)
+		return deliver(skb, target.here);
+	return target.there ? tunnel(skb, port, eth, target.there) : -DROP_NO_ENDPOINT;
+}
+
+#endif

@@ -1,0 +1,97 @@
+"""Who has an address: ARP and IPv6 neighbour discovery, answered on the asker's own host; nothing is flooded. Pure.
+
+Called by the pipeline model: steps 6 (ARP, RFC 826) and 6b (ND, RFC 4861) of docs/pipeline.md.
+"""
+
+from __future__ import annotations
+
+from alcor.dataplane.fake import frames
+from alcor.dataplane.fake.frames import (
+    ARP_REPLY,
+    ARP_REQUEST,
+    ETHERNET_LENGTH,
+    IPV6_LENGTH,
+    TYPE_ARP,
+    TYPE_IPV6,
+    Header,
+)
+from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow
+from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.model.addresses import Ip, format_ip, format_mac
+
+UNSPECIFIED = Ip(frames.mapped(b"\0\0\0\0"))
+UNSPECIFIED_V6 = Ip(bytes(16))
+ALL_NODES = Ip(b"\xff\x02" + bytes(13) + b"\x01")
+ND_TYPES = range(133, 138)
+"""Router and neighbour solicitation and advertisement, redirect."""
+SOLICITATION, ADVERTISEMENT = 135, 136
+ND_HOPS = 255
+SOLICITATION_LENGTH = 24
+ROUTER, SOLICITED, OVERRIDE = 0x80000000, 0x40000000, 0x20000000
+TARGET_MAC_OPTION = b"\x02\x01"
+
+
+def from_port_arp(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
+    """Step 6."""
+    ask = frames.parse_arp(walk.frame)
+    if ask is None:
+        return walk.drop(DropReason.MALFORMED, "6: not a whole ARP packet for IPv4 over Ethernet")
+    if ask.sender_mac != ether.source:
+        return walk.drop(DropReason.SPOOFED_MAC, f"6: sender MAC {format_mac(ask.sender_mac)} is not the frame's")
+    probe = ask.sender_ip == UNSPECIFIED
+    spoofed = None if probe else walk.spoofed(port, ask.sender_mac, ask.sender_ip)
+    if spoofed is not None:
+        return walk.drop(spoofed, f"6: sender {format_ip(ask.sender_ip)} is not the port's")
+    if ask.operation != ARP_REQUEST:
+        return walk.drop(DropReason.ARP_IGNORED, f"6: opcode {ask.operation} is no request")
+    if ask.target_ip == ask.sender_ip:
+        return walk.drop(DropReason.ARP_IGNORED, f"6: announcement of {format_ip(ask.target_ip)}")
+    if probe and walk.owns(port.vni, ask.target_ip):
+        return walk.drop(DropReason.ARP_IGNORED, f"6: probe for the port's own {format_ip(ask.target_ip)}")
+    answer = walk.known(port, ask.target_ip)
+    if answer is None:
+        return walk.drop(DropReason.ARP_UNKNOWN, f"6: nobody in VNI {port.vni} has {format_ip(ask.target_ip)}")
+    packet = frames.arp(ARP_REPLY, answer.mac, ask.target_ip, ask.sender_mac, ask.sender_ip)
+    padding = walk.frame[ETHERNET_LENGTH + frames.ARP_LENGTH :]
+    reply = frames.ethernet(ask.sender_mac, answer.mac, TYPE_ARP, packet + padding)
+    return walk.reply(reply, f"6: {format_ip(ask.target_ip)} is at {format_mac(answer.mac)}")
+
+
+def is_nd(frame: bytes, ip: Header) -> bool:
+    """True for messages of neighbour discovery, right or wrong."""
+    at = ETHERNET_LENGTH + IPV6_LENGTH
+    return ip.protocol == frames.PROTOCOL_ICMPV6 and ip.total_length > IPV6_LENGTH and frame[at] in ND_TYPES
+
+
+def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
+    """Step 6b."""
+    ip = walk.frame[ETHERNET_LENGTH : ETHERNET_LENGTH + IPV6_LENGTH]
+    message = walk.frame[ETHERNET_LENGTH + IPV6_LENGTH :]
+    if len(message) < SOLICITATION_LENGTH:
+        return walk.drop(DropReason.MALFORMED, "6b: a message of neighbour discovery cut short")
+    if message[0] != SOLICITATION or message[1] or ip[7] != ND_HOPS:
+        return walk.drop(DropReason.ND_IGNORED, f"6b: type {message[0]}, hop limit {ip[7]}: needs no answer")
+    if int.from_bytes(ip[4:6], "big") < SOLICITATION_LENGTH:
+        return walk.drop(DropReason.MALFORMED, "6b: a solicitation cut short")
+    asker, target = Ip(ip[8:24]), Ip(message[8:24])
+    probe = asker == UNSPECIFIED_V6
+    spoofed = None if probe else walk.spoofed(port, ether.source, asker)
+    if spoofed is not None:
+        return walk.drop(spoofed, f"6b: the port may not ask from {format_ip(asker)}")
+    if asker == target:
+        return walk.drop(DropReason.ND_IGNORED, "6b: it asks for itself")
+    if probe and walk.owns(port.vni, target):
+        return walk.drop(DropReason.ND_IGNORED, f"6b: duplicate address detection of its own {format_ip(target)}")
+    answer = walk.known(port, target)
+    if answer is None:
+        return walk.drop(DropReason.ND_UNKNOWN, f"6b: nobody in VNI {port.vni} has {format_ip(target)}")
+    flags = OVERRIDE | (0 if probe else SOLICITED)
+    if isinstance(answer, LocalRow) and answer.flags & LocalFlag.GATEWAY and port.flags & PortFlag.ROUTED:
+        flags |= ROUTER
+    to = ALL_NODES if probe else asker
+    body = bytes((ADVERTISEMENT, 0, 0, 0)) + flags.to_bytes(4, "big") + target + TARGET_MAC_OPTION + answer.mac
+    told = frames.icmpv6(target, to, body)
+    # Traffic class and flow label stay the asker's.
+    packet = ip[:4] + len(told).to_bytes(2, "big") + bytes((ip[6], ND_HOPS)) + target + to + told
+    reply = frames.ethernet(ether.source, answer.mac, TYPE_IPV6, packet)
+    return walk.reply(reply, f"6b: {format_ip(target)} is at {format_mac(answer.mac)}")

@@ -1,0 +1,90 @@
+"""What the maps hold, as Python records: the rows that docs/pipeline.md names. Pure.
+
+Called by the pipeline model, the fake driver and the tests. Policy's rows are in policy.py.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import NamedTuple
+
+import msgspec
+
+from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.fake.policy import PolicyTables
+from alcor.model.addresses import Ip, Mac, Prefix
+from alcor.model.ids import Id
+
+
+class PortFlag(IntFlag):
+    """Flags of a row of `ports`."""
+
+    ROUTED = 1
+    PEER = 2
+    UP = 4
+    OPEN = 8
+    PAIRS = 16
+
+
+class LocalFlag(IntFlag):
+    """Flags of a row of `local`."""
+
+    GATEWAY = 1
+    PEER = 2
+    DOWN = 4
+
+
+class PortRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `ports`: the interface is a port, wired whole. (`digest` is the driver's; packets never meet it.)"""
+
+    id: Id
+    vni: int
+    mtu: int
+    mac: Mac
+    flags: int
+    identity: int = 0
+    digest: int = 0
+
+
+class LocalRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `local`: who on this host has the address. A gateway has ifindex 0 and the router's MAC."""
+
+    ifindex: int
+    flags: int
+    mac: Mac
+    identity: int = 0
+
+
+class RemoteRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `remote`: which host has the address, and the port's MAC there."""
+
+    host_ip: Ip
+    mac: Mac
+    identity: int = 0
+
+
+class Sender(NamedTuple):
+    """A row of `senders`: a MAC and addresses that a port may send from beside its own."""
+
+    mac: Mac
+    prefix: Prefix
+
+
+class HostConfig(msgspec.Struct, frozen=True, gc=False):
+    """The row of `config`: this host's tunnel end."""
+
+    underlay_ip: Ip
+    underlay_ifindex: int
+    vxlan_port: int
+
+
+class Tables(msgspec.Struct, frozen=True, gc=False):
+    """What the maps hold, as Python records."""
+
+    config: HostConfig
+    ports: dict[int, PortRow] = msgspec.field(default_factory=dict)
+    local: dict[EndpointKey, LocalRow] = msgspec.field(default_factory=dict)
+    remote: dict[EndpointKey, RemoteRow] = msgspec.field(default_factory=dict)
+    senders: dict[int, tuple[Sender, ...]] = msgspec.field(default_factory=dict)
+    """By ifindex."""
+    policy: PolicyTables = msgspec.field(default_factory=PolicyTables)

@@ -1,0 +1,218 @@
+"""What becomes of a packet, and why: verdicts, and one packet's way through the tables. Pure.
+
+Called by the pipeline model, step by step, and by who asks it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import msgspec
+
+from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.fake import frames
+from alcor.dataplane.fake.frames import IPV4_LENGTH, PROTOCOL_UDP, UDP_LENGTH, VXLAN_LENGTH
+from alcor.dataplane.fake.packet import Packet
+from alcor.dataplane.fake.policy import Party, permit
+from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables
+from alcor.model.addresses import Ip, Mac, format_ip, ip_version
+
+FLOW_PORT_BASE, FLOW_HASH_MASK = 0xC000, 0x3FFF
+"""Outer UDP source port: 0xC000 | (flow hash & 0x3FFF). The hash itself is the kernel's, so tests mask it."""
+
+ENCAP_MAX_LENGTH = 0xFFFF - IPV4_LENGTH - UDP_LENGTH - VXLAN_LENGTH
+
+
+class VerdictKind(IntEnum):
+    """What becomes of a packet; the numbers are those of `skb->cb[0]`."""
+
+    DELIVER = 1
+    """Handed to the local interface `ifindex`."""
+    TUNNEL = 2
+    """Sent to `host_ip` through the underlay."""
+    REPLY = 3
+    """Turned into its answer and handed back to the interface it came from."""
+    DROP = 4
+    """Thrown away for `reason`, counted at `ifindex` (0: no port is to blame)."""
+    PASS = 5
+    """Not ours: left to the host's own stack, untouched."""
+
+
+class DropReason(IntEnum):
+    """Why a packet was dropped; numbers and meanings as in docs/pipeline.md."""
+
+    NO_PORT = 1
+    PORT_DOWN = 2
+    MALFORMED = 3
+    SPOOFED_MAC = 4
+    SPOOFED_IP = 5
+    NOT_SUPPORTED = 6
+    ARP_IGNORED = 7
+    ARP_UNKNOWN = 8
+    MULTICAST = 9
+    NO_ENDPOINT = 10
+    NOT_ROUTED = 11
+    GATEWAY = 12
+    TTL_EXCEEDED = 13
+    NO_UNDERLAY = 14
+    ENCAP_FAILED = 15
+    """A kernel refuses for many reasons; the model only when the outer packet would not fit IPv4's 16-bit length."""
+
+    ND_IGNORED = 16
+    ND_UNKNOWN = 17
+    POLICY_EGRESS = 18
+    POLICY_INGRESS = 19
+    INVALID_STATE = 20
+    FRAGMENT = 21
+    FLOWS_FULL = 22
+    """A kernel without memory; the model never."""
+
+    @property
+    def word(self) -> str:
+        """The reason as counters and docs spell it."""
+        return self.name.lower()
+
+
+class Direction(IntEnum):
+    """Which counter of a port a packet adds to."""
+
+    SENT = 0
+    RECEIVED = 1
+
+
+class Count(NamedTuple):
+    """One packet of `length` bytes to add to a port's `sent` or `received` counters."""
+
+    ifindex: int
+    direction: Direction
+    length: int
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What became of a packet, what it adds to the counters, and why, in words.
+
+    `frame` is what comes out: for a tunnel verdict the outer packet from its IPv4 header on (the outer Ethernet header
+    is the underlay neighbour's business), for a drop or a pass the packet as it came in.
+    """
+
+    kind: VerdictKind
+    frame: bytes
+    steps: tuple[str, ...]
+    ifindex: int = 0
+    host_ip: Ip | None = None
+    reason: DropReason | None = None
+    counts: tuple[Count, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """The steps, one a line."""
+        return "\n".join(self.steps)
+
+
+class Walk:
+    """One packet's way through the tables: what it has met so far."""
+
+    __slots__ = ("counts", "frame", "ifindex", "now_ns", "steps", "tables")
+
+    def __init__(self, tables: Tables, ifindex: int, frame: bytes, now_ns: int) -> None:
+        self.tables = tables
+        self.ifindex = ifindex
+        self.frame = frame
+        self.now_ns = now_ns
+        self.steps: list[str] = []
+        self.counts: list[Count] = []
+
+    def count_sent(self) -> None:
+        """Step 3."""
+        self.counts.append(Count(self.ifindex, Direction.SENT, len(self.frame)))
+
+    def drop(self, reason: DropReason, text: str) -> Verdict:
+        """It counts at `ifindex`."""
+        self.steps.append(f"{text}: drop {reason.word}")
+        return self._end(VerdictKind.DROP, self.frame, ifindex=self.ifindex, reason=reason)
+
+    def deliver(self, row: LocalRow, frame: bytes) -> Verdict:
+        """Step 11."""
+        self.counts.append(Count(row.ifindex, Direction.RECEIVED, len(frame)))
+        self.steps.append(f"11: deliver to interface {row.ifindex}")
+        return self._end(VerdictKind.DELIVER, frame, ifindex=row.ifindex)
+
+    def reply(self, frame: bytes, text: str) -> Verdict:
+        """Back to who sent it."""
+        self.counts.append(Count(self.ifindex, Direction.RECEIVED, len(frame)))
+        self.steps.append(f"{text}: back out of interface {self.ifindex}")
+        return self._end(VerdictKind.REPLY, frame, ifindex=self.ifindex)
+
+    def tunnel(self, port: PortRow, row: RemoteRow, frame: bytes) -> Verdict:
+        """Step 12."""
+        ends = (self.tables.config.underlay_ip, row.host_ip)
+        if any(ip_version(end) != 4 for end in ends):
+            return self.drop(DropReason.NO_UNDERLAY, f"12: no IPv4 from {format_ip(ends[0])} to {format_ip(ends[1])}")
+        if len(frame) > ENCAP_MAX_LENGTH:
+            return self.drop(DropReason.ENCAP_FAILED, f"12: {len(frame)} bytes do not fit an outer packet")
+        datagram = frames.udp(
+            FLOW_PORT_BASE, self.tables.config.vxlan_port, frames.vxlan(port.vni, frame, port.identity)
+        )
+        packet = frames.ipv4(*ends, PROTOCOL_UDP, datagram)
+        self.steps.append(f"12: tunnel to host {format_ip(row.host_ip)} with VNI {port.vni}")
+        return self._end(VerdictKind.TUNNEL, packet, host_ip=row.host_ip)
+
+    def pass_on(self, text: str) -> Verdict:
+        """It is not ours."""
+        self.steps.append(f"{text}: pass to the host's stack")
+        return self._end(VerdictKind.PASS, self.frame)
+
+    def _end(
+        self,
+        kind: VerdictKind,
+        frame: bytes,
+        *,
+        ifindex: int = 0,
+        host_ip: Ip | None = None,
+        reason: DropReason | None = None,
+    ) -> Verdict:
+        return Verdict(
+            kind=kind,
+            frame=frame,
+            steps=tuple(self.steps),
+            ifindex=ifindex,
+            host_ip=host_ip,
+            reason=reason,
+            counts=tuple(self.counts),
+        )
+
+    # ---- what steps have in common ----
+
+    def owns(self, vni: int, ip: Ip) -> bool:
+        """True when the address is the sending port's own."""
+        row = self.tables.local.get(EndpointKey(vni, ip))
+        return row is not None and row.ifindex == self.ifindex
+
+    def spoofed(self, port: PortRow, mac: Mac, ip: Ip) -> DropReason | None:
+        """Anti-spoofing: why the port may not send from there; None: it may."""
+        if (mac == port.mac and self.owns(port.vni, ip)) or port.flags & PortFlag.OPEN:
+            return None
+        if port.flags & PortFlag.PAIRS:
+            for sender in self.tables.senders.get(self.ifindex, ()):
+                if sender.mac == mac and ip in sender.prefix:
+                    return None
+        return DropReason.SPOOFED_IP if mac == port.mac else DropReason.SPOOFED_MAC
+
+    def known(self, port: PortRow, ip: Ip) -> LocalRow | RemoteRow | None:
+        """Who answers for the address when its port is asked: somebody in the VPC, or with a router its gateway."""
+        key = EndpointKey(port.vni, ip)
+        local = self.tables.local.get(key)
+        if local is not None and (not local.flags & LocalFlag.GATEWAY or port.flags & PortFlag.ROUTED):
+            return local
+        return self.tables.remote.get(key)
+
+    def permit(self, packet: Packet, data: bytes, party: Party) -> Verdict | None:
+        """Policy of one party; a verdict when it refuses."""
+        answer = permit(self.tables.policy, packet, data, party, self.now_ns)
+        if answer.refusal is None:
+            self.steps.append(answer.why)
+            return None
+        if not party.egress:
+            self.ifindex = party.ifindex
+        return self.drop(DropReason(answer.refusal), answer.why)
