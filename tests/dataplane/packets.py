@@ -10,7 +10,7 @@ import struct
 ROUTER = bytes.fromhex("fe1611000000")
 BROADCAST = b"\xff" * 6
 IPV4, ARP, IPV6, VLAN = 0x0800, 0x0806, 0x86DD, 0x8100
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 
 
 def ip4(address: str | bytes) -> bytes:
@@ -127,3 +127,37 @@ def overlay(
     datagram = struct.pack("!HHHH", 0xC123, port, 8 + len(vxlan_packet), 0) + vxlan_packet
     packet = ipv4(source, destination, datagram, protocol=protocol, fragment=fragment, options=options)
     return ethernet(mac(0xFFFFFE), mac(0xFFFFFF), packet, ethertype)
+
+
+def ip6(address: str | bytes) -> bytes:
+    """16 bytes."""
+    return socket.inet_pton(socket.AF_INET6, address) if isinstance(address, str) else address
+
+
+def ipv6(
+    source: str | bytes,
+    destination: str | bytes,
+    payload: bytes = b"",
+    *,
+    protocol: int = UDP,
+    hops: int = 64,
+    length: int | None = None,
+    first_byte: int = 0x60,
+) -> bytes:
+    """An IPv6 packet; extension headers are part of `payload`."""
+    size = len(payload) if length is None else length
+    return struct.pack("!B3xHBB", first_byte, size, protocol, hops) + ip6(source) + ip6(destination) + payload
+
+
+def icmpv6(source: str | bytes, destination: str | bytes, kind: int, body: bytes, *, code: int = 0) -> bytes:
+    """An ICMPv6 message with a right checksum; `body` is what follows the checksum."""
+    bare = struct.pack("!BBH", kind, code, 0) + body
+    pseudo = ip6(source) + ip6(destination) + struct.pack("!II", len(bare), ICMPV6)
+    return bare[:2] + struct.pack("!H", internet_checksum(pseudo + bare)) + bare[4:]
+
+
+def ports(protocol: int, sport: int, dport: int, *, flags: int = 2, data: bytes = b"") -> bytes:
+    """A transport header without a checksum, for tests that look at ports and flags only."""
+    if protocol == TCP:
+        return struct.pack("!HHIIBBHHH", sport, dport, 1, 0, 5 << 4, flags, 64240, 0, 0) + data
+    return struct.pack("!HHHH", sport, dport, 8 + len(data), 0) + data

@@ -8,19 +8,22 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.dataplane import packets
+from tests.dataplane import packets, talks
 
 from alcor.dataplane.base import EndpointKey
-from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortRow, RemoteRow, Tables
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip
+from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local, parse_ip, parse_prefix
 from alcor.model.ids import Id
 
-ROUTED, PORT_PEER, UP = 1, 2, 4
+ROUTED, PORT_PEER, UP, OPEN, PAIRS = 1, 2, 4, 8, 16
 GATEWAY, LOCAL_PEER, LOCAL_DOWN = 1, 2, 4
 VNIS = (1, 0x123456, 0xFFFFFF)
 UNDERLAY = "172.16.0.1"
 ADDRESSES = tuple(f"10.0.{net}.{host}" for net in (0, 1) for host in range(1, 13))
 GATEWAYS = ("10.0.0.254", "10.0.1.254")
+ADDRESSES_V6 = tuple(f"2001:db8::{net}:{host}" for net in (0, 1) for host in range(1, 9))
+GATEWAYS_V6 = ("2001:db8::fe", "2001:db8::1:fe")
+SENT_FROM = ("10.0.0.0/28", "10.0.1.3/32", "2001:db8::/112", "192.0.2.0/24")
 STRANGERS = ("10.0.0.99", "192.0.2.1", "0.0.0.0", "255.255.255.255", "224.0.0.1")
 
 
@@ -37,22 +40,50 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
     tables = Tables(config=config)
     for number, ifindex in enumerate(ifindexes[1:]):
         flags = rng.choice((0, ROUTED, ROUTED, ROUTED)) | rng.choice((0, PORT_PEER)) | (UP if number else 0)
-        vni = rng.choice(VNIS)
-        row = PortRow(Id(rng.randbytes(16)), vni, 1450, Mac(packets.mac(ifindex)), flags, rng.getrandbits(64))
+        vni, identity = rng.choice(VNIS), rng.choice((0, *talks.IDENTITIES))
+        mac = Mac(packets.mac(ifindex))
+        if rng.random() < 0.2:
+            flags |= PAIRS
+            tables.senders[ifindex] = tuple(
+                Sender(rng.choice((mac, Mac(packets.mac(99)))), parse_prefix(rng.choice(SENT_FROM))) for _ in range(2)
+            )
+        flags |= OPEN if rng.random() < 0.1 else 0
+        row = PortRow(Id(rng.randbytes(16)), vni, 1450, mac, flags, identity, rng.getrandbits(64))
         tables.ports[ifindex] = row
         seen = (LOCAL_PEER if flags & PORT_PEER else 0) | (0 if flags & UP else LOCAL_DOWN)
-        for address in rng.sample(ADDRESSES, rng.choice((1, 1, 2))):
-            local = LocalRow(ifindex, seen, row.mac)
+        local = LocalRow(ifindex, seen, row.mac, identity)
+        # An address of one port only: who loses it has another.
+        own = [f"10.0.2.{number + 1}", *rng.sample(ADDRESSES, rng.choice((1, 1, 2)))]
+        if rng.random() < 0.7:
+            own += rng.sample(ADDRESSES_V6, rng.choice((1, 2)))
+            tables.local[EndpointKey(vni, link_local(mac))] = local
+        for address in own:
             tables.local[EndpointKey(vni, parse_ip(address))] = local
+    tables.policy.policies.update(talks.random_policies(rng, VNIS))
     for vni in VNIS:
-        for address in GATEWAYS:
+        for address in (*GATEWAYS, *GATEWAYS_V6):
             if rng.random() < 0.8:
                 tables.local[EndpointKey(vni, parse_ip(address))] = LocalRow(0, GATEWAY, ROUTER_MAC)
-        for number, address in enumerate((*ADDRESSES, *GATEWAYS)):
+        for number, address in enumerate((*ADDRESSES, *GATEWAYS, *ADDRESSES_V6)):
             if rng.random() < 0.3:
                 host = parse_ip(rng.choice(("172.16.0.2", "172.16.0.3", "172.16.0.3", "fd00::1")))
-                tables.remote[EndpointKey(vni, parse_ip(address))] = RemoteRow(host, Mac(packets.mac(1000 + number)))
+                tables.remote[EndpointKey(vni, parse_ip(address))] = RemoteRow(
+                    host, Mac(packets.mac(1000 + number)), rng.choice((0, *talks.IDENTITIES))
+                )
     return tables
+
+
+def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], count: int) -> list[Packet]:
+    """Packets of every kind; half of them are words of a few talks."""
+    kept = [talks.random_talk(rng, tables) for _ in range(8)]
+    found = []
+    for _ in range(count):
+        if rng.random() < 0.5:
+            found.append(random_packet(rng, tables, ifindexes))
+            continue
+        ifindex, frame = talks.random_word(rng, tables, rng.choice(kept))
+        found.append(Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
+    return found
 
 
 def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> Packet:
@@ -64,6 +95,11 @@ def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> P
     port = tables.ports.get(ifindex)
     vni, source_mac = (port.vni, port.mac) if port else (VNIS[0], Mac(packets.mac(ifindex)))
     own = sorted(key.ip for key, row in tables.local.items() if row.ifindex == ifindex)
+    own_v6 = [ip for ip in own if ip_version(ip) == 6]
+    if own_v6 and rng.random() < 0.3:
+        frame = _nd(rng, tables, vni, source_mac, rng.choice(own_v6))
+        return Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.4 else frame)
+    own = [ip for ip in own if ip_version(ip) == 4]
     source = rng.choice(own) if own else parse_ip(ADDRESSES[0])
     make = rng.choice((_arp, _l2, _l2, _routed, _routed, _ping_gateway))
     frame = make(rng, tables, vni, source_mac, source)
@@ -85,6 +121,29 @@ def _arp(rng: random.Random, tables: Tables, vni: int, source_mac: Mac, source: 
         ethernet_destination=rng.choice((packets.BROADCAST, packets.ROUTER, packets.mac(5))),
     )
     return frame + bytes(rng.choice((0, 0, 18)))
+
+
+def _nd(rng: random.Random, tables: Tables, vni: int, source_mac: Mac, source: Ip) -> bytes:
+    """A neighbour solicitation, another message of neighbour discovery, or a ping to a gateway."""
+    if rng.random() < 0.2:
+        gateway = parse_ip(rng.choice(GATEWAYS_V6))
+        echo = packets.icmpv6(source, gateway, rng.choice((128, 128, 129)), rng.randbytes(rng.choice((4, 20, 2))))
+        packet = packets.ipv6(source, gateway, echo, protocol=packets.ICMPV6)
+        return packets.ethernet(packets.ROUTER, source_mac, packet, packets.IPV6)
+    here = sorted(
+        key.ip for one in (tables.local, tables.remote) for key in one if key.vni == vni and ip_version(key.ip) == 6
+    )
+    target = rng.choice((*here, parse_ip("2001:db8::99"), source))
+    asker = rng.choice((source, source, source, bytes(16), parse_ip(rng.choice(ADDRESSES_V6))))
+    option = rng.choice((b"\x01\x01" + source_mac, b"\x01\x01" + source_mac, b"", b"\x0e\x01" + bytes(6)))
+    group = b"\xff\x02" + bytes(9) + b"\x01\xff" + target[13:]
+    to = rng.choice((group, group, target))
+    kind = rng.choice((135,) * 8 + (133, 134, 136, 137))
+    told = packets.icmpv6(asker, to, kind, bytes(4) + target + option, code=rng.choice((0, 0, 0, 0, 0, 0, 1)))
+    packet = packets.ipv6(asker, to, told, protocol=packets.ICMPV6, hops=rng.choice((255,) * 9 + (64,)))
+    destination = b"\x33\x33" + to[12:] if to == group else packets.mac(5)
+    source_mac = Mac(packets.mac(99)) if rng.random() < 0.1 else source_mac
+    return packets.ethernet(destination, source_mac, packet, packets.IPV6)
 
 
 def _l2(rng: random.Random, tables: Tables, vni: int, source_mac: Mac, source: Ip) -> bytes:
@@ -170,8 +229,10 @@ def _ip_packet(rng: random.Random, source: bytes, destination: bytes) -> bytes:
 
 
 def _known(rng: random.Random, tables: Tables, vni: int) -> Ip:
-    """An address that somebody in the VPC has, mostly."""
-    here = sorted(key.ip for table in (tables.local, tables.remote) for key in table if key.vni == vni)
+    """An IPv4 address that somebody in the VPC has, mostly."""
+    here = sorted(
+        key.ip for one in (tables.local, tables.remote) for key in one if key.vni == vni and ip_version(key.ip) == 4
+    )
     return rng.choice(here) if here and rng.random() < 0.9 else _any_address(rng)
 
 

@@ -87,6 +87,7 @@ class Program:
         self.rules = maps["rules"]
         self.prefixes = maps["prefixes"]
         self.flows = maps["flows"]
+        self.fragments = maps["fragments"]
         self.generation = maps["generation"]
         self.counters = maps["counters"]
         self.drops = maps["drops"]
