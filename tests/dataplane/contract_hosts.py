@@ -236,6 +236,7 @@ class EbpfHost:
             underlay_ip=self.underlay_ip,
             netns_dir=self._netns_dir,
             remote_entries=1024,
+            flow_entries=4096,
         )
         stack.callback(self._unmount)
 

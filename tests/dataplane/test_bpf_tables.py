@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort
-from alcor.dataplane.ebpf import tables
+from alcor.dataplane.ebpf import rules, tables
 from alcor.dataplane.ebpf.tables import (
     DropReason,
     EndpointFlag,
@@ -23,22 +23,38 @@ from alcor.dataplane.ebpf.tables import (
     Traffic,
     Verdict,
 )
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import PortKind
+from alcor.model.nouns import AddressPair, PortKind
 
 HEADER = Path(tables.__file__).with_name("alcor.h")
 FIELDS = {
-    "port": (tables.PORT, ("id", "vni", "mtu", "mac", "flags", "digest")),
+    "port": (tables.PORT, ("id", "vni", "mtu", "mac", "flags", "identity", "zero", "digest")),
     "address_key": (tables.ADDRESS_KEY, ("vni", "ip")),
-    "local_endpoint": (tables.LOCAL, ("ifindex", "flags", "mac")),
-    "remote_endpoint": (tables.REMOTE, ("host_ip", "mac", "zero")),
+    "local_endpoint": (tables.LOCAL, ("ifindex", "flags", "mac", "identity", "zero")),
+    "remote_endpoint": (tables.REMOTE, ("host_ip", "mac", "identity")),
     "traffic": (tables.TRAFFIC, ("sent_packets", "sent_bytes", "received_packets", "received_bytes")),
     "drop_key": (tables.DROP_KEY, ("ifindex", "reason")),
     "host_config": (
         tables.CONFIG,
         ("underlay_ip", "underlay_ifindex", "vxlan_port", "zero", "onlink_mask"),
     ),
+    "sender_key": (tables.SENDER_KEY, ("prefix_length", "ifindex", "mac", "zero", "ip")),
+    "flow_key": (
+        tables.FLOW_KEY,
+        ("local", "remote", "ifindex", "local_port", "remote_port", "protocol", "zero"),
+    ),
+    "flow": (
+        tables.FLOW,
+        ("seen_ns", "generation", "identity", "selector", "state", "egress", "fins", "zero"),
+    ),
+    "policy_key": (rules.POLICY_KEY, ("vni", "identity")),
+    "policy": (rules.POLICY, ("kinds", "entries", "digest")),
+    "rule_key": (
+        rules.RULE_KEY,
+        ("prefix_length", "vni", "identity", "side", "protocol", "remote", "selector"),
+    ),
+    "prefix_key": (rules.PREFIX_KEY, ("prefix_length", "vni", "identity", "side", "zero", "ip")),
 }
 
 PORT = LocalPort(
@@ -60,6 +76,7 @@ ips = st.one_of(
     st.binary(min_size=16, max_size=16), st.binary(min_size=4, max_size=4).map(lambda b: b"\0" * 10 + b"\xff\xff" + b)
 )
 macs = st.binary(min_size=6, max_size=6)
+u16 = st.integers(0, 2**16 - 1)
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
 
@@ -125,25 +142,27 @@ def test_the_router_has_one_mac() -> None:
     assert bytes(int(part, 16) for part in digits[1].split(",")) == ROUTER_MAC
 
 
-@given(st.binary(min_size=16, max_size=16), u32, u32, macs, st.sampled_from(list(PortFlag)), u64)
-def test_port_rows_survive(identifier: bytes, vni: int, mtu: int, mac: bytes, flags: PortFlag, digest: int) -> None:
+@given(st.binary(min_size=16, max_size=16), u32, u32, macs, st.sampled_from(list(PortFlag)), u16, u64)
+def test_port_rows_survive(
+    identifier: bytes, vni: int, mtu: int, mac: bytes, flags: PortFlag, identity: int, digest: int
+) -> None:
     """A row of `ports` is read back as it was packed."""
-    row = PortRow(Id(identifier), vni, mtu, Mac(mac), flags, digest)
+    row = PortRow(Id(identifier), vni, mtu, Mac(mac), flags, identity, digest)
     assert row == tables.unpack_port(tables.pack_port(row))
 
 
-@given(u32, ips, u32, st.sampled_from([EndpointFlag(0), *EndpointFlag]), macs)
-def test_local_rows_survive(vni: int, ip: bytes, ifindex: int, flags: EndpointFlag, mac: bytes) -> None:
+@given(u32, ips, u32, st.sampled_from([EndpointFlag(0), *EndpointFlag]), macs, u16)
+def test_local_rows_survive(vni: int, ip: bytes, ifindex: int, flags: EndpointFlag, mac: bytes, identity: int) -> None:
     """A row of `local` is read back as it was packed."""
-    key, row = EndpointKey(vni, Ip(ip)), LocalRow(ifindex, flags, Mac(mac))
+    key, row = EndpointKey(vni, Ip(ip)), LocalRow(ifindex, flags, Mac(mac), identity)
     assert key == tables.unpack_key(tables.pack_key(key))
     assert row == tables.unpack_local(tables.pack_local(row))
 
 
-@given(macs, ips)
-def test_remote_rows_survive(mac: bytes, ip: bytes) -> None:
+@given(macs, ips, u16)
+def test_remote_rows_survive(mac: bytes, ip: bytes, identity: int) -> None:
     """A row of `remote` is read back as it was packed."""
-    endpoint = Endpoint(Mac(mac), Ip(ip))
+    endpoint = Endpoint(Mac(mac), Ip(ip), identity)
     assert endpoint == tables.unpack_endpoint(tables.pack_endpoint(endpoint))
 
 
@@ -186,7 +205,7 @@ def test_batches_are_the_rows_one_after_another() -> None:
 
 
 def test_a_port_becomes_its_rows() -> None:
-    """Flags come from the port's state, and each address gets a row on the port's interface."""
+    """Flags come from the port's state; each address, the link-local one too with IPv6, gets a row on its interface."""
     row = tables.port_row(PORT, peer=True)
     assert PortFlag.UP | PortFlag.ROUTED | PortFlag.PEER == row.flags
     assert (PORT.id, PORT.vni, PORT.mtu, PORT.mac) == row[:4]
@@ -198,6 +217,7 @@ def test_a_port_becomes_its_rows() -> None:
     assert (
         (EndpointKey(PORT.vni, PORT.addresses[0].ip), expected),
         (EndpointKey(PORT.vni, PORT.addresses[1].ip), expected),
+        (EndpointKey(PORT.vni, parse_ip("fe80::ff:fe00:1")), expected),
     ) == tables.port_endpoints(PORT, 9, peer=True)
 
 
@@ -214,6 +234,9 @@ def test_a_port_becomes_its_rows() -> None:
         {"kind": PortKind.ADOPTED},
         {"netns": "/run/netns/x"},
         {"interface": "eth1"},
+        {"identity": 3},
+        {"port_security": False},
+        {"pairs": (AddressPair(parse_prefix("10.9.0.0/16"), PORT.mac),)},
     ],
 )
 def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
@@ -224,9 +247,8 @@ def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
 
 def test_the_digest_cases_are_complete() -> None:
     """A field that is added to LocalPort must be added to the cases above."""
-    assert {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"} == set(
-        LocalPort.__struct_fields__
-    )
+    named = {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"}
+    assert named | {"identity", "port_security", "pairs"} == set(LocalPort.__struct_fields__)
 
 
 def test_counters_name_reasons_as_the_page_does() -> None:

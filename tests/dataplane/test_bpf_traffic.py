@@ -426,7 +426,7 @@ def machine(net: Net) -> Iterator[Machine]:
     key = EndpointKey(100, parse_ip(ip))
     net.a.program.zero_counters([ifindex])
     net.a.program.local.update_batch(*tables.pack_locals([(key, LocalRow(ifindex, EndpointFlag(0), mac))]), 1)
-    port = PortRow(Id(bytes(16)), 100, 1500, mac, PortFlag.UP | PortFlag.ROUTED, 0)
+    port = PortRow(Id(bytes(16)), 100, 1500, mac, PortFlag.UP | PortFlag.ROUTED, 0, 0)
     net.a.program.ports.update_batch(*tables.pack_ports([(ifindex, port)]), 1)
     net.b.program.remote.update_batch(*tables.pack_endpoints([(key, Endpoint(mac, net.a.underlay_ip))]), 1)
     yield Machine(fd, ip, mac)

@@ -209,8 +209,8 @@ def test_inject_says_why(driver: FakeDriver) -> None:
     frame = packets.ethernet(packets.ROUTER, ONE.mac, packets.ipv4("10.0.0.1", "10.0.0.77"))
     verdict = driver.inject(ONE.id, frame)
     assert (
-        "1-4: port of VNI 7, up, its own MAC\n"
-        "7: 10.0.0.1 -> 10.0.0.77, source is the port's\n"
+        "1-4: port of VNI 7, up, a MAC that it may use\n"
+        "7: 10.0.0.1 -> 10.0.0.77, the source is the port's\n"
         "10: nobody in VNI 7 has 10.0.0.77: drop no_endpoint"
     ) == verdict.why
 

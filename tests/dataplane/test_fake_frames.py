@@ -38,7 +38,7 @@ def test_builders_and_parsers_agree_with_the_tests_own() -> None:
     assert packets.icmp_echo(data=data) == echo
     packet = frames.ipv4(parse_ip(A), parse_ip(B), 1, echo, ttl=9)
     assert packets.ipv4(A, B, echo, protocol=1, ttl=9) == packet
-    assert frames.parse_ipv4(packet) == frames.Ipv4(20, 61, 0, 9, 1, parse_ip(A), parse_ip(B))
+    assert frames.parse_ipv4(packet) == frames.Header(4, 20, 61, 0, 9, 1, parse_ip(A), parse_ip(B))
 
 
 @given(st.binary(max_size=80))

@@ -40,6 +40,7 @@ VNI, VXLAN_PORT = 77, 4789
 UNDERLAY, INNER = 2, 2
 _OUTER, _BRIDGE, _VXLAN = 10, 11, 12
 REMOTE_ENTRIES = 4096
+FLOW_ENTRIES = 262_144
 
 
 class Bed(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +177,7 @@ def _alcor(run: RunDirectory, stack: ExitStack) -> Bed:
             netns_dir=run.names / f"containers-{number}",
             vxlan_port=VXLAN_PORT,
             remote_entries=REMOTE_ENTRIES,
+            flow_entries=FLOW_ENTRIES,
         )
         driver = worker.submit(_open, host, config).result()
         stack.callback(_close, worker, driver)

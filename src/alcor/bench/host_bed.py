@@ -76,6 +76,7 @@ class Bed:
                 netns_dir=self.netns_dir,
                 pool_size=pool_size,
                 remote_entries=65536,
+                flow_entries=65536,
             )
         )
 

@@ -32,6 +32,7 @@ AGENT_PORT = 50001
 BUS_PORT = 4222
 API_PORT = 9696
 REMOTE_ENTRIES = 1 << 17
+FLOW_ENTRIES = 1 << 13
 """Room for every port of a lab. The default, for a region, costs 64 MiB of kernel memory and 0.2 s of CPU a host."""
 START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 90.0
@@ -306,6 +307,7 @@ def write_agent_config(
         "netns_dir": host.netns_dir,
         "pool_size": pool,
         "remote_entries": REMOTE_ENTRIES,
+        "flow_entries": FLOW_ENTRIES,
         "control_socket": control_socket(host),
         "bus": bus,
         "log_level": "WARNING",

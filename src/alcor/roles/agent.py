@@ -184,6 +184,7 @@ def _make_driver(
                 vxlan_port=config.vxlan_port,
                 pool_size=config.pool_size,
                 remote_entries=config.remote_entries,
+                flow_entries=config.flow_entries,
             )
         )
         return driver, {}, driver.close

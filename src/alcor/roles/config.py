@@ -66,6 +66,9 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How many ready namespaces to keep for containers to come."""
     remote_entries: int = 4_194_304
     """How many endpoints on other hosts the data plane has room for; 16 bytes of kernel memory each, used or not."""
+    flow_entries: int = 262_144
+    """How many connections the data plane follows; beyond, the one used longest ago is forgotten. Some 150 bytes of
+    kernel memory each, used or not."""
     control_socket: Path | None = None
     """A Unix socket for local tooling; none by default."""
     bus: str = ""

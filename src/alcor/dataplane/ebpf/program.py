@@ -78,7 +78,7 @@ class Program:
     def __init__(self, pin_dir: Path, maps: dict[str, BpfMap], programs: dict[str, tuple[int, Path]]) -> None:
         """Takes over maps and programs. Use `open`."""
         self.pin_dir = pin_dir
-        self._maps = maps
+        self.maps = maps
         self.ports = maps["ports"]
         self.local = maps["local"]
         self.remote = maps["remote"]
@@ -109,7 +109,8 @@ class Program:
         of another version, and writes `config`. Idempotent; the maps keep what they hold.
 
         `object_path` None means the one beside this file. `remote_entries` and `flow_entries` size `remote` and
-        `flows` when they are made; a map that exists keeps its size. Raises BpfError or DataPlaneError, nothing half-pinned that a second call would trip on.
+        `flows` when they are made; a map that exists keeps its size. Raises BpfError or DataPlaneError, nothing
+        half-pinned that a second call would trip on.
         """
         path = object_path or OBJECT_PATH
         digest = _digest(path)
@@ -131,7 +132,7 @@ class Program:
 
     def close(self) -> None:
         """Closes every file descriptor. What is pinned or attached stays."""
-        for opened in self._maps.values():
+        for opened in self.maps.values():
             opened.close()
         for name in PROGRAMS:
             fd = getattr(self, name)

@@ -128,8 +128,8 @@ def parse_ipv4(packet: bytes) -> Header | None:
 
 
 def parse_ipv6(packet: bytes) -> Header | None:
-    """The IPv6 header (RFC 8200), or None when cut short or contradicting the packet's length. Extension headers are not
-    looked into: `protocol` is the next header, `fragment` 0."""
+    """The IPv6 header (RFC 8200), or None when cut short or contradicting the packet's length. Extension headers are
+    not looked into: `protocol` is the next header, `fragment` 0."""
     if len(packet) < IPV6_LENGTH or packet[0] >> 4 != 6:
         return None
     total_length = IPV6_LENGTH + int.from_bytes(packet[4:6], "big")

@@ -36,7 +36,7 @@ class Part(IntEnum):
 
 
 class Packet(msgspec.Struct, gc=False):
-    """An IP packet as policy sees it. Of an ICMP echo both ports are its identifier; they are 0 where there are none."""
+    """An IP packet as policy sees it. An ICMP echo's ports are both its identifier; where there are none they are 0."""
 
     version: int
     source: Ip

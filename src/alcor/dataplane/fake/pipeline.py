@@ -1,5 +1,5 @@
-"""What happens to a packet on a host: the executable model of docs/pipeline.md, step by step. Pure but for the tables of
-connections and fragments, which packets change.
+"""What happens to a packet on a host: the executable model of docs/pipeline.md, step by step. Pure but for the tables
+of connections and fragments, which packets change.
 
 Called by the fake driver (which forwards with it), by the answer to "why did this packet not arrive?" and by the
 differential tests, which hold the compiled program of the `ebpf` driver against it byte by byte. Read it to learn what
@@ -162,7 +162,7 @@ def _to_gateway(walk: Walk, ip: Header) -> Verdict:
 
 
 def _echo_reply(frame: bytes, ip: Header) -> bytes:
-    """The echo request turned into its reply in place: addresses swapped, TTL 64, another type. Options and data stay."""
+    """The echo request turned into its reply in place: addresses swapped, TTL 64, another type. The rest stays."""
     at, end = (12, 20) if ip.version == 4 else (8, 40)
     half = (end - at) // 2
     header = frames.with_ttl(frame[ETHERNET_LENGTH : ETHERNET_LENGTH + ip.header_length], ip.version, 64)
