@@ -3,17 +3,31 @@
 Called by reconcile: `full_plan` against what was observed (at start, after a failure, at every audit), `partial_plan`
 for what some updates touched. The two agree: a data plane brought up to date by partial plans has an empty full plan.
 
-Fail closed: a port whose VPC or subnet has not arrived is neither put nor removed; an address is programmed only while
-its VPC's goal is held. Endpoints of ports on this host are not remote endpoints, whatever their goals say.
+Fail closed: a port whose VPC, subnet or security groups have not arrived is neither put nor removed; an address is
+programmed only while its VPC's goal is held. Endpoints of ports on this host are not remote endpoints, whatever their
+goals say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
+
+import msgspec
 
 from alcor.agent.state import Desired, ScopeKey, Touched
-from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort, Observed, Plan
-from alcor.goalstate.objects import EndpointGoal
+from alcor.dataplane.base import (
+    Address,
+    Endpoint,
+    EndpointKey,
+    LocalPort,
+    Observed,
+    Plan,
+    Policy,
+    PolicyKey,
+    Rule,
+)
+from alcor.goalstate.merge import ScopeState
+from alcor.goalstate.objects import EndpointGoal, GroupGoal, identity_id
 from alcor.model.ids import Id
 
 
@@ -32,6 +46,8 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         if subnet is None:
             return None
         addresses.append(Address(address.ip, subnet.cidr.length, subnet.gateway))
+    if goal.identity and groups_of(state, goal.identity) is None:
+        return None
     return LocalPort(
         id=goal.id,
         vni=vpc.vni,
@@ -43,7 +59,46 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         kind=goal.kind,
         netns=goal.netns,
         interface=goal.interface,
+        identity=goal.identity,
+        port_security=goal.port_security,
+        pairs=goal.pairs,
     )
+
+
+def groups_of(state: ScopeState, identity: int) -> list[GroupGoal] | None:
+    """The security groups that an identity stands for; None while one of them, or the identity, has not arrived."""
+    goal = state.identities.get(identity_id(identity))
+    if goal is None or any(group not in state.groups for group in goal.groups):
+        return None
+    return [state.groups[group] for group in goal.groups]
+
+
+def policies(desired: Desired, key: ScopeKey, identities: Iterable[int]) -> Iterator[Policy]:
+    """What ports of these identities may do; those that have not arrived whole are left out.
+
+    A rule that names a group becomes one that names the identities of the VPC that have the group: so a group's members
+    may come and go and no rule changes.
+    """
+    vpc, state = desired.vpc(key), desired.scopes.get(key)
+    if vpc is None or state is None:
+        return
+    having: dict[Id, list[int]] = {}
+    for goal in state.identities.values():
+        for group in goal.groups:
+            having.setdefault(group, []).append(goal.number)
+    for identity in identities:
+        groups = groups_of(state, identity)
+        if groups is None:
+            continue
+        rules = {}
+        for rule in (rule for group in groups for rule in group.rules):
+            who = tuple(sorted(having.get(rule.group, ()))) if rule.group is not None else None
+            one = Rule(rule.egress, rule.version, rule.protocol, rule.first, rule.last, rule.prefix, who)
+            rules[_encode(one)] = one
+        yield Policy(PolicyKey(vpc.vni, identity), tuple([rules[name] for name in sorted(rules)]))
+
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def gateways(desired: Desired, key: ScopeKey) -> Iterator[EndpointKey]:
@@ -65,7 +120,9 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
     put_endpoints: list[tuple[EndpointKey, Endpoint]] = []
     extra = set(observed.endpoints) if may_remove else set()
     wanted_gateways: set[EndpointKey] = set()
+    wanted_policies: list[Policy] = []
     for key in desired.vpcs():
+        wanted_policies += policies(desired, key, desired.identities(key))
         wanted_gateways.update(gateways(desired, key))
         vpc = desired.vpc(key)
         if vpc is None:
@@ -79,27 +136,36 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
             extra.discard(where)
             if observed.endpoints.get(where) != endpoint:
                 put_endpoints.append((where, endpoint))
+    unused = observed.policies.keys() - {policy.key for policy in wanted_policies}
     return Plan(
         remove_ports=tuple(sorted(observed.ports.keys() - desired.ports.keys())) if may_remove else (),
         remove_endpoints=tuple(sorted(extra)),
         remove_gateways=tuple(sorted(observed.gateways - wanted_gateways)) if may_remove else (),
+        put_policies=tuple([one for one in wanted_policies if observed.policies.get(one.key) != one.digest()]),
         put_gateways=tuple(sorted(wanted_gateways - observed.gateways)),
         put_endpoints=tuple(sorted(put_endpoints, key=_where)),
         put_ports=tuple(put_ports),
+        remove_policies=tuple(sorted(unused)) if may_remove else (),
     )
 
 
 def partial_plan(
-    desired: Desired, touched: Touched, ports: Mapping[Id, LocalPort], carried_gateways: Set[EndpointKey]
+    desired: Desired,
+    touched: Touched,
+    ports: Mapping[Id, LocalPort],
+    carried_gateways: Set[EndpointKey],
+    carried_policies: Mapping[PolicyKey, int],
 ) -> Plan:
-    """What the touched objects ask for. `ports` and `carried_gateways` are what the data plane carries.
+    """What the touched objects ask for. `ports`, `carried_gateways` and `carried_policies` (digests) are what the data
+    plane carries.
 
     Endpoints are put or removed, and ports removed, without asking what is there: doing so twice changes nothing, no
     copy of the endpoints has to be kept, and what a failed attempt left half-made goes too.
     """
     remove_ports: list[Id] = []
     put_ports: list[LocalPort] = []
-    for identifier in sorted(touched.ports):
+    waited = {identifier for key in touched.policies for identifier in desired.ports_of(key) if identifier not in ports}
+    for identifier in sorted(touched.ports | waited):
         if identifier in desired.ports:
             port = local_port(desired, identifier)
             if port is not None and ports.get(identifier) != port:
@@ -131,15 +197,38 @@ def partial_plan(
         if vpc is not None:
             touched_vnis.add(vpc.vni)
             wanted.update(gateways(desired, key))
+    put_policies, remove_policies = _policy_plan(desired, touched, carried_policies)
     carried = {gateway for gateway in carried_gateways if gateway.vni in touched_vnis} if touched_vnis else set()
     return Plan(
         remove_ports=tuple(remove_ports),
         remove_endpoints=tuple(sorted(remove_endpoints)),
         remove_gateways=tuple(sorted(carried - wanted)),
+        put_policies=tuple(put_policies),
         put_gateways=tuple(sorted(wanted - carried)),
         put_endpoints=tuple(put_endpoints),
         put_ports=tuple(put_ports),
+        remove_policies=tuple(sorted(remove_policies)),
     )
+
+
+def _policy_plan(
+    desired: Desired, touched: Touched, carried: Mapping[PolicyKey, int]
+) -> tuple[list[Policy], set[PolicyKey]]:
+    """Policies to put and to remove. Where only ports came or went, what is carried is right."""
+    put: list[Policy] = []
+    gone = {key for key in carried if key.vni in touched.gone_vnis} if touched.gone_vnis else set()
+    for key in sorted(touched.policies | touched.members):
+        vpc = desired.vpc(key)
+        if vpc is None:
+            continue
+        used = desired.identities(key)
+        if key not in touched.policies:
+            wanted = [one for one in used if PolicyKey(vpc.vni, one) not in carried]
+        else:
+            wanted = used
+        put += [one for one in policies(desired, key, wanted) if carried.get(one.key) != one.digest()]
+        gone |= {one for one in carried if one.vni == vpc.vni and one.identity not in used}
+    return put, gone - {one.key for one in put}
 
 
 def _endpoint_of(held: Id | tuple[Id, ...], goals: Mapping[Id, EndpointGoal], local: Container[Id]) -> Endpoint | None:
@@ -150,11 +239,11 @@ def _endpoint_of(held: Id | tuple[Id, ...], goals: Mapping[Id, EndpointGoal], lo
         if not claims:
             return None
         newest = max(claims, key=_age)
-        return Endpoint(newest.mac, newest.host_ip)
+        return Endpoint(newest.mac, newest.host_ip, newest.identity)
     if held in local:
         return None
     goal = goals[held]
-    return Endpoint(goal.mac, goal.host_ip)
+    return Endpoint(goal.mac, goal.host_ip, goal.identity)
 
 
 def _age(goal: EndpointGoal) -> tuple[int, Id]:

@@ -20,7 +20,7 @@ from alcor.agent.config import AgentConfig
 from alcor.agent.journal import Journal, JournalError
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
-from alcor.dataplane.base import Applied, DataPlaneError, Driver, EndpointKey, LocalPort, Plan
+from alcor.dataplane.base import Applied, DataPlaneError, Driver, EndpointKey, LocalPort, Plan, PolicyKey
 from alcor.model.ids import Id, format_id
 from alcor.wire.codec import BundleHead, Feed, decode_bundle, decode_scopes, without_feeds
 from alcor.wire.fields import WireError
@@ -73,7 +73,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     desired_ports: int
     carried_ports: int
     waiting_ports: tuple[str, ...]
-    """Their VPC or subnet has not arrived."""
+    """Their VPC, subnet or security groups have not arrived."""
     failing_ports: dict[str, str]
     """With their reasons; they are retried."""
     endpoints: int
@@ -118,6 +118,8 @@ class Reconciler:
         self._ports: dict[Id, LocalPort] = {}
         """What the data plane carries, as last observed and changed since."""
         self._gateways: set[EndpointKey] = set()
+        self._policies: dict[PolicyKey, int] = {}
+        """Digests."""
         self._failed: dict[Id, _Retry] = {}
         self._broken = ""
         """Why the tables as a whole could not be programmed; empty when they could."""
@@ -336,7 +338,7 @@ class Reconciler:
         """Brings what was touched up to date."""
         started = self._clock()
         touched.ports.update(touched.mentioned)
-        plan = partial_plan(self.desired, touched, self._ports, self._gateways)
+        plan = partial_plan(self.desired, touched, self._ports, self._gateways, self._policies)
         return self._apply(plan, touched.ports, started)
 
     def _full(self, touched: Touched) -> _Outcome:
@@ -349,6 +351,7 @@ class Reconciler:
             return self._fail(str(error), touched.ports)
         self._ports = dict(observed.ports)
         self._gateways = set(observed.gateways)
+        self._policies = dict(observed.policies)
         plan = full_plan(self.desired, observed, may_remove=self.in_sync)
         told = touched.ports - self.desired.ports.keys()  # gone on somebody's word: no need to be in sync for that
         plan = msgspec.structs.replace(plan, remove_ports=tuple(sorted(told | set(plan.remove_ports))))
@@ -410,6 +413,9 @@ class Reconciler:
         else:
             self._gateways.difference_update(plan.remove_gateways)
             self._gateways.update(plan.put_gateways)
+            self._policies.update({policy.key: policy.digest() for policy in plan.put_policies})
+            for key in plan.remove_policies:
+                self._policies.pop(key, None)
 
     def _fail(self, reason: str, ports: Iterable[Id]) -> _Outcome:
         """The data plane as a whole refused: every port looked at has failed, and a full round is due."""

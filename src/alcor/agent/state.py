@@ -6,6 +6,7 @@ scope is taken only whole (a snapshot first), and forgotten whole with the host'
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ from msgspec.structs import replace
 
 from alcor.dataplane.base import EndpointKey
 from alcor.goalstate.merge import Change, ScopeState
-from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Kind, PortGoal, ScopeUpdate, VpcGoal
-from alcor.model.addresses import Ip
+from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, PortGoal, ScopeUpdate, VpcGoal
+from alcor.model.addresses import Ip, link_local
 from alcor.model.ids import Id
 from alcor.wire.reports import Held
 
@@ -32,7 +33,18 @@ class ScopeKey(NamedTuple):
 class Touched:
     """What some updates may have changed in the data plane: what a partial plan has to look at."""
 
-    __slots__ = ("addresses", "fresh", "gone", "gone_vnis", "mentioned", "missed", "ports", "vpcs")
+    __slots__ = (
+        "addresses",
+        "fresh",
+        "gone",
+        "gone_vnis",
+        "members",
+        "mentioned",
+        "missed",
+        "policies",
+        "ports",
+        "vpcs",
+    )
 
     def __init__(self) -> None:
         self.ports: set[Id] = set()
@@ -41,6 +53,10 @@ class Touched:
         """Ports that updates named -> (partition, revision named): each is answered."""
         self.vpcs: set[ScopeKey] = set()
         """Whose gateways may differ."""
+        self.policies: set[ScopeKey] = set()
+        """Whose identities or groups may differ."""
+        self.members: set[ScopeKey] = set()
+        """Where a local port came, went or has other groups: a policy may be needed, or needed no more."""
         self.addresses: dict[ScopeKey, set[Ip]] = {}
         """Whose endpoints may differ, by VPC."""
         self.fresh: dict[ScopeKey, set[Ip]] = {}
@@ -63,6 +79,7 @@ class Desired:
         """Local port -> its partition."""
         self._owners: dict[ScopeKey, Owners] = {}
         self._ports_of: dict[ScopeKey, set[Id]] = {}
+        self._identities: dict[ScopeKey, Counter[int]] = {}
 
     # Reading.
 
@@ -89,6 +106,10 @@ class Desired:
     def ports_of(self, key: ScopeKey) -> Iterable[Id]:
         """The local ports of a VPC."""
         return self._ports_of.get(key, ())
+
+    def identities(self, key: ScopeKey) -> list[int]:
+        """The identities of a VPC's local ports, sorted."""
+        return sorted(self._identities.get(key, ()))
 
     def held(self, partition: int) -> tuple[Held, ...]:
         """What to tell a partition's controller that this host holds, sorted."""
@@ -167,6 +188,8 @@ class Desired:
                 self._port(key.partition, change, touched, left)
             elif change.kind is Kind.VPC:
                 self._vpc(key, change, touched)
+            elif change.kind in (Kind.IDENTITY, Kind.GROUP):
+                touched.policies.add(key)
             else:
                 touched.vpcs.add(key)
                 touched.ports.update(self.ports_of(key))
@@ -176,11 +199,13 @@ class Desired:
     def _endpoint(self, owners: Owners, change: Change, addresses: set[Ip], fresh: set[Ip]) -> None:
         before, after = change.before, change.after
         if isinstance(before, EndpointGoal):
-            for ip in before.ips:
+            ips = answered(before)
+            for ip in ips:
                 _disown(owners, ip, change.id)
-            addresses.update(before.ips)
+            addresses.update(ips)
         if isinstance(after, EndpointGoal):
-            for ip in after.ips:
+            ips = answered(after)
+            for ip in ips:
                 held = owners.get(ip)
                 if held is None:
                     owners[ip] = change.id
@@ -188,7 +213,7 @@ class Desired:
                         fresh.add(ip)
                 else:
                     owners[ip] = tuple(sorted({*_all(held), change.id}))
-            addresses.update(after.ips)
+            addresses.update(ips)
 
     def _port(self, partition: int, change: Change, touched: Touched, left: set[ScopeKey]) -> None:
         touched.ports.add(change.id)
@@ -199,6 +224,8 @@ class Desired:
             self.ports.pop(change.id, None)
         else:
             self.ports[change.id] = partition
+        self._count_identity(old, before, -1, touched)
+        self._count_identity(new, after, 1, touched)
         if old == new:
             return
         if old is not None:
@@ -213,7 +240,18 @@ class Desired:
             if key is not None and (state := self.scopes.get(key)) is not None:
                 endpoint = state.endpoints.get(change.id)
                 if endpoint is not None:
-                    touched.addresses.setdefault(key, set()).update(endpoint.ips)
+                    touched.addresses.setdefault(key, set()).update(answered(endpoint))
+
+    def _count_identity(self, key: ScopeKey | None, goal: Goal | None, step: int, touched: Touched) -> None:
+        if key is None or not isinstance(goal, PortGoal) or not goal.identity:
+            return
+        touched.members.add(key)
+        counts = self._identities.setdefault(key, Counter())
+        counts[goal.identity] += step
+        if not counts[goal.identity]:
+            del counts[goal.identity]
+        if not counts:
+            del self._identities[key]
 
     def _vpc(self, key: ScopeKey, change: Change, touched: Touched) -> None:
         touched.vpcs.add(key)
@@ -222,6 +260,7 @@ class Desired:
         new_vni = change.after.vni if isinstance(change.after, VpcGoal) else None
         if old_vni != new_vni:
             touched.addresses.setdefault(key, set()).update(self._owners[key])
+            touched.policies.add(key)
             if old_vni is not None:
                 self._lose_vni(key, old_vni, touched)
 
@@ -238,6 +277,15 @@ class Desired:
         self._owners.pop(key, None)
         touched.addresses.pop(key, None)
         touched.vpcs.discard(key)
+        touched.policies.discard(key)
+        touched.members.discard(key)
+
+
+def answered(goal: EndpointGoal) -> tuple[Ip, ...]:
+    """The addresses at which the endpoint is found: its own, and with IPv6 the link-local one that its MAC makes."""
+    if any(ip[0] for ip in goal.ips):  # an IPv4 address is v4-mapped: it begins with zeros
+        return (*goal.ips, link_local(goal.mac))
+    return goal.ips
 
 
 def _all(held: Id | tuple[Id, ...]) -> tuple[Id, ...]:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from alcor.goalstate.objects import HOST_SCOPE, Goal, Kind, ScopeUpdate, Tombstone
-from alcor.goalstate.snapshot import endpoint_goal, port_goal, subnet_goal, vpc_goal
+from alcor.goalstate.objects import HOST_SCOPE, Goal, Kind, ScopeUpdate, Tombstone, identity_id
+from alcor.goalstate.snapshot import Groups, endpoint_goal, identity_goal, port_goal, subnet_goal, vpc_goal
 from alcor.model.ids import Id
-from alcor.model.nouns import Network, Node, Port, Subnet
+from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
 
 
 class PortChange(msgspec.Struct, frozen=True, gc=False):
@@ -43,6 +43,10 @@ class Commits(msgspec.Struct, kw_only=True):
     deleted_subnets: dict[Id, tuple[Id, int]] = {}
     """Id -> network and revision."""
     deleted_nodes: set[str] = set()
+    changed_groups: set[Id] = set()
+    """Whose rules, or whose place in a network's scope, may differ: new, changed or deleted."""
+    identities: dict[tuple[Id, int], tuple[Identity, int]] = {}
+    """(network, number) -> the identity, and the revision of its deletion; 0 when it is there."""
 
     def add_ports(
         self, revision: int, new: Iterable[Port], changed: Iterable[tuple[Port, Port]], deleted: Iterable[Port]
@@ -86,6 +90,34 @@ class Commits(msgspec.Struct, kw_only=True):
             self.deleted_nodes.add(node.name)
         self.revision = revision
 
+    def add_groups(
+        self,
+        revision: int,
+        groups: Iterable[SecurityGroup],
+        rules: Iterable[SecurityGroupRule],
+        identities: Iterable[Identity],
+    ) -> None:
+        """Takes in one commit's new and changed rows of security groups."""
+        self.changed_groups.update(group.id for group in groups)
+        self.changed_groups.update(rule.group_id for rule in rules)
+        for identity in identities:
+            self.identities[identity.network_id, identity.number] = identity, 0
+        self.revision = revision
+
+    def remove_groups(
+        self,
+        revision: int,
+        groups: Iterable[SecurityGroup],
+        rules: Iterable[SecurityGroupRule],
+        identities: Iterable[Identity],
+    ) -> None:
+        """Takes in one commit's deleted rows of security groups."""
+        self.changed_groups.update(group.id for group in groups)
+        self.changed_groups.update(rule.group_id for rule in rules)
+        for identity in identities:
+            self.identities[identity.network_id, identity.number] = identity, revision
+        self.revision = revision
+
     def _change(self, revision: int, port: Port, before: Port | None, after: Port | None) -> None:
         earlier = self.ports.get(port.id)
         visited = {one.host for one in (before, after) if one is not None and one.host}
@@ -106,11 +138,16 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """(host, VPC) -> by how much the number of its ports there changed; without zeros."""
 
 
-def delta(commits: Commits, nodes: Mapping[str, Node], ports_of_changed_nodes: Sequence[Port] = ()) -> Delta:
+def delta(
+    commits: Commits,
+    nodes: Mapping[str, Node],
+    ports_of_changed_nodes: Sequence[Port] = (),
+    groups: Groups | None = None,
+) -> Delta:
     """What the commits change in the scopes.
 
-    `nodes` is the view after the commits, by name. `ports_of_changed_nodes` are the ports of every host in
-    `commits.nodes`, read at or after the last commit: their endpoints move with their host's tunnel end.
+    `nodes` (by name) and `groups` are the views after the commits. `ports_of_changed_nodes` are the ports of every host
+    in `commits.nodes`, read at or after the last commit: their endpoints move with their host's tunnel end.
     """
     hosts: dict[str, _Update] = {}
     vpcs: dict[Id, _Update] = {}
@@ -128,6 +165,8 @@ def delta(commits: Commits, nodes: Mapping[str, Node], ports_of_changed_nodes: S
     for port in ports_of_changed_nodes:
         if port.id not in commits.ports and (endpoint := endpoint_goal(port, nodes, commits.revision)) is not None:
             vpcs.setdefault(port.network_id, _Update()).objects.append(endpoint)
+    if groups is not None:
+        _groups(commits, groups, vpcs)
     return Delta(
         hosts={host: update.finish(HOST_SCOPE, commits.revision) for host, update in sorted(hosts.items())},
         vpcs={vpc: update.finish(vpc, commits.revision) for vpc, update in sorted(vpcs.items())},
@@ -202,6 +241,30 @@ class _Update:
 
 def _key(item: Goal | Tombstone) -> tuple[int, bytes]:
     return item.key
+
+
+def _groups(commits: Commits, groups: Groups, vpcs: dict[Id, _Update]) -> None:
+    """Identities that came and went; groups, as they are now, in every network that has or had them."""
+    touched = {
+        (network_id, group_id) for group_id in commits.changed_groups for network_id in groups.networks_of(group_id)
+    }
+    for (network_id, number), (identity, gone_at) in commits.identities.items():
+        if network_id in commits.deleted_networks:
+            continue
+        update = vpcs.setdefault(network_id, _Update())
+        if gone_at:
+            update.tombstones.append(Tombstone(Kind.IDENTITY, identity_id(number), gone_at))
+        else:
+            update.objects.append(identity_goal(identity))
+        # A group may have come into the network's scope with it, or gone from it, or be older or newer there now.
+        touched.update((network_id, group_id) for group_id in identity.groups)
+    for network_id, group_id in touched:
+        update = vpcs.setdefault(network_id, _Update())
+        goal = groups.group_goal(network_id, group_id)
+        if goal is not None:
+            update.objects.append(goal)
+        else:
+            update.tombstones.append(Tombstone(Kind.GROUP, group_id, commits.revision))
 
 
 def _port(

@@ -16,7 +16,18 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from alcor.goalstate.digest import DIGEST_MODULUS, object_digest
-from alcor.goalstate.objects import EndpointGoal, Goal, Kind, PortGoal, ScopeUpdate, SubnetGoal, Tombstone, VpcGoal
+from alcor.goalstate.objects import (
+    EndpointGoal,
+    Goal,
+    GroupGoal,
+    IdentityGoal,
+    Kind,
+    PortGoal,
+    ScopeUpdate,
+    SubnetGoal,
+    Tombstone,
+    VpcGoal,
+)
 from alcor.model.ids import Id
 
 MAX_TOMBSTONES = 65_536
@@ -27,6 +38,8 @@ KIND_OF: dict[type[Goal], Kind] = {
     SubnetGoal: Kind.SUBNET,
     PortGoal: Kind.PORT,
     EndpointGoal: Kind.ENDPOINT,
+    IdentityGoal: Kind.IDENTITY,
+    GroupGoal: Kind.GROUP,
 }
 
 
@@ -48,6 +61,8 @@ class ScopeState:
         "digest",
         "endpoints",
         "floor",
+        "groups",
+        "identities",
         "ports",
         "revision",
         "scope",
@@ -67,6 +82,8 @@ class ScopeState:
         self.subnets: dict[Id, SubnetGoal] = {}
         self.ports: dict[Id, PortGoal] = {}
         self.endpoints: dict[Id, EndpointGoal] = {}
+        self.identities: dict[Id, IdentityGoal] = {}
+        self.groups: dict[Id, GroupGoal] = {}
         self._tombstones: dict[tuple[Kind, Id], int] = {}
 
     def merge(self, update: ScopeUpdate) -> list[Change]:
@@ -116,10 +133,11 @@ class ScopeState:
         self._raise_floor(max(self.floor, floor))
 
     def __len__(self) -> int:
-        return len(self.vpcs) + len(self.subnets) + len(self.ports) + len(self.endpoints)
+        return sum(len(self._table(kind)) for kind in Kind)
 
     def _table(self, kind: Kind) -> dict[Id, Goal]:
-        return (self.vpcs, self.subnets, self.ports, self.endpoints)[kind - 1]  # type: ignore[return-value]
+        tables = (self.vpcs, self.subnets, self.ports, self.endpoints, self.identities, self.groups)
+        return tables[kind - 1]  # type: ignore[return-value]
 
     def _merge_objects(self, update: ScopeUpdate, changes: list[Change]) -> None:
         floor = 0 if update.snapshot and update.revision >= self.floor else self.floor

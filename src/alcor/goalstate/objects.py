@@ -136,6 +136,11 @@ class IdentityGoal(msgspec.Struct, frozen=True, gc=False):
         return int.from_bytes(self.id, "big")
 
 
+def identity_id(number: int) -> Id:
+    """The id of the IdentityGoal of that number."""
+    return Id(number.to_bytes(16, "big"))
+
+
 class RuleGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What one rule of a security group allows."""
 

@@ -12,13 +12,135 @@ from alcor.goalstate.objects import (
     HOST_SCOPE,
     EndpointGoal,
     Goal,
+    GroupGoal,
+    IdentityGoal,
     PortAddress,
     PortGoal,
+    RuleGoal,
     ScopeUpdate,
     SubnetGoal,
     VpcGoal,
+    identity_id,
 )
-from alcor.model.nouns import Network, Node, Port, Subnet
+from alcor.model.ids import Id
+from alcor.model.nouns import Direction, Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
+
+ANY_SELECTOR = (0, 0xFFFF)
+ICMP_PROTOCOLS = frozenset((1, 58))
+
+
+class Groups:
+    """What the goals of security groups are made of: groups, their rules and networks' identities, as of one commit.
+
+    Whoever makes it keeps it up to date: `put` and `drop` take rows in and out.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[SecurityGroup] = (),
+        rules: Iterable[SecurityGroupRule] = (),
+        identities: Iterable[Identity] = (),
+    ) -> None:
+        self._groups: dict[Id, SecurityGroup] = {}
+        self._rules: dict[Id, dict[Id, SecurityGroupRule]] = {}
+        self._identities: dict[Id, dict[int, Identity]] = {}
+        self._users: dict[Id, dict[Id, set[int]]] = {}
+        """Group -> network -> the identities there that name it."""
+        self.put(groups, rules, identities)
+
+    def put(
+        self,
+        groups: Iterable[SecurityGroup] = (),
+        rules: Iterable[SecurityGroupRule] = (),
+        identities: Iterable[Identity] = (),
+    ) -> None:
+        """New and changed rows."""
+        for group in groups:
+            self._groups[group.id] = group
+        for rule in rules:
+            self._rules.setdefault(rule.group_id, {})[rule.id] = rule
+        for identity in identities:
+            self._identities.setdefault(identity.network_id, {})[identity.number] = identity
+            for group_id in identity.groups:
+                self._users.setdefault(group_id, {}).setdefault(identity.network_id, set()).add(identity.number)
+
+    def drop(
+        self,
+        groups: Iterable[SecurityGroup] = (),
+        rules: Iterable[SecurityGroupRule] = (),
+        identities: Iterable[Identity] = (),
+    ) -> None:
+        """Deleted rows; an absent one is passed over."""
+        for rule in rules:
+            self._rules.get(rule.group_id, {}).pop(rule.id, None)
+        for identity in identities:
+            self._identities.get(identity.network_id, {}).pop(identity.number, None)
+            for group_id in identity.groups:
+                networks = self._users.get(group_id, {})
+                numbers = networks.get(identity.network_id, set())
+                numbers.discard(identity.number)
+                if not numbers:
+                    networks.pop(identity.network_id, None)
+        for group in groups:
+            self._groups.pop(group.id, None)
+            self._rules.pop(group.id, None)
+            self._users.pop(group.id, None)
+
+    def drop_network(self, network_id: Id) -> None:
+        """A network that is gone, with its identities."""
+        self.drop(identities=list(self._identities.pop(network_id, {}).values()))
+
+    def networks_of(self, group_id: Id) -> list[Id]:
+        """The networks with an identity that names the group, sorted."""
+        return sorted(self._users.get(group_id, ()))
+
+    def identity_goals(self, network_id: Id) -> list[IdentityGoal]:
+        """Of all the network's identities, sorted."""
+        return [identity_goal(one) for _, one in sorted(self._identities.get(network_id, {}).items())]
+
+    def groups_in(self, network_id: Id) -> list[Id]:
+        """The groups that the network's identities name, sorted."""
+        return sorted({group for one in self._identities.get(network_id, {}).values() for group in one.groups})
+
+    def group_goal(self, network_id: Id, group_id: Id) -> GroupGoal | None:
+        """The group as the network's scope has it; None when no identity there names it, or it is gone."""
+        group = self._groups.get(group_id)
+        numbers = self._users.get(group_id, {}).get(network_id)
+        if group is None or not numbers:
+            return None
+        since = min(self._identities[network_id][number].revision for number in numbers)
+        rules = tuple([rule_goal(rule) for _, rule in sorted(self._rules.get(group_id, {}).items())])
+        return GroupGoal(group_id, max(group.revision, since), rules)
+
+    def goals(self, network_id: Id) -> list[Goal]:
+        """Everything of the network's scope that is about groups, sorted by key."""
+        found: list[Goal] = [*self.identity_goals(network_id)]
+        found += [goal for one in self.groups_in(network_id) if (goal := self.group_goal(network_id, one)) is not None]
+        return found
+
+
+def identity_goal(identity: Identity) -> IdentityGoal:
+    """The identity of an identity row."""
+    return IdentityGoal(identity_id(identity.number), identity.revision, identity.groups)
+
+
+def rule_goal(rule: SecurityGroupRule) -> RuleGoal:
+    """What a rule's row allows, ICMP's type and code as one number."""
+    first, last = ANY_SELECTOR
+    if rule.protocol in ICMP_PROTOCOLS and rule.port_min is not None:
+        first = rule.port_min << 8 | (rule.port_max or 0)
+        last = first if rule.port_max is not None else first | 0xFF
+    elif rule.port_min is not None and rule.port_max is not None:
+        first, last = rule.port_min, rule.port_max
+    return RuleGoal(
+        rule.direction is Direction.EGRESS,
+        rule.version,
+        rule.protocol,
+        first,
+        last,
+        rule.remote_prefix,
+        rule.remote_group,
+    )
 
 
 def vpc_goal(network: Network) -> VpcGoal:
@@ -45,6 +167,9 @@ def port_goal(port: Port) -> PortGoal:
         port.kind,
         port.netns,
         port.interface,
+        port.identity,
+        port.port_security_enabled,
+        port.address_pairs,
     )
 
 
@@ -64,6 +189,7 @@ def endpoint_goal(port: Port, nodes: Mapping[str, Node], viewed: int) -> Endpoin
         port.mac,
         tuple([fixed.ip for fixed in port.fixed_ips]),
         node.underlay_ip,
+        port.identity,
     )
 
 
@@ -74,14 +200,21 @@ def host_snapshot(revision: int, ports: Iterable[Port]) -> ScopeUpdate:
 
 
 def vpc_snapshot(
-    revision: int, network: Network, subnets: Iterable[Subnet], ports: Iterable[Port], nodes: Mapping[str, Node]
+    revision: int,
+    network: Network,
+    subnets: Iterable[Subnet],
+    ports: Iterable[Port],
+    nodes: Mapping[str, Node],
+    groups: Groups | None = None,
 ) -> ScopeUpdate:
-    """The whole scope of a VPC: network, subnets and nodes as of commit `revision`, all the network's ports as of then
-    or later."""
+    """The whole scope of a VPC: network, subnets, nodes and groups as of commit `revision`, all the network's ports as
+    of then or later."""
     endpoints = [goal for port in ports if (goal := endpoint_goal(port, nodes, revision)) is not None]
     objects: list[Goal] = [vpc_goal(network)]
     objects += sorted((subnet_goal(subnet) for subnet in subnets), key=_identifier)
     objects += sorted(endpoints, key=_identifier)
+    if groups is not None:
+        objects += groups.goals(network.id)
     return ScopeUpdate(scope=network.id, revision=revision, snapshot=True, objects=tuple(objects))
 
 

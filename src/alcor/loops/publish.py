@@ -25,7 +25,7 @@ import msgspec
 from alcor.goalstate.delta import Commits, Delta, Subscriptions, delta
 from alcor.goalstate.digest import digest
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
-from alcor.goalstate.snapshot import host_snapshot, port_goal, vpc_snapshot
+from alcor.goalstate.snapshot import Groups, host_snapshot, port_goal, vpc_snapshot
 from alcor.loops.drift import Drift
 from alcor.loops.scopes import VpcScopes
 from alcor.model.ids import Id
@@ -65,6 +65,7 @@ class Publisher:
         for subnet in store.subnets():
             self._subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
         self._nodes: dict[str, Node] = {node.name: node for node in store.nodes()}
+        self._groups = Groups(store.security_groups(), store.security_group_rules(), store.identities())
         self._subscriptions = Subscriptions(store.hosts_of_networks())
         if store.revision() != self._revision:
             raise RuntimeError("the publisher must be made before the writer starts")
@@ -156,6 +157,8 @@ class Publisher:
             while self._commits:
                 revision, changes = self._commits.popleft()
                 _add(commits, revision, changes)
+                self._groups.put(changes.security_groups, changes.rules, changes.identities)
+                self._groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
                 hurried.update(_hurried(changes))
             await self._publish(path, commits)
             for host in sorted(hurried):
@@ -190,7 +193,7 @@ class Publisher:
         for name in commits.nodes:
             if self._subscriptions.vpcs(name):
                 moved += await asyncio.to_thread(self._store.ports_of_host, name)
-        changed = delta(commits, self._nodes, moved)
+        changed = delta(commits, self._nodes, moved, self._groups)
         started, ended = self._subscriptions.shift(changed.bound)
         self._revision = commits.revision
         for host, vpc in ended:
@@ -217,6 +220,7 @@ class Publisher:
             self._subnets.get(network_id, {}).pop(identifier, None)
         for identifier in commits.deleted_networks:
             self._networks.pop(identifier, None)
+            self._groups.drop_network(identifier)
             self._subnets.pop(identifier, None)
             self._scopes.drop(identifier)
             self._drift.forget_vpc(identifier)
@@ -342,7 +346,7 @@ class Publisher:
         """On a thread, while the loop's task waits: the views do not change under it."""
         rows = self._store.ports_of_network(network.id)
         subnets = self._subnets.get(network.id, {}).values()
-        snapshot = vpc_snapshot(self._revision, network, subnets, rows, self._nodes)
+        snapshot = vpc_snapshot(self._revision, network, subnets, rows, self._nodes, self._groups)
         return _parcel(snapshot), digest(snapshot.objects)
 
 
@@ -353,6 +357,8 @@ def _nobody(reports: Iterable[PortReport]) -> None:
 def _add(commits: Commits, revision: int, changes: Changes) -> None:
     commits.add_networks(revision, changes.networks, changes.subnets, changes.nodes)
     commits.remove_networks(revision, changes.deleted_networks, changes.deleted_subnets, changes.deleted_nodes)
+    commits.add_groups(revision, changes.security_groups, changes.rules, changes.identities)
+    commits.remove_groups(revision, changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
     commits.add_ports(revision, changes.new_ports, changes.changed_ports, changes.deleted_ports)
 
 

@@ -105,8 +105,8 @@ class Direction(StrEnum):
 class SecurityGroupRule(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a group's ports may do. Rules only allow; what none allows is dropped.
 
-    `first` and `last` bound the destination port (TCP, UDP, SCTP, DCCP, UDP-Lite), or the ICMP type and code, as
-    Neutron has them: for ICMP `first` is the type and `last` the code. None: any.
+    `port_min` and `port_max` bound the destination port (TCP, UDP, SCTP, DCCP, UDP-Lite), both included; for ICMP they
+    are the type and the code, as in Neutron. None: any.
     """
 
     id: Id
@@ -120,8 +120,8 @@ class SecurityGroupRule(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """IP protocol number; None: any."""
     protocol_name: str
     """As the client wrote it (tcp, 6, ...): it gets that back. Empty: any."""
-    first: int | None
-    last: int | None
+    port_min: int | None
+    port_max: int | None
     remote_prefix: Prefix | None
     remote_group: Id | None
     """At most one of the two. Neither: anybody."""

@@ -27,7 +27,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """A page of a listing. Filters are ANDed, a filter's values ORed; sorting ends with the id, so pages are stable."""
 
     filters: dict[str, tuple[object, ...]] = {}
-    """Attribute of the noun -> values (typed as in the noun). Ports also: `ip`, `subnet_id` (of fixed addresses)."""
+    """Attribute of the noun -> values (typed as in the noun). Ports also: `ip`, `subnet_id` (of fixed addresses),
+    `security_group` (in that group)."""
     sort: tuple[tuple[str, bool], ...] = ()
     """(attribute, ascending)."""
     limit: int = 1000
@@ -111,6 +112,12 @@ class ChangeRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
     deleted_nodes: tuple[Id, ...] = ()
     departures: tuple[Departure, ...] = ()
     """Ports that were deleted, or left a host."""
+    security_groups: tuple[Id, ...] = ()
+    """New, changed, or with rules that came or went."""
+    deleted_security_groups: tuple[Id, ...] = ()
+    identities: tuple[tuple[Id, int], ...] = ()
+    """New ones: (network, number)."""
+    deleted_identities: tuple[tuple[Id, int], ...] = ()
 
 
 class Store(Protocol):
@@ -141,6 +148,17 @@ class Store(Protocol):
 
     def nodes(self) -> list[Node]: ...
 
+    def security_groups(self) -> list[SecurityGroup]: ...
+
+    def security_group_rules(self) -> list[SecurityGroupRule]: ...
+
+    def identities(self) -> list[Identity]: ...
+
+    def ports_of_identities(self) -> Sequence[tuple[Id, int, int]]:
+        """(network, identity, ports), without those of identity 0: to rebuild which groups are in use. Reads every port:
+        at start, not on the way."""
+        ...
+
     def get_ports(self, ids: Iterable[Id]) -> list[Port]:
         """Those that exist, in the order asked."""
         ...
@@ -152,6 +170,10 @@ class Store(Protocol):
     def list_subnets(self, query: Query) -> list[Subnet]: ...
 
     def list_nodes(self, query: Query) -> list[Node]: ...
+
+    def list_security_groups(self, query: Query) -> list[SecurityGroup]: ...
+
+    def list_security_group_rules(self, query: Query) -> list[SecurityGroupRule]: ...
 
     def ports_of_host(self, host: str) -> list[Port]: ...
 

@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from alcor.model.addresses import ip_to_int
 from alcor.model.ids import Id, ordinal_of
-from alcor.model.nouns import Network, Node, Port, Subnet
+from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
 from alcor.store.base import ChangeRecord, Changes, MarkerNotFound, Query, QueryError, StatusChange, StoreError
 from alcor.store.record import record_of
-from alcor.store.schema import NETWORKS, NODES, PORTS, SUBNETS, Table
+from alcor.store.schema import NETWORKS, NODES, PORTS, RULES, SECURITY_GROUPS, SUBNETS, Table
 
 KEPT_COMMITS = 4096
 
@@ -37,6 +37,9 @@ class MemoryStore:
         self._ports: dict[Id, Port] = {}
         self._macs: dict[tuple[Id, bytes], Id] = {}
         self._addresses: dict[tuple[Id, bytes], Id] = {}
+        self._groups: dict[Id, SecurityGroup] = {}
+        self._rules: dict[Id, SecurityGroupRule] = {}
+        self._identities: dict[tuple[Id, int], Identity] = {}
         self._log: list[ChangeRecord] = []
         self._epoch = 0
         self._revision = 0
@@ -55,15 +58,25 @@ class MemoryStore:
                 (changes.deleted_subnets, self._subnets),
                 (changes.deleted_networks, self._networks),
                 (changes.deleted_nodes, self._nodes),
+                (changes.deleted_security_groups, self._groups),
+                (changes.deleted_rules, self._rules),
             ):
                 for noun in deleted:
                     rows.pop(noun.id, None)
+            for identity in changes.deleted_identities:
+                self._identities.pop((identity.network_id, identity.number), None)
+            gone = {network.id for network in changes.deleted_networks}
+            for key in [key for key in self._identities if key[0] in gone]:
+                del self._identities[key]
             for port in chain((after for _, after in changes.changed_ports), changes.new_ports):
                 self._claim(port)
                 self._ports[port.id] = port
             self._networks.update((network.id, network) for network in changes.networks)
             self._subnets.update((subnet.id, subnet) for subnet in changes.subnets)
             self._nodes.update((node.id, node) for node in changes.nodes)
+            self._groups.update((group.id, group) for group in changes.security_groups)
+            self._rules.update((rule.id, rule) for rule in changes.rules)
+            self._identities.update(((one.network_id, one.number), one) for one in changes.identities)
             for change in changes.statuses:
                 if change.id in self._ports:
                     self._ports[change.id] = _with_status(self._ports[change.id], change)
@@ -71,7 +84,10 @@ class MemoryStore:
             if record is not None:
                 self._log = [*self._log, record][-KEPT_COMMITS:]
             self._revision = revision
-            made = chain(changes.new_ports, changes.networks, changes.subnets, changes.nodes)
+            made = chain(
+                *(changes.new_ports, changes.networks, changes.subnets, changes.nodes),
+                *(changes.security_groups, changes.rules),
+            )
             ordinals = [ordinal_of(noun.id) for noun in made]  # type: ignore[attr-defined]
             self._last_ordinal = max(self._last_ordinal, changes.last_ordinal, *ordinals, 0)
 
@@ -104,6 +120,24 @@ class MemoryStore:
         """All of them, in the order of creation."""
         return self._sorted(self._nodes)
 
+    def security_groups(self) -> list[SecurityGroup]:
+        """All of them, in the order of creation."""
+        return self._sorted(self._groups)
+
+    def security_group_rules(self) -> list[SecurityGroupRule]:
+        """All of them, in the order of creation."""
+        return self._sorted(self._rules)
+
+    def identities(self) -> list[Identity]:
+        """All of them, by network and number."""
+        with self._lock:
+            return [self._identities[key] for key in sorted(self._identities)]
+
+    def ports_of_identities(self) -> Sequence[tuple[Id, int, int]]:
+        """See store.base."""
+        counts = Counter((port.network_id, port.identity) for port in self._sorted(self._ports) if port.identity)
+        return [(network_id, identity, count) for (network_id, identity), count in counts.items()]
+
     def get_ports(self, ids: Iterable[Id]) -> list[Port]:
         """See store.base."""
         with self._lock:
@@ -124,6 +158,14 @@ class MemoryStore:
     def list_nodes(self, query: Query) -> list[Node]:
         """See store.base."""
         return _page(NODES, self.nodes(), query)
+
+    def list_security_groups(self, query: Query) -> list[SecurityGroup]:
+        """See store.base."""
+        return _page(SECURITY_GROUPS, self.security_groups(), query)
+
+    def list_security_group_rules(self, query: Query) -> list[SecurityGroupRule]:
+        """See store.base."""
+        return _page(RULES, self.security_group_rules(), query)
 
     def ports_of_host(self, host: str) -> list[Port]:
         """In the order of creation."""
@@ -216,7 +258,7 @@ def _page(table: Table, nouns: list[Any], query: Query) -> list[Any]:
     if query.limit < 1:
         raise QueryError(f"limit {query.limit} must be at least 1")
     sort = [*query.sort, ("id", True)]
-    if table is PORTS and any(name in ("ip", "subnet_id") for name, _ in sort):
+    if table is PORTS and any(name in ("ip", "subnet_id", "security_group") for name, _ in sort):
         raise QueryError("ports cannot be sorted by an address, of which a port may have several")
     for name, up in reversed(sort):
         convert = table.attributes[name]
@@ -234,6 +276,9 @@ def _matches(table: Table, noun: Any, query: Query) -> bool:
     wanted = {name: {table.attributes[name](value) for value in values} for name, values in query.filters.items()}
     if table is PORTS:
         ips, subnets = wanted.pop("ip", None), wanted.pop("subnet_id", None)
+        groups = wanted.pop("security_group", None)
+        if groups is not None and groups.isdisjoint(noun.security_groups):
+            return False
         if (ips is not None or subnets is not None) and not any(
             (ips is None or fixed_ip.ip in ips) and (subnets is None or fixed_ip.subnet_id in subnets)
             for fixed_ip in noun.fixed_ips

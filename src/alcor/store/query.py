@@ -45,7 +45,7 @@ class Listing:
         self._filters = {name: self._values(name, values) for name, values in query.filters.items()}
         for name, _ in query.sort:
             self._check_attribute(name)
-            if table is PORTS and name in ("ip", "subnet_id"):
+            if table is PORTS and name in ("ip", "subnet_id", "security_group"):
                 raise QueryError(f"ports cannot be sorted by {name}, of which a port may have several")
         if query.limit < 1:
             raise QueryError(f"limit {query.limit} must be at least 1")
@@ -134,6 +134,8 @@ class Listing:
                 )
             if name in ("ip", "subnet_id"):
                 return self._address_clause(name, mark)
+            if name == "security_group":
+                return self._group_clause(mark)
             if name == "mac" and driving:
                 # The index is by network, then MAC: a seek in each network.
                 return Clause(f"p.network IN (SELECT n FROM networks) AND p.mac {_in(values)}", values)
@@ -170,6 +172,15 @@ class Listing:
             )
             ports += [row[0] for row in rows]
         return Clause(f"{mark}p.n {_in(ports)}", ports)
+
+    def _group_clause(self, mark: str) -> Clause:
+        """Ports by a security group: those with an identity that names it, found among the ports of its networks."""
+        groups = self._filters["security_group"]
+        inside = " OR ".join(["instr(groups, ?) > 0"] * len(groups))
+        networks = self._read(f"SELECT DISTINCT network FROM identities WHERE {inside}", groups)
+        ordinals = [row[0] for row in networks]
+        member = " OR ".join(["instr(p.security_groups, ?) > 0"] * len(groups))
+        return Clause(f"{mark}p.network {_in(ordinals)} AND ({member})", (*ordinals, *groups))
 
     def _check_bound(self, driving: list[Clause], driver: str | None) -> None:
         join = " JOIN networks w ON w.n = p.network" if self._table is PORTS and driver == "network_id" else ""

@@ -26,5 +26,9 @@ def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
         deleted_subnets=tuple(subnet.id for subnet in changes.deleted_subnets),
         deleted_nodes=tuple(node.id for node in changes.deleted_nodes),
         departures=tuple(departures),
+        security_groups=tuple(group.id for group in changes.security_groups),
+        deleted_security_groups=tuple(group.id for group in changes.deleted_security_groups),
+        identities=tuple((one.network_id, one.number) for one in changes.identities),
+        deleted_identities=tuple((one.network_id, one.number) for one in changes.deleted_identities),
     )
     return record if record != ChangeRecord(revision) else None

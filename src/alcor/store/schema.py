@@ -10,17 +10,32 @@ port; with 16-byte ids as keys 14 us and 448 bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
 from alcor.model.addresses import Ip, Mac, Prefix, ip_from_int, parse_prefix
 from alcor.model.ids import Id, ordinal_of
-from alcor.model.nouns import FixedIp, Network, Node, Pool, Port, PortKind, PortStatus, Subnet
+from alcor.model.nouns import (
+    AddressPair,
+    Direction,
+    FixedIp,
+    Identity,
+    Network,
+    Node,
+    Pool,
+    Port,
+    PortKind,
+    PortStatus,
+    SecurityGroup,
+    SecurityGroupRule,
+    Subnet,
+)
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SCHEMA = """
 CREATE TABLE meta (
@@ -64,7 +79,9 @@ CREATE TABLE ports (
     device_id TEXT NOT NULL, device_owner TEXT NOT NULL, admin_state_up INTEGER NOT NULL, kind TEXT NOT NULL,
     netns TEXT NOT NULL, interface TEXT NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
     revision INTEGER NOT NULL, status TEXT NOT NULL, status_reason TEXT NOT NULL, realised_revision INTEGER NOT NULL,
-    fast_path INTEGER NOT NULL, path TEXT NOT NULL, attempts INTEGER NOT NULL, realised_at INTEGER NOT NULL
+    security_groups BLOB NOT NULL, port_security_enabled INTEGER NOT NULL, address_pairs BLOB NOT NULL,
+    identity INTEGER NOT NULL, fast_path INTEGER NOT NULL, path TEXT NOT NULL, attempts INTEGER NOT NULL,
+    realised_at INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX port_mac ON ports (network, mac);
 CREATE INDEX port_network ON ports (network);
@@ -78,6 +95,28 @@ CREATE INDEX port_error ON ports (status) WHERE status = 'ERROR';
 -- The addresses of ports: `place` is the low 64 bits of the address, as a signed number.
 CREATE TABLE addresses (
     subnet INTEGER NOT NULL, place INTEGER NOT NULL, port INTEGER NOT NULL, PRIMARY KEY (subnet, place)
+) WITHOUT ROWID;
+
+CREATE TABLE security_groups (
+    n INTEGER PRIMARY KEY, id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
+    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL
+);
+CREATE INDEX security_group_name ON security_groups (name) WHERE name <> '';
+CREATE INDEX security_group_project ON security_groups (project_id) WHERE project_id <> '';
+
+CREATE TABLE security_group_rules (
+    n INTEGER PRIMARY KEY, id BLOB NOT NULL, group_id BLOB NOT NULL, project_id TEXT NOT NULL,
+    description TEXT NOT NULL, direction TEXT NOT NULL, version INTEGER NOT NULL, protocol INTEGER,
+    protocol_name TEXT NOT NULL, port_min INTEGER, port_max INTEGER, remote_prefix TEXT NOT NULL,
+    remote_group BLOB NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL
+);
+CREATE INDEX security_group_rule_group ON security_group_rules (group_id);
+CREATE INDEX security_group_rule_project ON security_group_rules (project_id) WHERE project_id <> '';
+
+-- What a number stands for in a network: the ids of security groups, one after another.
+CREATE TABLE identities (
+    network INTEGER NOT NULL, number INTEGER NOT NULL, groups BLOB NOT NULL, revision INTEGER NOT NULL,
+    PRIMARY KEY (network, number)
 ) WITHOUT ROWID;
 
 -- One row a commit: what it touched, by id, as msgpack of store.base.ChangeRecord.
@@ -94,11 +133,22 @@ ALTER TABLE ports ADD COLUMN path TEXT NOT NULL DEFAULT '';
 ALTER TABLE ports ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ports ADD COLUMN realised_at INTEGER NOT NULL DEFAULT 0;
 """,
+    # Ports of before have no port security: nothing that runs is cut.
+    2: f"""
+ALTER TABLE ports ADD COLUMN security_groups BLOB NOT NULL DEFAULT x'';
+ALTER TABLE ports ADD COLUMN port_security_enabled INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ports ADD COLUMN address_pairs BLOB NOT NULL DEFAULT x'';
+ALTER TABLE ports ADD COLUMN identity INTEGER NOT NULL DEFAULT 0;
+{SCHEMA[SCHEMA.index("CREATE TABLE security_groups") : SCHEMA.index("-- One row a commit")]}
+""",
 }
 """From that version to the next; each in a transaction of its own."""
 
 _POOLS_ENCODER = msgspec.msgpack.Encoder()
 _POOLS_DECODER = msgspec.msgpack.Decoder(tuple[Pool, ...])
+_PAIRS_ENCODER = msgspec.msgpack.Encoder()
+_PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[AddressPair, ...])
+_NOTHING = bytearray()
 _WORDS_DECODER = msgspec.json.Decoder(tuple[str, ...])
 
 
@@ -263,6 +313,10 @@ def port_row(port: Port) -> tuple[Any, ...]:
         port.status._value_,
         port.status_reason,
         port.realised_revision,
+        bytearray().join(port.security_groups),
+        1 if port.port_security_enabled else 0,
+        bytearray(_PAIRS_ENCODER.encode(port.address_pairs)) if port.address_pairs else _NOTHING,
+        port.identity,
         1 if port.fast_path else 0,
         port.path,
         port.attempts,
@@ -299,11 +353,96 @@ def port_of(row: tuple[Any, ...]) -> Port:
         status=_STATUSES[row[17]],
         status_reason=row[18],
         realised_revision=row[19],
-        fast_path=bool(row[20]),
-        path=row[21],
-        attempts=row[22],
-        realised_at=row[23],
+        security_groups=_ids(row[20]),
+        port_security_enabled=bool(row[21]),
+        address_pairs=_PAIRS_DECODER.decode(row[22]) if row[22] else (),
+        identity=row[23],
+        fast_path=bool(row[24]),
+        path=row[25],
+        attempts=row[26],
+        realised_at=row[27],
     )
+
+
+def security_group_row(group: SecurityGroup) -> tuple[Any, ...]:
+    return (
+        ordinal_of(group.id),
+        group.id,
+        group.project_id,
+        group.name,
+        group.description,
+        group.created_at,
+        group.updated_at,
+        group.revision,
+    )
+
+
+def security_group_of(row: tuple[Any, ...]) -> SecurityGroup:
+    return SecurityGroup(
+        id=Id(row[0]),
+        project_id=row[1],
+        name=row[2],
+        description=row[3],
+        created_at=row[4],
+        updated_at=row[5],
+        revision=row[6],
+    )
+
+
+def rule_row(rule: SecurityGroupRule) -> tuple[Any, ...]:
+    return (
+        ordinal_of(rule.id),
+        rule.id,
+        rule.group_id,
+        rule.project_id,
+        rule.description,
+        rule.direction.value,
+        rule.version,
+        rule.protocol,
+        rule.protocol_name,
+        rule.port_min,
+        rule.port_max,
+        _cidr(rule.remote_prefix),
+        rule.remote_group or b"",
+        rule.created_at,
+        rule.updated_at,
+        rule.revision,
+    )
+
+
+def rule_of(row: tuple[Any, ...]) -> SecurityGroupRule:
+    return SecurityGroupRule(
+        id=Id(row[0]),
+        group_id=Id(row[1]),
+        project_id=row[2],
+        description=row[3],
+        direction=Direction(row[4]),
+        version=row[5],
+        protocol=row[6],
+        protocol_name=row[7],
+        port_min=row[8],
+        port_max=row[9],
+        remote_prefix=parse_prefix(row[10]) if row[10] else None,
+        remote_group=Id(row[11]) if row[11] else None,
+        created_at=row[12],
+        updated_at=row[13],
+        revision=row[14],
+    )
+
+
+def identity_row(identity: Identity) -> tuple[Any, ...]:
+    return ordinal_of(identity.network_id), identity.number, b"".join(identity.groups), identity.revision
+
+
+def identity_of(row: tuple[Any, ...]) -> Identity:
+    """`network_id` is the network's id, joined in, where `identity_row` has its number."""
+    return Identity(network_id=Id(row[0]), number=row[1], groups=_ids(row[2]), revision=row[3])
+
+
+@lru_cache(maxsize=8192)
+def _ids(column: bytes) -> tuple[Id, ...]:
+    """Ids one after another. Ports share few sets of them."""
+    return tuple([Id(column[at : at + 16]) for at in range(0, len(column), 16)])
 
 
 _KINDS = {kind.value: kind for kind in PortKind}
@@ -397,8 +536,41 @@ PORTS = Table(
         "status": str,
         "status_reason": str,
         "realised_revision": int,
+        "port_security_enabled": int,
         "ip": _bytes,
         "subnet_id": _bytes,
+        "security_group": _bytes,
     },
-    ("id", "ip", "mac", "device_id", "name", "host", "subnet_id", "network_id", "device_owner", "project_id"),
+    (
+        *("id", "ip", "mac", "device_id", "name", "host", "subnet_id", "network_id", "security_group"),
+        *("device_owner", "project_id"),
+    ),
+)
+SECURITY_GROUPS = Table(
+    "security_groups",
+    "security groups",
+    ("n", *SecurityGroup.__struct_fields__),
+    security_group_row,
+    security_group_of,
+    _OWNED,
+    ("id", "name", "project_id"),
+)
+RULES = Table(
+    "security_group_rules",
+    "security group rules",
+    ("n", *SecurityGroupRule.__struct_fields__),
+    rule_row,
+    rule_of,
+    {
+        **{name: convert for name, convert in _OWNED.items() if name != "name"},
+        "group_id": _bytes,
+        "direction": str,
+        "version": int,
+        "protocol_name": str,
+        "port_min": int,
+        "port_max": int,
+        "remote_prefix": _cidr,
+        "remote_group": _bytes,
+    },
+    ("id", "group_id", "project_id"),
 )

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from alcor.model.ids import Id, ordinal_of
-from alcor.model.nouns import Network, Node, Port, Subnet
+from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
 from alcor.store.base import SCAN_BOUND, ChangeRecord, Changes, Query, StoreError
 from alcor.store.query import PORT_SELECT, Listing
 from alcor.store.record import record_of
@@ -31,10 +31,14 @@ from alcor.store.schema import (
     NETWORKS,
     NODES,
     PORTS,
+    RULES,
     SCHEMA,
     SCHEMA_VERSION,
+    SECURITY_GROUPS,
     SUBNETS,
     Table,
+    identity_of,
+    identity_row,
     place_of_ip,
 )
 from alcor.store.sqlite_check import check_connection
@@ -88,6 +92,10 @@ class SqliteStore:
             self._put(NETWORKS, changes.networks)
             self._put(SUBNETS, changes.subnets)
             self._put(NODES, changes.nodes)
+            self._put(SECURITY_GROUPS, changes.security_groups)
+            self._put(RULES, changes.rules)
+            identities = list(map(identity_row, changes.identities))
+            self._insert("identities", ("network", "number", "groups", "revision"), identities, upsert=False)
             self._put_statuses(changes)
             record = record_of(revision, changes)
             if record is not None:
@@ -143,6 +151,30 @@ class SqliteStore:
         """All of them, in the order of creation."""
         return self._all(NODES)
 
+    def security_groups(self) -> list[SecurityGroup]:
+        """All of them, in the order of creation."""
+        return self._all(SECURITY_GROUPS)
+
+    def security_group_rules(self) -> list[SecurityGroupRule]:
+        """All of them, in the order of creation."""
+        return self._all(RULES)
+
+    def identities(self) -> list[Identity]:
+        """All of them, by network and number."""
+        rows = self._read(
+            "SELECT w.id, i.number, i.groups, i.revision FROM identities i JOIN networks w ON w.n = i.network "
+            "ORDER BY i.network, i.number"
+        )
+        return list(map(identity_of, rows))
+
+    def ports_of_identities(self) -> Sequence[tuple[Id, int, int]]:
+        """See store.base."""
+        rows = self._read(
+            "SELECT w.id, g.identity, g.ports FROM (SELECT network, identity, count(*) AS ports FROM ports "
+            "WHERE identity <> 0 GROUP BY network, identity) g JOIN networks w ON w.n = g.network"
+        )
+        return [(Id(row[0]), row[1], row[2]) for row in rows]
+
     def get_ports(self, ids: Iterable[Id]) -> list[Port]:
         """See store.base."""
         wanted = list(ids)
@@ -166,6 +198,14 @@ class SqliteStore:
     def list_nodes(self, query: Query) -> list[Node]:
         """See store.base."""
         return self._list(NODES, query)
+
+    def list_security_groups(self, query: Query) -> list[SecurityGroup]:
+        """See store.base."""
+        return self._list(SECURITY_GROUPS, query)
+
+    def list_security_group_rules(self, query: Query) -> list[SecurityGroupRule]:
+        """See store.base."""
+        return self._list(RULES, query)
 
     def ports_of_host(self, host: str) -> list[Port]:
         """In the order of creation."""
@@ -323,10 +363,17 @@ class SqliteStore:
             ("subnets", changes.deleted_subnets),
             ("networks", changes.deleted_networks),
             ("nodes", changes.deleted_nodes),
+            ("security_groups", changes.deleted_security_groups),
+            ("security_group_rules", changes.deleted_rules),
         ):
             if nouns:
                 ordinals = _json_numbers(ordinal_of(noun.id) for noun in nouns)
                 execute(f"DELETE FROM {name} WHERE n IN (SELECT value FROM json_each(?))", (ordinals,))
+        for identity in changes.deleted_identities:
+            where = (ordinal_of(identity.network_id), identity.number)
+            execute("DELETE FROM identities WHERE network = ? AND number = ?", where)
+        for network in changes.deleted_networks:
+            execute("DELETE FROM identities WHERE network = ?", (ordinal_of(network.id),))
 
     def _put_statuses(self, changes: Changes) -> None:
         """One statement for all ports that get the same status, reason, way and time: nearly always one."""
@@ -419,7 +466,10 @@ def _json_numbers(numbers: Iterable[int]) -> str:
 
 
 def _largest_ordinal(changes: Changes) -> int:
-    made: Iterator[Any] = chain(changes.new_ports, changes.networks, changes.subnets, changes.nodes)
+    made: Iterator[Any] = chain(
+        *(changes.new_ports, changes.networks, changes.subnets, changes.nodes),
+        *(changes.security_groups, changes.rules),
+    )
     return max((ordinal_of(noun.id) for noun in made), default=0)
 
 

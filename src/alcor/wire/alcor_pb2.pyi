@@ -40,7 +40,7 @@ class Feed(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
-    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "confirms")
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "confirms")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,8 @@ class ScopeUpdate(_message.Message):
     TOMBSTONES_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    IDENTITIES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     CONFIRMS_FIELD_NUMBER: _ClassVar[int]
     scope: bytes
     revision: int
@@ -60,8 +62,10 @@ class ScopeUpdate(_message.Message):
     tombstones: _containers.RepeatedCompositeFieldContainer[Tombstone]
     endpoints: Endpoints
     previous: int
+    identities: _containers.RepeatedCompositeFieldContainer[Identity]
+    groups: _containers.RepeatedCompositeFieldContainer[Group]
     confirms: int
-    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., confirms: _Optional[int] = ...) -> None: ...
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., confirms: _Optional[int] = ...) -> None: ...
 
 class Vpc(_message.Message):
     __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up")
@@ -95,8 +99,48 @@ class Subnet(_message.Message):
     gateway: bytes
     def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., gateway: _Optional[bytes] = ...) -> None: ...
 
+class Identity(_message.Message):
+    __slots__ = ("revision", "number", "groups")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    number: int
+    groups: bytes
+    def __init__(self, revision: _Optional[int] = ..., number: _Optional[int] = ..., groups: _Optional[bytes] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("id", "revision", "rules")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    rules: _containers.RepeatedCompositeFieldContainer[Rule]
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ...) -> None: ...
+
+class Rule(_message.Message):
+    __slots__ = ("egress", "ip_version", "protocol", "first", "last", "base", "prefix_length", "group")
+    EGRESS_FIELD_NUMBER: _ClassVar[int]
+    IP_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    egress: bool
+    ip_version: int
+    protocol: int
+    first: int
+    last: int
+    base: bytes
+    prefix_length: int
+    group: bytes
+    def __init__(self, egress: _Optional[bool] = ..., ip_version: _Optional[int] = ..., protocol: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., group: _Optional[bytes] = ...) -> None: ...
+
 class Port(_message.Message):
-    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface")
+    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CONTAINER: _ClassVar[Port.Kind]
@@ -112,6 +156,17 @@ class Port(_message.Message):
         ip: bytes
         subnet_id: bytes
         def __init__(self, ip: _Optional[bytes] = ..., subnet_id: _Optional[bytes] = ...) -> None: ...
+    class Pair(_message.Message):
+        __slots__ = ("base", "prefix_length", "ip_version", "mac")
+        BASE_FIELD_NUMBER: _ClassVar[int]
+        PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+        IP_VERSION_FIELD_NUMBER: _ClassVar[int]
+        MAC_FIELD_NUMBER: _ClassVar[int]
+        base: bytes
+        prefix_length: int
+        ip_version: int
+        mac: bytes
+        def __init__(self, base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., mac: _Optional[bytes] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VPC_ID_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +176,9 @@ class Port(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     NETNS_FIELD_NUMBER: _ClassVar[int]
     INTERFACE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    SENDS_ANYTHING_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vpc_id: bytes
@@ -130,10 +188,13 @@ class Port(_message.Message):
     kind: Port.Kind
     netns: str
     interface: str
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ...) -> None: ...
+    identity: int
+    sends_anything: bool
+    pairs: _containers.RepeatedCompositeFieldContainer[Port.Pair]
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ...) -> None: ...
 
 class Endpoints(_message.Message):
-    __slots__ = ("ids", "revisions", "macs", "ips", "ip_counts", "host_ips", "hosts")
+    __slots__ = ("ids", "revisions", "macs", "ips", "ip_counts", "host_ips", "hosts", "identities")
     IDS_FIELD_NUMBER: _ClassVar[int]
     REVISIONS_FIELD_NUMBER: _ClassVar[int]
     MACS_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +202,7 @@ class Endpoints(_message.Message):
     IP_COUNTS_FIELD_NUMBER: _ClassVar[int]
     HOST_IPS_FIELD_NUMBER: _ClassVar[int]
     HOSTS_FIELD_NUMBER: _ClassVar[int]
+    IDENTITIES_FIELD_NUMBER: _ClassVar[int]
     ids: bytes
     revisions: _containers.RepeatedScalarFieldContainer[int]
     macs: bytes
@@ -148,7 +210,8 @@ class Endpoints(_message.Message):
     ip_counts: _containers.RepeatedScalarFieldContainer[int]
     host_ips: bytes
     hosts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, ids: _Optional[bytes] = ..., revisions: _Optional[_Iterable[int]] = ..., macs: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., ip_counts: _Optional[_Iterable[int]] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ...) -> None: ...
+    identities: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[bytes] = ..., revisions: _Optional[_Iterable[int]] = ..., macs: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., ip_counts: _Optional[_Iterable[int]] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ..., identities: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Tombstone(_message.Message):
     __slots__ = ("kind", "id", "revision")

@@ -21,6 +21,8 @@ from alcor.goalstate.objects import (
     HOST_SCOPE,
     EndpointGoal,
     Goal,
+    GroupGoal,
+    IdentityGoal,
     Kind,
     PortAddress,
     PortGoal,
@@ -29,11 +31,23 @@ from alcor.goalstate.objects import (
     Tombstone,
     VpcGoal,
 )
-from alcor.model.addresses import Ip, Mac, Prefix, ip_to_int, ip_version
+from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import WireError, check_id, check_ip, check_mac, check_revision, check_text, varint
+from alcor.wire.groups import (
+    MAX_IDENTITY,
+    MAX_PAIRS,
+    check_identity,
+    check_prefix,
+    decode_group,
+    decode_identity,
+    decode_pair,
+    encode_group,
+    encode_identity,
+    encode_pair,
+)
 
 SYNC_METHOD = "/alcor.v1.Agent/Sync"
 RELAY_METHOD = "/alcor.v1.Agent/Relay"
@@ -109,7 +123,11 @@ def encode_update(update: ScopeUpdate) -> bytes:
                 ip_version=goal.cidr.version,
                 gateway=goal.gateway or b"",
             )
-        elif isinstance(goal, VpcGoal):
+        elif isinstance(goal, IdentityGoal):
+            encode_identity(message.identities.add(), goal)
+        elif isinstance(goal, GroupGoal):
+            encode_group(message.groups.add(), goal)
+        else:
             vpcs.add(
                 id=goal.id,
                 revision=goal.revision,
@@ -202,6 +220,10 @@ def _encode_port(message: pb.Port, goal: PortGoal) -> None:
     message.interface = goal.interface
     for address in goal.addresses:
         message.addresses.add(ip=address.ip, subnet_id=address.subnet_id)
+    message.identity = goal.identity
+    message.sends_anything = not goal.port_security
+    for pair in goal.pairs:
+        encode_pair(message.pairs.add(), pair)
 
 
 def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> None:
@@ -215,6 +237,9 @@ def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> N
     places = {host_ip: place for place, host_ip in enumerate(dict.fromkeys([goal.host_ip for goal in goals]))}
     message.host_ips = b"".join(places)
     message.hosts.extend([places[goal.host_ip] for goal in goals])
+    identities = [goal.identity for goal in goals]
+    if any(identities):
+        message.identities.extend(identities)
 
 
 def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
@@ -223,21 +248,26 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         check_id(scope, f"{where}.scope")
         if message.ports:
             raise WireError(f"{where}.ports: ports belong in a host's scope, not in a VPC's")
-    elif message.vpcs or message.subnets or message.HasField("endpoints"):
-        raise WireError(f"{where}: VPCs, subnets and endpoints belong in a VPC's scope, not in a host's")
+    elif message.vpcs or message.subnets or message.HasField("endpoints") or message.identities or message.groups:
+        raise WireError(f"{where}: all things but ports belong in a VPC's scope, not in a host's")
     objects: list[Goal] = []
     objects += [_decode_vpc(vpc, scope, f"{where}.vpcs") for vpc in message.vpcs]
     objects += [_decode_subnet(subnet, f"{where}.subnets") for subnet in message.subnets]
     objects += [_decode_port(port, f"{where}.ports") for port in message.ports]
     if message.HasField("endpoints"):
         objects += _decode_endpoints(message.endpoints, f"{where}.endpoints")
+    objects += [decode_identity(identity, f"{where}.identities") for identity in message.identities]
+    objects += [decode_group(group, f"{where}.groups") for group in message.groups]
     for kind, some in (
         ("vpcs", message.vpcs),
         ("subnets", message.subnets),
         ("ports", message.ports),
+        ("groups", message.groups),
     ):
         if len(some) > 1 and len({item.id for item in some}) != len(some):
             raise WireError(f"{where}.{kind}: the same id twice")
+    if len({identity.number for identity in message.identities}) != len(message.identities):
+        raise WireError(f"{where}.identities: the same number twice")
     tombstones = tuple([_decode_tombstone(tombstone, f"{where}.tombstones") for tombstone in message.tombstones])
     if len({tombstone.key for tombstone in tombstones}) != len(tombstones):
         raise WireError(f"{where}.tombstones: the same object twice")
@@ -270,14 +300,7 @@ def _decode_vpc(message: pb.Vpc, scope: bytes, where: str) -> VpcGoal:
 
 
 def _decode_subnet(message: pb.Subnet, where: str) -> SubnetGoal:
-    base = check_ip(message.base, f"{where}.base")
-    version, length = message.ip_version, message.prefix_length
-    if version not in (4, 6) or (version == 4) != (ip_version(base) == 4):
-        raise WireError(f"{where}.ip_version: {version} is not the version of the base address")
-    bits = 32 if version == 4 else 128
-    if length > bits or ip_to_int(base) & ((1 << (bits - length)) - 1):
-        raise WireError(f"{where}.prefix_length: {length} is not a prefix length of the base address")
-    cidr = Prefix(base, length, version)
+    cidr = check_prefix(message.base, message.prefix_length, message.ip_version, where)
     gateway = check_ip(message.gateway, f"{where}.gateway") if message.gateway else None
     if gateway is not None and gateway not in cidr:
         raise WireError(f"{where}.gateway: not in the subnet")
@@ -291,6 +314,8 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
         raise WireError(f"{where}.kind: {message.kind} is not a kind of port")
     if len(message.addresses) > MAX_ADDRESSES:
         raise WireError(f"{where}.addresses: more than {MAX_ADDRESSES}")
+    if len(message.pairs) > MAX_PAIRS:
+        raise WireError(f"{where}.pairs: more than {MAX_PAIRS}")
     return PortGoal(
         check_id(message.id, f"{where}.id"),
         check_revision(message.revision, f"{where}.revision"),
@@ -309,6 +334,9 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
         _KINDS[message.kind],
         check_text(message.netns, f"{where}.netns"),
         check_text(message.interface, f"{where}.interface"),
+        check_identity(message.identity, f"{where}.identity"),
+        not message.sends_anything,
+        tuple([decode_pair(pair, f"{where}.pairs") for pair in message.pairs]),
     )
 
 
@@ -330,13 +358,17 @@ def _decode_endpoints(message: pb.Endpoints, where: str) -> Iterable[EndpointGoa
         hosts = [host_ips[place] for place in message.hosts]
     except IndexError:
         raise WireError(f"{where}.hosts: {max(message.hosts)} is not one of {len(host_ips)} tunnel ends") from None
-    for name, column in (("revisions", revisions), ("macs", macs), ("ips", ips), ("hosts", hosts)):
-        if len(column) != len(ids):
-            raise WireError(f"{where}.{name}: of {len(column)} endpoints, and there are {len(ids)} ids")
+    identities = list(message.identities) or [0] * len(ids)
+    if identities and max(identities) > MAX_IDENTITY:
+        raise WireError(f"{where}.identities: {max(identities)} is not in 0..{MAX_IDENTITY}")
+    lengths = {"revisions": len(revisions), "macs": len(macs), "ips": len(ips), "hosts": len(hosts)}
+    for name, length in (*lengths.items(), ("identities", len(identities))):
+        if length != len(ids):
+            raise WireError(f"{where}.{name}: of {length} endpoints, and there are {len(ids)} ids")
     if len(set(ids)) != len(ids):
         raise WireError(f"{where}.ids: the same id twice")
-    columns = cast("list[Id]", ids), revisions, cast("list[Mac]", macs), cast("_Ips", ips), cast("list[Ip]", hosts)
-    return map(EndpointGoal, *columns)
+    named, at = cast("list[Id]", ids), cast("list[Ip]", hosts)
+    return map(EndpointGoal, named, revisions, cast("list[Mac]", macs), cast("_Ips", ips), at, identities)
 
 
 def _cut(column: bytes, size: int, where: str) -> list[bytes]:
