@@ -10,7 +10,7 @@ from tests.goalstate.test_delta import of, whole
 
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
-from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Observed, Plan
+from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Observed, Plan, Policy, PolicyKey
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate, VpcGoal
 from alcor.goalstate.snapshot import host_snapshot, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import parse_ip
@@ -31,7 +31,8 @@ class World(NamedTuple):
         self.desired.take(1, 1, updates, synced=synced, touched=touched)
         touched.ports.update(touched.mentioned)
         tables = self.driver.tables
-        plan = partial_plan(self.desired, touched, tables.ports, tables.gateways)
+        carried = {key: policy.digest() for key, policy in tables.policies.items()}
+        plan = partial_plan(self.desired, touched, tables.ports, tables.gateways, carried)
         self.driver.apply(plan)
         return plan
 
@@ -40,8 +41,11 @@ def make_world() -> World:
     return World(Desired(), DictionaryDriver(Tables()))
 
 
-def contents(tables: Tables) -> tuple[dict[Id, LocalPort], dict[EndpointKey, Endpoint], set[EndpointKey]]:
-    return tables.ports, tables.endpoints, tables.gateways
+Contents = tuple[dict[Id, LocalPort], dict[EndpointKey, Endpoint], set[EndpointKey], dict[PolicyKey, Policy]]
+
+
+def contents(tables: Tables) -> Contents:
+    return tables.ports, tables.endpoints, tables.gateways, tables.policies
 
 
 @given(HISTORIES, st.data())
@@ -68,9 +72,9 @@ def test_partial_plans_add_up_to_the_full_one(history: list[list[Action]], data:
         assert plan.empty
     fresh = DictionaryDriver(Tables())
     fresh.apply(full_plan(world.desired, EMPTY, may_remove=False))
-    ports, endpoints, gateways = contents(world.driver.tables)
+    ports, *rest = contents(world.driver.tables)
     waiting = {port for port in ports if local_port(world.desired, port) is None}
-    assert contents(fresh.tables) == ({k: v for k, v in ports.items() if k not in waiting}, endpoints, gateways)
+    assert contents(fresh.tables) == ({k: v for k, v in ports.items() if k not in waiting}, *rest)
 
 
 def test_a_port_waits_for_its_vpc_and_its_subnet() -> None:
@@ -123,7 +127,7 @@ def test_a_vpc_goes_with_its_last_port() -> None:
     change = of(gone)
     plan = world.take(change.hosts["a"])
     assert (len(plan.remove_ports), len(plan.remove_gateways)) == (1, 1)
-    assert contents(world.driver.tables) == ({}, {}, set())
+    assert contents(world.driver.tables) == ({}, {}, set(), {})
     assert world.take(change.vpcs[vpc]).empty
     assert list(world.desired.scopes) == [ScopeKey(1, HOST_SCOPE)]
     assert world.desired.held_of(ScopeKey(1, vpc)).revision == 0
@@ -136,7 +140,7 @@ def test_a_vpc_that_nobody_here_uses_is_forgotten_once_in_sync() -> None:
     world.take(whole(commit.after, network_id(0)))
     assert len(world.driver.tables.endpoints) == 1
     world.take(synced=True)
-    assert contents(world.driver.tables) == ({}, {}, set())
+    assert contents(world.driver.tables) == ({}, {}, set(), {})
 
 
 def test_an_address_that_changes_hands_is_never_lost() -> None:

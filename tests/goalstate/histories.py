@@ -12,18 +12,37 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from alcor.goalstate.delta import Commits
+from alcor.goalstate.snapshot import Groups
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import FixedIp, Network, Node, Port, PortKind, PortStatus, Subnet
+from alcor.model.nouns import (
+    Direction,
+    FixedIp,
+    Identity,
+    Network,
+    Node,
+    Port,
+    PortKind,
+    PortStatus,
+    SecurityGroup,
+    SecurityGroupRule,
+    Subnet,
+)
 
 HOSTS = ("a", "b", "c")
 VPCS = 2
 PORTS = 6
 ADDRESSES = 4
+GROUPS = 2
 
 Action = tuple[str, int, int, int]
 ACTIONS: st.SearchStrategy[Action] = st.tuples(
-    st.sampled_from(["port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet"]),
+    st.sampled_from(
+        [
+            *("port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet"),
+            *("regroup", "regroup", "rule", "rule", "ungroup"),
+        ]
+    ),
     st.integers(0, PORTS - 1),
     st.integers(0, len(HOSTS)),
     st.integers(0, ADDRESSES - 1),
@@ -42,6 +61,12 @@ class Rows(NamedTuple):
     subnets: dict[Id, Subnet]
     ports: dict[Id, Port]
     nodes: dict[str, Node]
+    groups: dict[Id, SecurityGroup]
+    rules: dict[Id, SecurityGroupRule]
+    identities: dict[tuple[Id, int], Identity]
+
+    def view(self) -> Groups:
+        return Groups(self.groups.values(), self.rules.values(), self.identities.values())
 
     def of_network(self, network: Id) -> list[Port]:
         return [port for port in self.ports.values() if port.network_id == network]
@@ -70,12 +95,20 @@ class Commit(NamedTuple):
     subnets: list[Subnet]
     deleted_subnets: list[Subnet]
     nodes: list[Node]
+    groups: list[SecurityGroup]
+    rules: list[SecurityGroupRule]
+    identities: list[Identity]
+    deleted_groups: list[SecurityGroup]
+    deleted_rules: list[SecurityGroupRule]
+    deleted_identities: list[Identity]
     after: Rows
 
     def add_to(self, commits: Commits) -> None:
         revision = self.after.revision
         commits.add_networks(revision, self.networks, self.subnets, self.nodes)
         commits.remove_networks(revision, (), self.deleted_subnets, ())
+        commits.add_groups(revision, self.groups, self.rules, self.identities)
+        commits.remove_groups(revision, self.deleted_groups, self.deleted_rules, self.deleted_identities)
         commits.add_ports(revision, self.new, self.changed, self.deleted)
 
 
@@ -97,7 +130,7 @@ def start() -> Rows:
     networks = {network_id(index): _network(index, 1) for index in range(VPCS)}
     subnets = {subnet_id(index): _subnet(index, 1) for index in range(VPCS)}
     nodes = {name: _node(name, index, 1) for index, name in enumerate(HOSTS)}
-    return Rows(1, networks, subnets, {}, nodes)
+    return Rows(1, networks, subnets, {}, nodes, {}, {}, {})
 
 
 def play(history: Sequence[Sequence[Action]], *, exclusive: bool = False) -> list[Commit]:
@@ -113,14 +146,18 @@ def play(history: Sequence[Sequence[Action]], *, exclusive: bool = False) -> lis
 
 def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
     rows = Rows(
-        before.revision + 1, dict(before.networks), dict(before.subnets), dict(before.ports), dict(before.nodes)
+        before.revision + 1,
+        *(dict(before.networks), dict(before.subnets), dict(before.ports), dict(before.nodes)),
+        *(dict(before.groups), dict(before.rules), dict(before.identities)),
     )
-    commit = Commit([], [], [], [], [], [], [], rows)
+    commit = Commit([], [], [], [], [], [], [], [], [], [], [], [], [], rows)
     touched: set[object] = set()
     for verb, index, host, address in actions:
         row = {"node": ("node", host), "network": ("network", index % VPCS), "port": ("port", index)}.get(
             verb, ("subnet", index % VPCS) if "subnet" in verb else ("port", index)
         )
+        if verb in ("rule", "ungroup"):
+            row = ("group", index % GROUPS)
         if row not in touched:  # a row changes at most once a commit
             touched.add(row)
             _act(commit, verb, index, host, address)
@@ -171,6 +208,102 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         commit.subnets.append(subnet)
     elif verb == "unsubnet" and subnet_id(vpc) in rows.subnets:
         commit.deleted_subnets.append(rows.subnets.pop(subnet_id(vpc)))
+    elif verb == "regroup" and live is not None:
+        _regroup(commit, live, address)
+    elif verb == "rule":
+        _toggle_rule(commit, index % GROUPS, host_index, address)
+    elif verb == "ungroup":
+        _delete_group(commit, index % GROUPS)
+
+
+def _group(commit: Commit, number: int) -> SecurityGroup:
+    """The group of that number; made when there is none."""
+    rows = commit.after
+    found = next((group for group in rows.groups.values() if group.id[0] == number), None)
+    if found is None:
+        identifier = Id(bytes((number,)) + b"g" * 13 + rows.revision.to_bytes(2, "big"))
+        found = SecurityGroup(
+            id=identifier, project_id="", name="", description="", created_at=0, updated_at=0, revision=rows.revision
+        )
+        rows.groups[found.id] = found
+        commit.groups.append(found)
+    return found
+
+
+def _regroup(commit: Commit, port: Port, bits: int) -> None:
+    """The port gets the groups of these bits, and their identity in its network."""
+    rows = commit.after
+    groups = tuple(sorted(_group(commit, number).id for number in range(GROUPS) if bits >> number & 1))
+    numbers = {one.groups: one.number for one in rows.identities.values() if one.network_id == port.network_id}
+    if groups not in numbers:
+        number = max((number for network, number in rows.identities if network == port.network_id), default=0) + 1
+        identity = Identity(network_id=port.network_id, number=number, groups=groups, revision=rows.revision)
+        rows.identities[port.network_id, number] = identity
+        commit.identities.append(identity)
+        numbers[groups] = number
+    _change(
+        commit, port, replace(port, security_groups=groups, identity=numbers[groups], revision=commit.after.revision)
+    )
+
+
+def _bump(commit: Commit, group: SecurityGroup) -> None:
+    rows = commit.after
+    fresh = replace(group, revision=rows.revision)
+    rows.groups[group.id] = fresh
+    commit.groups[:] = [one for one in commit.groups if one.id != group.id] + [fresh]
+
+
+def _toggle_rule(commit: Commit, number: int, about: int, port: int) -> None:
+    """A rule of the group comes, or goes when it is there."""
+    rows = commit.after
+    group = _group(commit, number)
+    remote = _group(commit, about % GROUPS).id if about else None
+    identifier = Id(b"r" * 10 + bytes((about, port)) + group.id[:1] + group.id[-3:])
+    found = rows.rules.pop(identifier, None)
+    if found is not None:
+        commit.deleted_rules.append(found)
+    else:
+        rows.rules[identifier] = rule = SecurityGroupRule(
+            id=identifier,
+            group_id=group.id,
+            project_id="",
+            description="",
+            direction=Direction.INGRESS,
+            version=4,
+            protocol=6,
+            protocol_name="tcp",
+            port_min=port,
+            port_max=port + about,
+            remote_prefix=None,
+            remote_group=remote,
+            created_at=0,
+            updated_at=0,
+            revision=rows.revision,
+        )
+        commit.rules.append(rule)
+    _bump(commit, group)
+
+
+def _delete_group(commit: Commit, number: int) -> None:
+    """Unless a port is in it: with its rules, those that name it, and the identities that do."""
+    rows = commit.after
+    group = next((group for group in rows.groups.values() if group.id[0] == number), None)
+    if group is None or any(group.id in port.security_groups for port in rows.ports.values()):
+        return
+    if group.revision == rows.revision or any(one.revision == rows.revision for one in rows.identities.values()):
+        return  # a row changes at most once a commit
+    del rows.groups[group.id]
+    commit.deleted_groups.append(group)
+    for rule in [one for one in rows.rules.values() if group.id in (one.group_id, one.remote_group)]:
+        if rule.revision == rows.revision:
+            rows.rules[rule.id] = replace(rule, remote_group=None)
+            continue
+        commit.deleted_rules.append(rows.rules.pop(rule.id))
+        if rule.group_id != group.id:
+            _bump(commit, rows.groups[rule.group_id])
+    for key, identity in list(rows.identities.items()):
+        if group.id in identity.groups:
+            commit.deleted_identities.append(rows.identities.pop(key))
 
 
 def _change(commit: Commit, before: Port, after: Port) -> None:

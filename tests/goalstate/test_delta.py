@@ -20,13 +20,20 @@ def of(*commits: Commit) -> Delta:
         commit.add_to(gathered)
     rows = commits[-1].after
     moved = [port for name in sorted(gathered.nodes) for port in rows.of_host(name)]
-    return delta(gathered, rows.nodes, moved)
+    return delta(gathered, rows.nodes, moved, rows.view())
 
 
 def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
     """The VPC's snapshot, claimed for that revision."""
     claimed = rows.revision if revision is None else revision
-    return vpc_snapshot(claimed, rows.networks[network], rows.subnets_of(network), rows.of_network(network), rows.nodes)
+    return vpc_snapshot(
+        claimed,
+        rows.networks[network],
+        rows.subnets_of(network),
+        rows.of_network(network),
+        rows.nodes,
+        rows.view(),
+    )
 
 
 @given(HISTORIES, st.data())

@@ -77,13 +77,18 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     added = {
         "nodes": ("availability_zone", "failure_domain", "admin_state_up"),
-        "ports": ("fast_path", "path", "attempts", "realised_at"),
+        "ports": (
+            *("fast_path", "path", "attempts", "realised_at"),
+            *("security_groups", "port_security_enabled", "address_pairs", "identity"),
+        ),
     }
     SqliteStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
         for table, columns in added.items():
             for column in columns:
                 connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        for table in ("security_groups", "security_group_rules", "identities"):
+            connection.execute(f"DROP TABLE {table}")
         values = "1, x'00', 'h1', x'00000000000000000000ffffc0a80001', 'h1', 50001, 5, 6, 7"
         connection.execute(f"INSERT INTO nodes VALUES ({values})")
         connection.execute("PRAGMA user_version=1")
@@ -93,6 +98,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         (node,) = store.nodes()
         assert (node.name, node.revision, node.availability_zone, node.admin_state_up) == ("h1", 7, "", True)
         assert store.list_ports(Query()) == []
+        assert store.security_groups() == []
         store.close()
 
 

@@ -1,4 +1,4 @@
-"""A driver whose data plane is three dictionaries, for simulations and for tests of the agent and what is above it.
+"""A driver whose data plane is a few dictionaries, for simulations and for tests of the agent and what is above it.
 
 The `Tables` outlive the driver, as a kernel outlives an agent. They can be told to refuse a port, or everything.
 """
@@ -16,6 +16,8 @@ from alcor.dataplane.base import (
     LocalPort,
     Observed,
     Plan,
+    Policy,
+    PolicyKey,
     PortCounters,
     PortResult,
 )
@@ -29,6 +31,7 @@ class Tables:
         self.ports: dict[Id, LocalPort] = {}
         self.endpoints: dict[EndpointKey, Endpoint] = {}
         self.gateways: set[EndpointKey] = set()
+        self.policies: dict[PolicyKey, Policy] = {}
         self.orphans: tuple[str, ...] = ()
         self.refused_ports: dict[Id, str] = {}
         self.refused_interfaces: dict[str, str] = {}
@@ -54,6 +57,7 @@ class DictionaryDriver:
             ports=dict(self.tables.ports),
             endpoints=dict(self.tables.endpoints),
             gateways=frozenset(self.tables.gateways),
+            policies={key: policy.digest() for key, policy in self.tables.policies.items()},
             orphans=self.tables.orphans,
         )
 
@@ -72,6 +76,7 @@ class DictionaryDriver:
                 tables.endpoints.pop(key, None)
             tables.gateways.difference_update(plan.remove_gateways)
             tables.gateways.update(plan.put_gateways)
+            tables.policies.update((policy.key, policy) for policy in plan.put_policies)
             tables.endpoints.update(plan.put_endpoints)
         for port in plan.put_ports:
             error = tables.refused_ports.get(port.id, "") or tables.refused_interfaces.get(port.interface, "")
@@ -79,6 +84,9 @@ class DictionaryDriver:
                 tables.ports[port.id] = port
                 tables.written[port.id] += 1
             results.append(PortResult(port.id, error, 2))
+        if not tables.tables_error:
+            for named in plan.remove_policies:
+                tables.policies.pop(named, None)
         tables.changed.set()
         return Applied(ports=tuple(results), error=tables.tables_error, wiring_us=1, tables_us=1)
 

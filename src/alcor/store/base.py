@@ -155,8 +155,8 @@ class Store(Protocol):
     def identities(self) -> list[Identity]: ...
 
     def ports_of_identities(self) -> Sequence[tuple[Id, int, int]]:
-        """(network, identity, ports), without those of identity 0: to rebuild which groups are in use. Reads every port:
-        at start, not on the way."""
+        """(network, identity, ports), without those of identity 0: to rebuild which groups are in use. Reads every
+        port: at start, not on the way."""
         ...
 
     def get_ports(self, ids: Iterable[Id]) -> list[Port]:
