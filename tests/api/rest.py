@@ -7,7 +7,7 @@ import httpx
 
 async def make(client: httpx.AsyncClient, one: str, **attributes: Any) -> dict[str, Any]:
     """POSTs one resource and answers with it."""
-    response = await client.post(f"/v2.0/{one}s", json={one: attributes})
+    response = await client.post(_path(one), json={one: attributes})
     assert response.status_code == 201, response.text
     made: dict[str, Any] = response.json()[one]
     return made
@@ -15,7 +15,7 @@ async def make(client: httpx.AsyncClient, one: str, **attributes: Any) -> dict[s
 
 async def make_many(client: httpx.AsyncClient, one: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """POSTs a bulk and answers with it."""
-    response = await client.post(f"/v2.0/{one}s", json={f"{one}s": bodies})
+    response = await client.post(_path(one), json={f"{one}s": bodies})
     assert response.status_code == 201, response.text
     made: list[dict[str, Any]] = response.json()[f"{one}s"]
     return made
@@ -26,6 +26,10 @@ async def make_vpc(client: httpx.AsyncClient, cidr: str = "10.0.0.0/16") -> tupl
     network = await make(client, "network", name="vpc", cidr=cidr)
     subnet = await make(client, "subnet", network_id=network["id"], cidr=cidr, ip_version=4)
     return network["id"], subnet["id"]
+
+
+def _path(one: str) -> str:
+    return f"/v2.0/{one.replace('_', '-')}s"
 
 
 def error(response: httpx.Response) -> tuple[int, str, str]:

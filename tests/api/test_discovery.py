@@ -14,7 +14,8 @@ async def test_the_version_names_the_resources(client: httpx.AsyncClient) -> Non
     """With and without the slash; every link leads to a list."""
     found = (await client.get("/v2.0")).json()["resources"]
     assert found == (await client.get("/v2.0/")).json()["resources"]
-    assert ["networks", "subnets", "ports", "nodes", "agents"] == [resource["collection"] for resource in found]
+    expected = ["networks", "subnets", "ports", "nodes", "agents", "security-groups", "security-group-rules"]
+    assert expected == [resource["collection"] for resource in found]
     for resource in found:
         assert 200 == (await client.get(resource["links"][0]["href"])).status_code
 
@@ -25,6 +26,14 @@ async def test_extensions_are_listed_and_shown(client: httpx.AsyncClient) -> Non
     for extension in found:
         assert extension == (await client.get(f"/v2.0/extensions/{extension['alias']}")).json()["extension"]
     aliases = {extension["alias"] for extension in found}
-    assert {"alcor", "binding", "revision-if-match", "pagination"} <= aliases
-    assert not aliases & {"security-group", "router", "quotas", "port-security"}
+    assert {
+        "security-group",
+        "port-security",
+        "allowed-address-pairs",
+        "alcor",
+        "binding",
+        "revision-if-match",
+        "pagination",
+    } <= aliases
+    assert not aliases & {"router", "quotas", "external-net"}
     assert (404, "ExtensionNotFound") == error(await client.get("/v2.0/extensions/router"))[:2]

@@ -14,6 +14,7 @@ async def test_a_created_port_shows_every_attribute(client: httpx.AsyncClient) -
     """POST answers 201 with the whole port, in Neutron's words and Alcor's."""
     network_id, subnet_id = await make_vpc(client)
     port = await make(client, "port", network_id=network_id, name="p", mac_address="FA-16-3E-00-00-01", device_id="d")
+    (default,) = (await client.get("/v2.0/security-groups")).json()["security_groups"]
     assert 36 == len(port.pop("id"))
     assert {
         "network_id": network_id,
@@ -44,7 +45,7 @@ async def test_a_created_port_shows_every_attribute(client: httpx.AsyncClient) -
             "elapsed_ms": None,
         },
         "port_security_enabled": True,
-        "security_groups": [],
+        "security_groups": [default["id"]],
         "allowed_address_pairs": [],
         "extra_dhcp_opts": [],
         "created_at": NOW_TEXT,
@@ -181,10 +182,12 @@ async def test_an_update_changes_what_it_names(client: httpx.AsyncClient) -> Non
         ({"binding:host_id": "nowhere"}, 400, "nowhere"),
         ({"binding:vnic_type": "direct"}, 400, "binding:vnic_type"),
         ({"binding:profile": {"pci_slot": "1"}}, 400, "binding:profile"),
-        ({"security_groups": ["00000000-0000-0000-0000-000000000000"]}, 400, "security_groups"),
+        ({"security_groups": ["00000000-0000-0000-0000-000000000000"]}, 404, "Security group 00000000"),
+        ({"security_groups": ["x"]}, 400, "security_groups"),
+        ({"allowed_address_pairs": [{"ip_address": "10.0.0.0/33"}]}, 400, "allowed_address_pairs[0].ip_address"),
         ({"allowed_address_pairs": ["x"]}, 400, "allowed_address_pairs"),
         ({"extra_dhcp_opts": ["x"]}, 400, "extra_dhcp_opts"),
-        ({"port_security_enabled": False}, 400, "port_security_enabled"),
+        ({"port_security_enabled": 0}, 400, "port_security_enabled"),
         ({"alcor:kind": "vm"}, 400, "alcor:kind"),
         ({"alcor:kind": "adopted"}, 400, "interface"),
         ({"alcor:netns": "relative"}, 400, "netns"),

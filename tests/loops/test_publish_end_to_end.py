@@ -49,7 +49,11 @@ async def test_hosts_learn_where_the_others_are(region: Region) -> None:
     nodes = {node.name: node for node in region.store.nodes()}
 
     def endpoint(port):  # type: ignore[no-untyped-def]
-        return {EndpointKey(network.vni, port.fixed_ips[0].ip): Endpoint(port.mac, nodes[port.host].underlay_ip)}
+        return {
+            EndpointKey(network.vni, port.fixed_ips[0].ip): Endpoint(
+                port.mac, nodes[port.host].underlay_ip, port.identity
+            )
+        }
 
     assert a.tables.endpoints == endpoint(second)
     assert b.tables.endpoints == endpoint(first)

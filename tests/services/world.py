@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from alcor.model.addresses import Mac, parse_ip, parse_mac, parse_prefix
@@ -40,13 +41,19 @@ class World:
         self.ordinal = self.store.last_ordinal()
         self.now = 1_700_000_000_000
         self._random = random.Random(7)
+        self._spent = 0
 
     def compute(self, command: Command) -> Outcome:
         """What the command comes to; changes nothing."""
         count = ids_needed(command)
-        stamp = Stamp(
-            self.revision + 1, self.now, make_ids(self.ordinal + 1, count, self._random.randbytes(11 * count))
-        )
+        self._spent = count
+
+        def spare(wanted: int) -> Sequence[Id]:
+            self._spent += wanted
+            return make_ids(self.ordinal + self._spent - wanted + 1, wanted, self._random.randbytes(11 * wanted))
+
+        ids = make_ids(self.ordinal + 1, count, self._random.randbytes(11 * count))
+        stamp = Stamp(self.revision + 1, self.now, ids, spare)
         named = {port.id: port for port in self.store.get_ports(ports_named(command))}
         return compute(self.indexes, named, command, stamp)
 
@@ -54,7 +61,7 @@ class World:
         """The command's answer; it is committed."""
         outcome = self.compute(command)
         self.now += 1000
-        self.ordinal += ids_needed(command)
+        self.ordinal += self._spent
         if outcome.changes:
             self.revision += 1
             self.indexes.apply(outcome)

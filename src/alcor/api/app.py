@@ -26,6 +26,7 @@ from alcor.api.exchange import Call, Endpoint, Handler, Limits, next_request_id
 from alcor.api.networks import Networks
 from alcor.api.nodes import Nodes
 from alcor.api.ports import Ports
+from alcor.api.security_groups import SecurityGroupRules, SecurityGroups
 from alcor.api.subnets import Subnets
 from alcor.services.commands import Control
 from alcor.services.health import HealthView
@@ -110,13 +111,19 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
     """Path -> method -> handler."""
     ports, networks, subnets, nodes = Ports(context), Networks(context), Subnets(context), Nodes(context)
     found: dict[str, dict[str, Handler]] = {}
-    for collection, resource in (("ports", ports), ("networks", networks), ("subnets", subnets), ("nodes", nodes)):
+    groups, rules = SecurityGroups(context), SecurityGroupRules(context)
+    for collection, resource in (
+        *(("ports", ports), ("networks", networks), ("subnets", subnets), ("nodes", nodes)),
+        ("security-groups", groups),
+    ):
         found[f"/v2.0/{collection}"] = {"GET": resource.list, "POST": resource.create}
         found[f"/v2.0/{collection}/{{member}}"] = {
             "GET": resource.show,
             "PUT": resource.update,
             "DELETE": resource.delete,
         }
+    found["/v2.0/security-group-rules"] = {"GET": rules.list, "POST": rules.create}
+    found["/v2.0/security-group-rules/{member}"] = {"GET": rules.show, "DELETE": rules.delete}
     agents = Agents(context)
     found["/v2.0/agents"] = {"GET": agents.list}
     found["/v2.0/agents/{member}"] = {"GET": agents.show, "PUT": agents.update}

@@ -1,7 +1,7 @@
 """The shapes of request and response bodies, and how a body becomes one. Called by the resources and openapi. Pure.
 
 A `...Create` or `...Update` holds exactly the attributes that Alcor honours: an unknown one is refused, never stored.
-Attributes of Neutron that have only one honest value so far (no security groups, no profile, ...) are taken with that
+Attributes of Neutron that have only one honest value so far (no DHCP options, no profile, ...) are taken with that
 value, because clients send it, and refused with any other; `Only` marks them. Text that a person writes is bounded as
 in Neutron.
 """
@@ -185,6 +185,18 @@ class FixedIpView(msgspec.Struct, gc=False):
     ip_address: IpText
 
 
+class AddressPairBody(Input, kw_only=True):
+    """Addresses that the port may send from beside its own: one, or a CIDR; with its own MAC when none is given."""
+
+    ip_address: str
+    mac_address: MacText | UnsetType = UNSET
+
+
+class AddressPairView(msgspec.Struct, gc=False):
+    ip_address: str
+    mac_address: MacText
+
+
 class PortCreate(Input, kw_only=True):
     """A port. Without `fixed_ips` it gets an address of the network's first subnet with room; with [] none."""
 
@@ -195,6 +207,9 @@ class PortCreate(Input, kw_only=True):
     tenant_id: Text | UnsetType = UNSET
     mac_address: MacText | UnsetType = UNSET
     fixed_ips: list[FixedIpCreate] | UnsetType = UNSET
+    security_groups: list[UuidText] | UnsetType | None = UNSET
+    port_security_enabled: bool | UnsetType = UNSET
+    allowed_address_pairs: list[AddressPairBody] = []
     host_id: Text | None = field(default="", name="binding:host_id")
     device_id: Text = ""
     device_owner: Text = ""
@@ -205,9 +220,6 @@ class PortCreate(Input, kw_only=True):
     fast_path: bool = field(default=False, name="alcor:fast_path")
     vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
     profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
-    port_security_enabled: OnlyTrue = True
-    security_groups: OnlyEmptyList = ()
-    allowed_address_pairs: OnlyEmptyList = ()
     extra_dhcp_opts: OnlyEmptyList = ()
 
 
@@ -216,6 +228,9 @@ class PortUpdate(Input, kw_only=True):
     description: Text | UnsetType = UNSET
     mac_address: MacText | UnsetType = UNSET
     fixed_ips: list[FixedIpCreate] | UnsetType = UNSET
+    security_groups: list[UuidText] | UnsetType | None = UNSET
+    port_security_enabled: bool | UnsetType = UNSET
+    allowed_address_pairs: list[AddressPairBody] | UnsetType | None = UNSET
     host_id: Text | UnsetType | None = field(default=UNSET, name="binding:host_id")
     device_id: Text | UnsetType = UNSET
     device_owner: Text | UnsetType = UNSET
@@ -226,9 +241,6 @@ class PortUpdate(Input, kw_only=True):
     fast_path: bool | UnsetType = field(default=UNSET, name="alcor:fast_path")
     vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
     profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
-    port_security_enabled: OnlyTrue = True
-    security_groups: OnlyEmptyList = ()
-    allowed_address_pairs: OnlyEmptyList = ()
     extra_dhcp_opts: OnlyEmptyList = ()
 
 
@@ -272,9 +284,9 @@ class PortView(View, kw_only=True):
     interface: str = field(name="alcor:interface")
     fast_path: bool = field(name="alcor:fast_path")
     provisioning: Provisioning = field(name="alcor:provisioning")
-    port_security_enabled: OnlyTrue = True
-    security_groups: OnlyEmptyList = ()
-    allowed_address_pairs: OnlyEmptyList = ()
+    port_security_enabled: bool
+    security_groups: list[UuidText]
+    allowed_address_pairs: list[AddressPairView]
     extra_dhcp_opts: OnlyEmptyList = ()
     created_at: TimeText
     updated_at: TimeText

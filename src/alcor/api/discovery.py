@@ -10,7 +10,10 @@ import msgspec
 from alcor.api.errors import Reply, error_reply
 from alcor.api.exchange import Call
 
-RESOURCES = (("network", "networks"), ("subnet", "subnets"), ("port", "ports"), ("node", "nodes"), ("agent", "agents"))
+RESOURCES = (
+    *(("network", "networks"), ("subnet", "subnets"), ("port", "ports"), ("node", "nodes"), ("agent", "agents")),
+    *(("security-group", "security-groups"), ("security-group-rule", "security-group-rules")),
+)
 _EPOCH = "2026-11-23T00:00:00-00:00"
 _encode = msgspec.json.Encoder().encode
 
@@ -39,6 +42,7 @@ def _extension(alias: str, name: str, description: str) -> Extension:
 EXTENSIONS = {
     extension.alias: extension
     for extension in (
+        _extension("allowed-address-pairs", "Allowed Address Pairs", "Lets ports send from more than their addresses."),
         _extension("agent", "agent", "Shows hosts' agents and whether they are alive; drains hosts."),
         _extension("alcor", "Alcor", "Networks with cidr (VPCs), ports with alcor:kind, netns and interface, nodes."),
         _extension("binding", "Port Binding", "Binds ports to hosts and says how the host plugs them."),
@@ -47,17 +51,20 @@ EXTENSIONS = {
         _extension("net-mtu", "Network MTU", "Shows the MTU of a network."),
         _extension("net-mtu-writable", "Network MTU (writable)", "Sets the MTU of a network."),
         _extension("pagination", "Pagination support", "Lists in pages: limit, marker, page_reverse."),
+        _extension("port-security", "Port Security", "Switches anti-spoofing and filtering of a port off."),
         _extension("project-id", "project_id field enabled", "Uses project_id beside tenant_id."),
         _extension("provider", "Provider Network", "Shows type and segmentation id of a network; sets the latter."),
         _extension("revision-if-match", "If-Match constraints", "Changes only the revision that the client saw."),
+        _extension("security-group", "security-group", "Filters ports' traffic by groups of rules."),
+        _extension("security-groups-normalized-cidr", "normalized_cidr", "Shows rules' prefixes without host bits."),
         _extension("sorting", "Sorting support", "Sorts lists: sort_key, sort_dir."),
         _extension("standard-attr-description", "standard-attr-description", "Describes resources."),
         _extension("standard-attr-revisions", "Resource revision numbers", "Numbers the revisions of resources."),
         _extension("standard-attr-timestamp", "Resource timestamps", "Says when a resource was made and changed."),
     )
 }
-"""By alias. Missing on purpose: security-group, port-security, allowed-address-pairs, external-net, router, quotas,
-network_availability_zone, standard-attr-tag: nothing keeps them yet."""
+"""By alias. Missing on purpose: external-net, router, quotas, network_availability_zone, standard-attr-tag: nothing
+keeps them yet."""
 
 
 def _version(call: Call) -> dict[str, object]:

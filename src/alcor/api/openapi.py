@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from alcor.api import networks, nodes, ports, subnets
+from alcor.api import networks, nodes, ports, security_groups, subnets
 from alcor.api.bodies import (
     AgentUpdate,
     AgentView,
@@ -36,6 +36,13 @@ from alcor.api.bodies import (
 from alcor.api.discovery import Extension, Link
 from alcor.api.errors import ErrorBody
 from alcor.api.listing import Compound, Constant, Filter, Listing, boolean
+from alcor.api.security_bodies import (
+    SecurityGroupCreate,
+    SecurityGroupRuleCreate,
+    SecurityGroupRuleView,
+    SecurityGroupUpdate,
+    SecurityGroupView,
+)
 
 Json = dict[str, Any]
 
@@ -46,7 +53,8 @@ class Resource(NamedTuple):
     one: str
     listing: Listing
     create: type[Input]
-    update: type[Input]
+    update: type[Input] | None
+    """None: it never changes."""
     view: type[View]
     owned: bool
     """Belongs to a project."""
@@ -58,6 +66,14 @@ RESOURCES = (
     Resource("network", networks.LISTING, NetworkCreate, NetworkUpdate, NetworkView, True, (409,), (409,)),
     Resource("subnet", subnets.LISTING, SubnetCreate, SubnetUpdate, SubnetView, True, (404, 409), (409,)),
     Resource("port", ports.LISTING, PortCreate, PortUpdate, PortView, True, (404, 409), ()),
+    Resource(
+        *("security_group", security_groups.GROUPS, SecurityGroupCreate, SecurityGroupUpdate, SecurityGroupView),
+        *(True, (409,), (409,)),
+    ),
+    Resource(
+        *("security_group_rule", security_groups.RULES, SecurityGroupRuleCreate, None, SecurityGroupRuleView),
+        *(True, (404, 409), ()),
+    ),
     Resource("node", nodes.LISTING, NodeCreate, NodeUpdate, NodeView, False, (409,), (409,)),
 )
 
@@ -81,8 +97,9 @@ def document() -> Json:
 def _document() -> Json:
     paths: Json = {}
     for resource in RESOURCES:
-        paths[f"/v2.0/{resource.listing.collection}"] = {"get": _list(resource), "post": _create(resource)}
-        paths[f"/v2.0/{resource.listing.collection}/{{{resource.one}_id}}"] = {
+        path = resource.listing.collection.replace("_", "-")
+        paths[f"/v2.0/{path}"] = {"get": _list(resource), "post": _create(resource)}
+        paths[f"/v2.0/{path}/{{{resource.one}_id}}"] = {
             "parameters": [
                 {
                     "name": f"{resource.one}_id",
@@ -92,7 +109,7 @@ def _document() -> Json:
                 }
             ],
             "get": _show(resource),
-            "put": _update(resource),
+            **({} if resource.update is None else {"put": _update(resource, resource.update)}),
             "delete": _delete(resource),
         }
     paths |= _discovery()
@@ -122,7 +139,9 @@ def served() -> bytes:
 
 
 def _schemas() -> Json:
-    types = [kind for resource in RESOURCES for kind in (resource.create, resource.update, resource.view)]
+    types = [
+        kind for resource in RESOURCES for kind in (resource.create, resource.update, resource.view) if kind is not None
+    ]
     _, found = msgspec.json.schema_components(
         [*types, ErrorBody, Link, Extension, AgentUpdate, AgentView, HealthEventView],
         ref_template="#/components/schemas/{name}",
@@ -235,7 +254,7 @@ def _show(resource: Resource) -> Json:
     )
 
 
-def _update(resource: Resource) -> Json:
+def _update(resource: Resource, update: type[Input]) -> Json:
     one = resource.one
     return _operation(
         resource.listing.collection,
@@ -248,7 +267,7 @@ def _update(resource: Resource) -> Json:
         parameters=[_shared("if_match")],
         requestBody={
             "required": True,
-            "content": _json(_object({one: _ref(resource.update.__name__)}, [one], closed=True)),
+            "content": _json(_object({one: _ref(update.__name__)}, [one], closed=True)),
         },
     )
 

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from alcor.api.bodies import (
+    AddressPairBody,
+    AddressPairView,
     CreateReader,
     FixedIpCreate,
     FixedIpView,
@@ -39,10 +41,10 @@ from alcor.api.listing import (
     read_fields,
     read_page,
 )
-from alcor.model.addresses import format_ip, parse_ip, parse_mac
+from alcor.model.addresses import Prefix, format_ip, network_of, parse_ip, parse_mac
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import Port, PortKind, PortStatus
-from alcor.services.commands import CreatePorts, DeletePorts, FixedIpSpec, PortSpec, UpdatePort
+from alcor.services.commands import AddressPairSpec, CreatePorts, DeletePorts, FixedIpSpec, PortSpec, UpdatePort
 from alcor.services.errors import PortNotFound
 
 _ADDRESS = {"subnet_id": Filter("subnet_id", parse_id), "ip_address": Filter("ip", parse_ip)}
@@ -62,7 +64,8 @@ LISTING = Listing(
         "fixed_ips": Compound(_ADDRESS),
         "alcor:kind": Filter("kind"),
         "binding:vnic_type": Constant("normal"),
-        "port_security_enabled": Constant(True),
+        "port_security_enabled": Filter("port_security_enabled", boolean),
+        "security_groups": Filter("security_group", parse_id),
     },
 )
 
@@ -139,6 +142,11 @@ def port_view(port: Port) -> PortView:
         netns=port.netns,
         interface=port.interface,
         fast_path=port.fast_path,
+        port_security_enabled=port.port_security_enabled,
+        security_groups=[id_text(group) for group in port.security_groups],
+        allowed_address_pairs=[
+            AddressPairView(_pair_text(pair.prefix), pair.mac.hex(":")) for pair in port.address_pairs
+        ],
         provisioning=_provisioning(port) if port.realised_at or port.path else _NOT_YET,
         created_at=created,
         updated_at=created if port.updated_at == port.created_at else time_text(port.updated_at),
@@ -183,6 +191,9 @@ def _spec(body: PortCreate, owner: str) -> PortSpec:
         netns=body.netns,
         interface=body.interface,
         fast_path=body.fast_path,
+        security_groups=None if not isinstance(body.security_groups, list) else _groups(body.security_groups),
+        port_security_enabled=None if body.port_security_enabled is UNSET else body.port_security_enabled,
+        address_pairs=_pairs(body.allowed_address_pairs) if body.allowed_address_pairs else (),
     )
 
 
@@ -203,8 +214,40 @@ def _change(port_id: Id, body: PortUpdate, if_match: int | None) -> UpdatePort:
         netns=body.netns,
         interface=body.interface,
         fast_path=body.fast_path,
+        security_groups=_groups(body.security_groups) if isinstance(body.security_groups, list) else _none(body),
+        port_security_enabled=body.port_security_enabled,
+        address_pairs=UNSET if body.allowed_address_pairs is UNSET else _pairs(body.allowed_address_pairs or []),
         if_match=if_match,
     )
+
+
+def _none(body: PortUpdate) -> UnsetType | tuple[Id, ...]:
+    """`security_groups` of a change that is no list: null stands for none (as in Neutron)."""
+    return UNSET if body.security_groups is UNSET else ()
+
+
+def _groups(texts: Sequence[str]) -> tuple[Id, ...]:
+    return tuple([identifier(text, "security_groups") for text in texts])
+
+
+def _pairs(bodies: Sequence[AddressPairBody]) -> tuple[AddressPairSpec, ...]:
+    specs = []
+    for at, body in enumerate(bodies):
+        try:
+            found = network_of(body.ip_address)
+        except ValueError as error:
+            raise FieldError(f"allowed_address_pairs[{at}].ip_address", str(error)) from None
+        where = f"allowed_address_pairs[{at}].mac_address"
+        specs.append(
+            AddressPairSpec(prefix=found, mac=None if body.mac_address is UNSET else mac(body.mac_address, where))
+        )
+    return tuple(specs)
+
+
+def _pair_text(prefix: Prefix) -> str:
+    """A CIDR, or an address where it is one."""
+    whole = prefix.length == (32 if prefix.version == 4 else 128)
+    return format_ip(prefix.base) if whole else str(prefix)
 
 
 def _fixed_ips(bodies: Sequence[FixedIpCreate]) -> tuple[FixedIpSpec, ...]:
@@ -224,10 +267,6 @@ def _fixed_ips(bodies: Sequence[FixedIpCreate]) -> tuple[FixedIpSpec, ...]:
 
 def _check_neutral(body: PortCreate | PortUpdate) -> None:
     """Refuses what Alcor does not honour yet; never stores it silently."""
-    if body.security_groups or body.allowed_address_pairs or body.extra_dhcp_opts or body.profile:
-        only("security_groups", not body.security_groups, "they are not enforced yet; leave it out or give []")
-        only("allowed_address_pairs", not body.allowed_address_pairs, "not offered yet; leave it out or give []")
+    if body.extra_dhcp_opts or body.profile:
         only("extra_dhcp_opts", not body.extra_dhcp_opts, "not offered yet; leave it out or give []")
         only("binding:profile", not body.profile, "no profile is understood; leave it out or give {}")
-    if not body.port_security_enabled:
-        raise FieldError("port_security_enabled", "ports send only their own addresses, always; leave it out")

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -197,8 +197,15 @@ class Committer:
                 break
             count = ids_needed(pending.command)
             ids = make_ids(self._ordinal + 1, count, self._entropy(ENTROPY_PER_ID * count)) if count else ()
+            more = self._ordinal + count
+
+            def spare(wanted: int) -> Sequence[Id]:
+                nonlocal more
+                more += wanted
+                return make_ids(more - wanted + 1, wanted, self._entropy(ENTROPY_PER_ID * wanted))
+
             try:
-                outcome = compute(indexes, named, pending.command, Stamp(revision, now, ids))
+                outcome = compute(indexes, named, pending.command, Stamp(revision, now, ids, spare))
             except (DomainError, StoreError) as error:
                 if isinstance(error, StoreError):
                     raise
@@ -213,7 +220,7 @@ class Committer:
                 break
             indexes.apply(outcome)
             touched |= rows
-            self._ordinal += count
+            self._ordinal = more
             changes.extend(outcome.changes)
             answers.append(_Answer(pending, outcome.answer, None))
         if changes:
@@ -250,6 +257,9 @@ def _touched(changes: Changes) -> Iterable[Id]:
         changes.deleted_nodes,
         changes.deleted_ports,
         changes.statuses,
+        changes.security_groups,
+        changes.deleted_security_groups,
+        changes.deleted_rules,
     ):
         for noun in nouns:
             yield noun.id

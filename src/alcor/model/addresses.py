@@ -104,6 +104,18 @@ def parse_prefix(text: str) -> Prefix:
     return Prefix(base, length, version)
 
 
+def network_of(text: str) -> Prefix:
+    """The prefix of an address or CIDR, its host bits cleared (Neutron's normalized_cidr). Raises ValueError."""
+    address, slash, length_text = text.partition("/")
+    base = parse_ip(address)
+    version = ip_version(base)
+    bits = 32 if version == 4 else 128
+    if slash and (not length_text.isascii() or not length_text.isdigit() or int(length_text) > bits):
+        raise ValueError(f"'{text}' is not a valid CIDR")
+    length = int(length_text) if slash else bits
+    return Prefix(ip_from_int(ip_to_int(base) >> (bits - length) << (bits - length), version), length, version)
+
+
 def parse_mac(text: str) -> Mac:
     """A MAC in text (aa:bb:cc:dd:ee:ff). Raises ValueError with the text in it."""
     parts = text.replace("-", ":").split(":")

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import Pool, PortKind
+from alcor.model.nouns import Direction, Pool, PortKind
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -103,6 +103,13 @@ class FixedIpSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     ip: Ip | None = None
 
 
+class AddressPairSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a port may send from beside its own. `mac` None: with its own MAC."""
+
+    prefix: Prefix
+    mac: Mac | None = None
+
+
 class PortSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     network_id: Id
     project_id: str = ""
@@ -120,6 +127,11 @@ class PortSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     netns: str = ""
     interface: str = ""
     fast_path: bool = False
+    security_groups: tuple[Id, ...] | None = None
+    """None: the project's default group; without port security, none."""
+    port_security_enabled: bool | None = None
+    """None: True, but for a device_owner that starts with `network:`."""
+    address_pairs: tuple[AddressPairSpec, ...] = ()
 
 
 class CreatePorts(Command, frozen=True, gc=False, kw_only=True):
@@ -144,6 +156,10 @@ class UpdatePort(Command, frozen=True, gc=False, kw_only=True):
     netns: str | UnsetType = UNSET
     interface: str | UnsetType = UNSET
     fast_path: bool | UnsetType = UNSET
+    security_groups: tuple[Id, ...] | UnsetType | None = UNSET
+    """None: the project's default group."""
+    port_security_enabled: bool | UnsetType = UNSET
+    address_pairs: tuple[AddressPairSpec, ...] | UnsetType = UNSET
     if_match: int | None = None
 
 
@@ -151,6 +167,67 @@ class DeletePorts(Command, frozen=True, gc=False, kw_only=True):
     """-> None. All or nothing; its addresses are free at once, its host is told by goal state."""
 
     ids: tuple[Id, ...]
+    if_match: int | None = None
+
+
+class SecurityGroupSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    project_id: str = ""
+    name: str = ""
+    description: str = ""
+
+
+class CreateSecurityGroups(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[SecurityGroup, ...], each with rules that let everything out."""
+
+    specs: tuple[SecurityGroupSpec, ...]
+
+
+class EnsureDefaultGroup(Command, frozen=True, gc=False, kw_only=True):
+    """-> SecurityGroup: the project's default one, made when it has none."""
+
+    project_id: str
+
+
+class UpdateSecurityGroup(Command, frozen=True, gc=False, kw_only=True):
+    """-> SecurityGroup."""
+
+    id: Id
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    if_match: int | None = None
+
+
+class DeleteSecurityGroup(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. Refused while a port is in it; rules of other groups that name it go with it."""
+
+    id: Id
+    if_match: int | None = None
+
+
+class SecurityGroupRuleSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    group_id: Id
+    direction: Direction
+    version: int = 4
+    project_id: str = ""
+    description: str = ""
+    protocol: int | None = None
+    protocol_name: str = ""
+    port_min: int | None = None
+    port_max: int | None = None
+    remote_prefix: Prefix | None = None
+    remote_group: Id | None = None
+
+
+class CreateSecurityGroupRules(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[SecurityGroupRule, ...]. All or nothing."""
+
+    specs: tuple[SecurityGroupRuleSpec, ...]
+
+
+class DeleteSecurityGroupRule(Command, frozen=True, gc=False, kw_only=True):
+    """-> None."""
+
+    id: Id
     if_match: int | None = None
 
 

@@ -9,22 +9,28 @@ from collections.abc import Mapping, Sequence
 
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
-from alcor.services import invariants, networks, nodes, ports, status, subnets
+from alcor.services import invariants, networks, nodes, ports, security_groups, status, subnets
 from alcor.services.commands import (
     CheckInvariants,
     Command,
     CreateNetworks,
     CreateNodes,
     CreatePorts,
+    CreateSecurityGroupRules,
+    CreateSecurityGroups,
     CreateSubnets,
     DeleteNetwork,
     DeleteNode,
     DeletePorts,
+    DeleteSecurityGroup,
+    DeleteSecurityGroupRule,
     DeleteSubnet,
+    EnsureDefaultGroup,
     RecordPortReports,
     UpdateNetwork,
     UpdateNode,
     UpdatePort,
+    UpdateSecurityGroup,
     UpdateSubnet,
 )
 from alcor.services.indexes import Indexes, Outcome, Stamp
@@ -63,6 +69,18 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
             return nodes.update_node(indexes, command, stamp)
         case DeleteNode():
             return nodes.delete_node(indexes, command, stamp)
+        case CreateSecurityGroups():
+            return security_groups.create_security_groups(indexes, command, stamp)
+        case EnsureDefaultGroup():
+            return security_groups.ensure_default_group(indexes, command, stamp)
+        case UpdateSecurityGroup():
+            return security_groups.update_security_group(indexes, command, stamp)
+        case DeleteSecurityGroup():
+            return security_groups.delete_security_group(indexes, command, stamp)
+        case CreateSecurityGroupRules():
+            return security_groups.create_security_group_rules(indexes, command, stamp)
+        case DeleteSecurityGroupRule():
+            return security_groups.delete_security_group_rule(indexes, command, stamp)
         case CheckInvariants():
             return Outcome(invariants.check(indexes), Changes())
         case _:
@@ -90,7 +108,14 @@ def needs_rest(command: Command) -> bool:
 def ids_needed(command: Command) -> int:
     """How many new ids the command needs."""
     match command:
-        case CreatePorts() | CreateNetworks() | CreateSubnets() | CreateNodes():
+        case (
+            CreatePorts()
+            | CreateNetworks()
+            | CreateSubnets()
+            | CreateNodes()
+            | CreateSecurityGroups()
+            | CreateSecurityGroupRules()
+        ):
             return len(command.specs)
         case _:
             return 0

@@ -1,4 +1,4 @@
-"""What services know without asking the store: networks, subnets, nodes, allocators, counts. Not the ports.
+"""What services know without asking the store: networks, subnets, nodes, groups, allocators, counts. Not the ports.
 
 Made and owned by the writer thread (loops.commit); services read it, and only `apply` changes it, after the whole
 command was computed: a command that fails leaves nothing. Allocators are rebuilt from the store when a subnet or a
@@ -8,7 +8,7 @@ network is first touched, and dropped again, oldest use first, beyond `MAX_ALLOC
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from alcor.model.addresses import Ip
@@ -21,12 +21,16 @@ from alcor.model.allocation import (
     vni_allocator,
 )
 from alcor.model.ids import Id
-from alcor.model.nouns import Network, Node, Port, Subnet
+from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
 from alcor.store.base import Changes, Store
 
 DEFAULT_MAX_MTU = 1450
 """An underlay of 1500 bytes less the 50 of VXLAN over IPv4."""
 MAX_ALLOCATORS = 50_000
+
+
+def _no_more(count: int) -> Sequence[Id]:
+    raise TypeError(f"this command has no ids to spare, {count} are asked for")
 
 
 class Stamp(NamedTuple):
@@ -35,6 +39,8 @@ class Stamp(NamedTuple):
     revision: int
     now: int
     ids: Sequence[Id]
+    spare: Callable[[int], Sequence[Id]] = _no_more
+    """So many ids beyond those, for what a command makes by the way."""
 
 
 class Outcome(NamedTuple):
@@ -60,6 +66,21 @@ class Indexes:
         """Underlay address -> node."""
         self.ports_on: Counter[str] = Counter()
         """Host -> how many ports are bound to it."""
+        self.security_groups: dict[Id, SecurityGroup] = {}
+        self.groups_of: dict[str, set[Id]] = {}
+        """Project -> its groups."""
+        self.default_groups: dict[str, Id] = {}
+        """Project -> its default group."""
+        self.rules: dict[Id, SecurityGroupRule] = {}
+        self.rules_of: dict[Id, dict[Id, SecurityGroupRule]] = {}
+        """Group -> its rules."""
+        self.rules_in_project: Counter[str] = Counter()
+        self.identities: dict[Id, dict[tuple[Id, ...], Identity]] = {}
+        """Network -> set of groups -> what stands for it there."""
+        self.last_identity: dict[Id, int] = {}
+        """Network -> the last number given out."""
+        self.ports_with: Counter[tuple[Id, int]] = Counter()
+        """(network, identity) -> how many ports have it."""
         self.vnis = vni_allocator()
         self._store = store
         self._addresses: dict[Id, Allocator] = {}
@@ -71,6 +92,14 @@ class Indexes:
             self._put_node(node)
         for _, host, count in store.hosts_of_networks():
             self.ports_on[host] += count
+        for group in store.security_groups():
+            self._put_group(group)
+        for rule in store.security_group_rules():
+            self._put_rule(rule)
+        for identity in store.identities():
+            self._put_identity(identity)
+        for network_id, number, count in store.ports_of_identities():
+            self.ports_with[network_id, number] = count
 
     def addresses(self, subnet: Subnet) -> Allocator:
         """The allocator of the subnet's addresses (offsets from its first)."""
@@ -101,7 +130,14 @@ class Indexes:
             self._put_subnet(subnet)
         for node in changes.nodes:
             self._put_node(node)
+        for group in changes.security_groups:
+            self._put_group(group)
+        for rule in changes.rules:
+            self._put_rule(rule)
+        for identity in changes.identities:
+            self._put_identity(identity)
         self._count_ports(changes)
+        self._drop_groups(changes)
         for subnet in changes.deleted_subnets:
             del self.subnets[subnet.id]
             del self.subnets_of[subnet.network_id][subnet.id]
@@ -110,6 +146,8 @@ class Indexes:
             del self.networks[network.id]
             self.subnets_of.pop(network.id, None)
             self._macs.pop(network.id, None)
+            self.identities.pop(network.id, None)
+            self.last_identity.pop(network.id, None)
         for node in changes.deleted_nodes:
             del self.nodes[node.id]
             del self.node_named[node.name]
@@ -145,17 +183,54 @@ class Indexes:
         self.node_named[node.name] = node.id
         self.node_at[node.underlay_ip] = node.id
 
+    def identities_with(self, group_id: Id) -> list[Identity]:
+        """The identities of all networks that name the group, sorted."""
+        found = [one for known in self.identities.values() for groups, one in known.items() if group_id in groups]
+        return sorted(found, key=lambda one: (one.network_id, one.number))
+
+    def _put_group(self, group: SecurityGroup) -> None:
+        self.security_groups[group.id] = group
+        self.groups_of.setdefault(group.project_id, set()).add(group.id)
+        if group.name == "default":
+            self.default_groups[group.project_id] = group.id
+
+    def _put_rule(self, rule: SecurityGroupRule) -> None:
+        self.rules[rule.id] = rule
+        self.rules_of.setdefault(rule.group_id, {})[rule.id] = rule
+        self.rules_in_project[rule.project_id] += 1
+
+    def _put_identity(self, identity: Identity) -> None:
+        self.identities.setdefault(identity.network_id, {})[identity.groups] = identity
+        self.last_identity[identity.network_id] = max(identity.number, self.last_identity.get(identity.network_id, 0))
+
+    def _drop_groups(self, changes: Changes) -> None:
+        for rule in changes.deleted_rules:
+            del self.rules[rule.id]
+            self.rules_of[rule.group_id].pop(rule.id)
+            self.rules_in_project[rule.project_id] -= 1
+        for identity in changes.deleted_identities:
+            self.identities[identity.network_id].pop(identity.groups)
+        for group in changes.deleted_security_groups:
+            del self.security_groups[group.id]
+            self.groups_of[group.project_id].discard(group.id)
+            self.rules_of.pop(group.id, None)
+
     def _count_ports(self, changes: Changes) -> None:
         for port in changes.new_ports:
             self._count(port, 1)
         for before, after in changes.changed_ports:
-            if before.host != after.host:
+            if (before.host, before.identity) != (after.host, after.identity):
                 self._count(before, -1)
                 self._count(after, 1)
         for port in changes.deleted_ports:
             self._count(port, -1)
 
     def _count(self, port: Port, step: int) -> None:
+        if port.identity:
+            named = port.network_id, port.identity
+            self.ports_with[named] += step
+            if not self.ports_with[named]:
+                del self.ports_with[named]
         if port.host:
             self.ports_on[port.host] += step
             if not self.ports_on[port.host]:

@@ -10,6 +10,7 @@ from collections import Counter
 
 from alcor.model.allocation import Allocator
 from alcor.model.ids import Id, format_id
+from alcor.model.nouns import Identity
 from alcor.services.indexes import Indexes
 
 MAX_FINDINGS = 100
@@ -38,7 +39,23 @@ def check(indexes: Indexes) -> tuple[str, ...]:
     if bound != indexes.ports_on:
         wrong = sorted(host for host in bound.keys() | indexes.ports_on.keys() if bound[host] != indexes.ports_on[host])
         findings.append(f"ports are counted wrong on {len(wrong)} hosts, the first is {wrong[0]}")
+    for name, held, kept in (
+        ("security groups", indexes.security_groups, {group.id: group for group in store.security_groups()}),
+        ("security group rules", indexes.rules, {rule.id: rule for rule in store.security_group_rules()}),
+    ):
+        if held != kept:
+            findings.append(f"{len(held)} {name} in memory are not the {len(kept)} of the store")
+    identities = [one for known in indexes.identities.values() for one in known.values()]
+    if sorted(map(_named, identities)) != sorted(map(_named, store.identities())):
+        findings.append(f"{len(identities)} identities in memory are not those of the store")
+    ports_with = {(network_id, number): count for network_id, number, count in store.ports_of_identities()}
+    if ports_with != dict(indexes.ports_with):
+        findings.append("ports are counted wrong by their security groups")
     return tuple(findings[:MAX_FINDINGS])
+
+
+def _named(identity: Identity) -> tuple[Id, int, tuple[Id, ...]]:
+    return identity.network_id, identity.number, identity.groups
 
 
 def _differences(what: str, owner: Id | None, allocator: Allocator, referenced: list[int]) -> list[str]:

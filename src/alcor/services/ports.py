@@ -17,10 +17,17 @@ from msgspec.structs import replace
 from alcor.model.addresses import ip_to_int
 from alcor.model.allocation import Allocation, Allocator
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import FixedIp, Port, PortKind, PortStatus
+from alcor.model.nouns import AddressPair, FixedIp, Port, PortKind, PortStatus
 from alcor.services.addressing import NetworkDemand, Want, resolve, supply
 from alcor.services.commands import CreatePorts, DeletePorts, FixedIpSpec, PortSpec, UpdatePort
-from alcor.services.errors import InvalidInput, NodeDrained, PortBound, PortNotFound
+from alcor.services.errors import (
+    InvalidInput,
+    NodeDrained,
+    PortBound,
+    PortNotFound,
+    PortSecurityPortHasSecurityGroup,
+)
+from alcor.services.identities import TRUSTED_OWNER, Memberships, address_pairs, check_port_security
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.networks import find_network
 from alcor.services.revisions import changed_fields, check_if_match
@@ -43,7 +50,12 @@ _PLAIN_FIELDS = (
     "interface",
     "fast_path",
 )
-_WIRED_FIELDS = frozenset(("mac", "fixed_ips", "host", "admin_state_up", "kind", "netns", "interface"))
+_WIRED_FIELDS = frozenset(
+    (
+        *("mac", "fixed_ips", "host", "admin_state_up", "kind", "netns", "interface"),
+        *("identity", "port_security_enabled", "address_pairs"),
+    )
+)
 """What a host must realise: a change of one of these makes a bound port BUILD again."""
 
 
@@ -77,9 +89,13 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
         supplies[network_id], planned = supply(indexes, demand)
         allocations += planned
     revision, now = stamp.revision, stamp.now
-    ports = []
+    changes = Changes()
+    memberships = Memberships(indexes, stamp, changes)
+    ports = changes.new_ports
     for identifier, spec, wants_or_none in zip(stamp.ids, command.specs, wanted, strict=True):
         source = supplies[spec.network_id]
+        secured, groups, identity = _security(memberships, spec)
+        address = source.mac() if spec.mac is None else spec.mac
         ports.append(
             Port(
                 id=identifier,
@@ -87,7 +103,7 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
                 project_id=spec.project_id,
                 name=spec.name,
                 description=spec.description,
-                mac=source.mac() if spec.mac is None else spec.mac,
+                mac=address,
                 fixed_ips=source.default_addresses() if wants_or_none is None else source.addresses(wants_or_none),
                 host=spec.host,
                 device_id=spec.device_id,
@@ -102,10 +118,26 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
                 status=PortStatus.BUILD if spec.host else PortStatus.DOWN,
                 status_reason="",
                 realised_revision=0,
+                security_groups=groups,
+                port_security_enabled=secured,
+                address_pairs=address_pairs(spec.address_pairs, address) if spec.address_pairs else (),
+                identity=identity,
                 fast_path=spec.fast_path,
             )
         )
-    return Outcome(tuple(ports), Changes(new_ports=ports), tuple(allocations))
+    return Outcome(tuple(ports), changes, tuple(allocations))
+
+
+def _security(memberships: Memberships, spec: PortSpec) -> tuple[bool, tuple[Id, ...], int]:
+    """Whether the port has port security, its groups, and their number in the network."""
+    secured = spec.port_security_enabled
+    if secured is None:
+        secured = not spec.device_owner.startswith(TRUSTED_OWNER)
+    if not secured:
+        check_port_security(enabled=False, groups=spec.security_groups, pairs=spec.address_pairs)
+        return False, (), 0
+    groups, identity = memberships.of(spec.network_id, spec.project_id, spec.security_groups)
+    return True, groups, identity
 
 
 def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort, stamp: Stamp) -> Outcome:
@@ -114,6 +146,8 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
     check_if_match(before, command.if_match)
     fields: dict[str, Any] = changed_fields(before, command, _PLAIN_FIELDS)
     allocations = _change_addresses(indexes, before, command, fields)
+    changes = Changes()
+    _change_security(Memberships(indexes, stamp, changes), before, command, fields)
     if not fields:
         return Outcome(before, Changes())
     if "host" in fields:
@@ -132,7 +166,8 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
             attempts=0,
             realised_at=0,
         )
-    return Outcome(after, Changes(changed_ports=[(before, after)]), allocations)
+    changes.changed_ports.append((before, after))
+    return Outcome(after, changes, allocations)
 
 
 def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePorts) -> Outcome:
@@ -191,6 +226,38 @@ def check_attachment(kind: PortKind, netns: str, interface: str) -> None:
             f"Invalid input for operation: netns {netns!r} must be an absolute path, and only a port of kind container "
             "enters a namespace."
         )
+
+
+def _change_security(memberships: Memberships, before: Port, command: UpdatePort, fields: dict[str, Any]) -> None:
+    """Puts what changes of port security, groups and pairs into `fields`."""
+    given = command.port_security_enabled, command.security_groups, command.address_pairs
+    if given == (UNSET, UNSET, UNSET) and "mac" not in fields:
+        return
+    enabled = before.port_security_enabled if command.port_security_enabled is UNSET else command.port_security_enabled
+    wanted: tuple[Id, ...] | None = before.security_groups
+    if command.security_groups is not UNSET:
+        wanted = command.security_groups
+    elif enabled and not before.port_security_enabled:
+        wanted = None
+    mac = fields.get("mac", before.mac)
+    pairs = before.address_pairs
+    if command.address_pairs is not UNSET:
+        pairs = address_pairs(command.address_pairs, mac)
+    elif "mac" in fields:  # pairs with its own MAC go with it
+        pairs = tuple(AddressPair(one.prefix, mac if one.mac == before.mac else one.mac) for one in pairs)
+    if not enabled:
+        if command.security_groups is UNSET and before.security_groups:
+            raise PortSecurityPortHasSecurityGroup(
+                "Port has security group associated. Cannot disable port security or IP address until security group "
+                "is removed."
+            )
+        check_port_security(enabled=False, groups=wanted, pairs=pairs)
+        found: dict[str, Any] = {"security_groups": (), "identity": 0}
+    else:
+        groups, identity = memberships.of(before.network_id, before.project_id, wanted)
+        found = {"security_groups": groups, "identity": identity}
+    found |= {"port_security_enabled": enabled, "address_pairs": pairs}
+    fields.update({name: value for name, value in found.items() if value != getattr(before, name)})
 
 
 def _kind(spec: PortSpec) -> PortKind:

@@ -263,7 +263,7 @@ class World:
                 wrong.append(f"{name} carries {stale} ports too many, {len(mine - set(host.tables.ports))} too few")
             vpcs = {port.network_id for port in ports if port.host == name}
             endpoints = {
-                EndpointKey(vnis[port.network_id], fixed.ip): Endpoint(port.mac, underlay[port.host])
+                EndpointKey(vnis[port.network_id], fixed.ip): Endpoint(port.mac, underlay[port.host], port.identity)
                 for port in ports
                 if port.network_id in vpcs and port.host and port.host != name
                 for fixed in port.fixed_ips
@@ -272,6 +272,9 @@ class World:
                 stale = len(host.tables.endpoints.keys() - endpoints.keys())
                 missing = len(endpoints.keys() - host.tables.endpoints.keys())
                 wrong.append(f"{name} has {stale} stale endpoints and lacks {missing}, or some are wrong")
+            needed = {(vnis[port.network_id], port.identity) for port in ports if port.host == name and port.identity}
+            if set(host.tables.policies) != needed:
+                wrong.append(f"{name} has policies of {len(host.tables.policies)} identities, its ports {len(needed)}")
         return wrong
 
     def activity(self) -> tuple[int, ...]:
