@@ -152,6 +152,12 @@ class RacingStore(MemoryStore):
             changed_ports=commit.changed,
             deleted_ports=commit.deleted,
             deleted_subnets=commit.deleted_subnets,
+            security_groups=commit.groups,
+            rules=commit.rules,
+            identities=commit.identities,
+            deleted_security_groups=commit.deleted_groups,
+            deleted_rules=commit.deleted_rules,
+            deleted_identities=commit.deleted_identities,
         )
         self.commit(commit.after.revision, changes)
         assert self.publisher is not None
@@ -236,6 +242,7 @@ async def test_hosts_converge_in_any_weather(history: list[list[Action]], seed: 
             assert carried == fresh.tables.ports
             assert site.tables.endpoints == fresh.tables.endpoints
             assert site.tables.gateways == fresh.tables.gateways
+            assert site.tables.policies == fresh.tables.policies
             assert site.reconciler.desired.held(1)[1:] == truth.held(1)[1:] or [
                 (held.scope, held.digest) for held in site.reconciler.desired.held(1)[1:]
             ] == [(held.scope, held.digest) for held in truth.held(1)[1:]]
