@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 BPF_C  := src/alcor/dataplane/ebpf/alcor.bpf.c
-BPF_H  := src/alcor/dataplane/ebpf/alcor.h
+BPF_H  := $(wildcard src/alcor/dataplane/ebpf/*.h)
 BPF_O  := src/alcor/dataplane/ebpf/alcor.bpf.o
 LAB    ?= --hosts 100 --ports 1000 --report build/lab
 

@@ -9,6 +9,7 @@ from alcor.lab.tally import Campaign, Upgrade
 
 OVER_HOST = 1.5
 SINGLE_P50_MS, SINGLE_P99_MS = 20.0, 100.0
+RULE_CHANGE_MS = 500.0
 HOST_RATE = 35_000
 AGENT_MIB = 100
 STANDBY_S, RELAY_S, FAULTS = 3.0, 5.0, 200
@@ -24,6 +25,7 @@ def goals(
     singles_ms: Sequence[float],
     host: HostFigures,
     normal_ms: Sequence[float] = (),
+    rule_changes_ms: Sequence[float] = (),
 ) -> tuple[Goal, ...]:
     """One line per goal that was measured."""
     found = []
@@ -36,6 +38,16 @@ def goals(
         measured = f"p50 {median:.1f} ms, p99 {tail:.1f} ms"
         name = "single port by the normal path (bus), POST to ACTIVE"
         found.append(Goal(name=name, goal="-", measured=measured, reached=None))
+    if rule_changes_ms:
+        median, tail = percentile(list(rule_changes_ms), 0.5), percentile(list(rule_changes_ms), 0.99)
+        found.append(
+            Goal(
+                name="a rule changed, until every host acts by it",
+                goal=f"p99 at most {RULE_CHANGE_MS:.0f} ms",
+                measured=f"p50 {median:.0f} ms, p99 {tail:.0f} ms, over {len(rule_changes_ms):,} hosts and changes",
+                reached=tail <= RULE_CHANGE_MS,
+            )
+        )
     if scales:
         found.append(never_slower("batch never slower than serial, end to end", scales))
     return tuple(found)

@@ -159,6 +159,8 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
     machine: MachineFacts
     problems: tuple[str, ...] = ()
     normal_ms: tuple[float, ...] = ()
+    rule_changes_ms: tuple[float, ...] = ()
+    """From the request to the packets of one host, for each host and change of a rule."""
     """Single ports by the normal path, over the bus."""
     """What could not be measured, and why."""
     faults: Campaign | None = None

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from alcor.lab import fakeproofs, measures, onehost, proofs, report, scenario, survival
+from alcor.lab import fakeproofs, measures, onehost, policing, proofs, report, scenario, survival
 from alcor.lab.facts import facts
 from alcor.lab.goals import fault_goals, goals
 from alcor.lab.live import LiveLab, choose_driver
@@ -128,6 +128,7 @@ class _Session:
         self._scales: list[Scale] = []
         self._singles: list[float] = []
         self._normal: list[float] = []
+        self._rule_changes: list[float] = []
         self._host = HostFigures()
         self._problems: list[str] = []
 
@@ -146,11 +147,12 @@ class _Session:
             hosts=len(self._lab.hosts),
             provisioned=provisioned,
             proofs=tuple(self._proofs),
-            goals=goals(provisioned, self._scales, self._singles, self._host, self._normal),
+            goals=goals(provisioned, self._scales, self._singles, self._host, self._normal, self._rule_changes),
             steps=tuple(self._stages.steps),
             scales=tuple(self._scales),
             singles_ms=tuple(self._singles),
             normal_ms=tuple(self._normal),
+            rule_changes_ms=tuple(self._rule_changes),
             host=self._host,
             machine=machine,
             problems=tuple(self._problems),
@@ -193,6 +195,10 @@ class _Session:
         with self._stages.stage("isolation and anti-spoofing"):
             self._proofs += proofs.isolation(world)
             self._proofs += proofs.spoofing(world, lab.drops)
+        with self._stages.stage("security groups, rules changed under pings", policing.CHANGES) as advance:
+            found = policing.police(lab.client, world, lab.drops, advance, lab.check)
+            self._proofs += found.proofs
+            self._rule_changes += [*found.allowed_ms, *found.cut_ms]
         with self._stages.stage("agents killed under a ping"):
             self._proofs += survival.killed_agents(lab, world, vpc)
         with self._stages.stage("ports deleted again"):
