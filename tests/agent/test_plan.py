@@ -91,6 +91,36 @@ def test_a_port_waits_for_its_vpc_and_its_subnet() -> None:
     assert plan.put_gateways == (EndpointKey(100, parse_ip("10.0.0.1")),)
 
 
+def test_a_port_waits_for_its_groups() -> None:
+    """Fail closed: until all groups of its identity have come a port is not put, or stays as it was carried; whatever
+    brings the last of them lets it go on."""
+    made, regrouped = play([[("port", 0, 0, 0)], [("regroup", 0, 0, 3), ("rule", 0, 1, 2)]])
+    rows, vpc = regrouped.after, network_id(0)
+    world = make_world()
+    world.take(whole(made.after, vpc), host_snapshot(2, made.after.of_host("a")))
+    (carried,) = world.driver.tables.ports.values()
+    assert world.take(host_snapshot(3, rows.of_host("a"))).empty
+    update = whole(rows, vpc)
+    last = update.objects[-1]
+    world.take(msgspec.structs.replace(update, snapshot=False, objects=update.objects[:-1]))
+    assert [carried] == list(world.driver.tables.ports.values())
+    plan = world.take(msgspec.structs.replace(update, snapshot=False, objects=(last,)))
+    assert [1] == [port.identity for port in plan.put_ports]
+    assert [PolicyKey(100, 1)] == [policy.key for policy in plan.put_policies]
+    assert full_plan(world.desired, world.driver.observe(), may_remove=True).empty
+
+
+def test_a_group_that_nobody_here_needs_goes() -> None:
+    """A policy is removed with the last local port of its identity, and kept while one is left."""
+    _, regrouped = play([[("port", 0, 0, 0)], [("regroup", 0, 0, 1)]])
+    world, vpc = make_world(), network_id(0)
+    world.take(whole(regrouped.after, vpc), host_snapshot(3, regrouped.after.of_host("a")))
+    assert [PolicyKey(100, 1)] == list(world.driver.tables.policies)
+    plan = world.take(host_snapshot(4, []))
+    assert (PolicyKey(100, 1),) == plan.remove_policies
+    assert {} == world.driver.tables.policies
+
+
 def test_a_carried_port_that_waits_is_left_alone() -> None:
     """Its VPC's goal was lost (a damaged journal): it is neither changed nor removed."""
     (commit,) = play([[("port", 0, 0, 0)]])

@@ -164,7 +164,8 @@ def partial_plan(
     """
     remove_ports: list[Id] = []
     put_ports: list[LocalPort] = []
-    waited = {identifier for key in touched.policies for identifier in desired.ports_of(key) if identifier not in ports}
+    # A port may have waited for them, whether or not it is carried as it was before.
+    waited = {identifier for key in touched.policies for identifier in desired.ports_of(key)}
     for identifier in sorted(touched.ports | waited):
         if identifier in desired.ports:
             port = local_port(desired, identifier)
