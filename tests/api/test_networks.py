@@ -91,7 +91,7 @@ async def test_a_network_in_use_stays(client: httpx.AsyncClient) -> None:
     ("attributes", "kind", "words"),
     [
         ({"cidr": "10.0.0.1/16"}, "InvalidInput", "cidr"),
-        ({"cidr": "fd00::/64"}, "InvalidInput", "cidr"),
+        ({"cidr": "::/0"}, "InvalidInput", "cidr"),
         ({"cidr": 5}, "HTTPBadRequest", "network.cidr"),
         ({"mtu": 70000}, "HTTPBadRequest", "network.mtu"),
         ({"mtu": 9000}, "InvalidInput", "MTU 9000"),

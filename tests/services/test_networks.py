@@ -103,10 +103,11 @@ def test_a_vpc_cidr_contains_its_subnets() -> None:
     assert world.do(UpdateNetwork(id=network.id, cidr=None)).cidr is None
 
 
-def test_ipv6_vpcs_are_refused_with_a_reason() -> None:
-    """What is not wired says so."""
-    with pytest.raises(InvalidInput, match="IPv6 is not wired yet"):
-        World().network(cidr="2001:db8::/48")
+def test_a_vpc_is_not_the_whole_world() -> None:
+    """A CIDR of length 0 is refused; IPv6 is as good as IPv4."""
+    assert World().network(cidr="2001:db8::/48").cidr == parse_prefix("2001:db8::/48")
+    with pytest.raises(InvalidInput, match="not all"):
+        World().network(cidr="0.0.0.0/0")
 
 
 def test_a_network_with_ports_stays() -> None:

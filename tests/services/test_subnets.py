@@ -7,7 +7,16 @@ from tests.services.world import NOBODY, World, fixed
 
 from alcor.model.addresses import Ip, format_ip, ip_from_int, ip_to_int, parse_ip, parse_prefix
 from alcor.model.nouns import Pool
-from alcor.services.commands import CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
+from alcor.services.commands import (
+    CreatePorts,
+    CreateSubnets,
+    DeletePorts,
+    DeleteSubnet,
+    FixedIpSpec,
+    PortSpec,
+    SubnetSpec,
+    UpdateSubnet,
+)
 from alcor.services.errors import (
     DomainError,
     GatewayConflictWithAllocationPools,
@@ -90,11 +99,31 @@ def test_blocks_that_hosts_cannot_use_are_refused(cidr: str) -> None:
         world.subnet(world.network(), cidr)
 
 
-def test_ipv6_is_refused_with_a_reason() -> None:
-    """What is not wired says so."""
+@pytest.mark.parametrize("cidr", ["2001:db8::/63", "::/64", "fe80::/64", "ff02::/64"])
+def test_ipv6_blocks_that_hosts_cannot_use_are_refused(cidr: str) -> None:
+    """More than an interface identifier's room; unspecified, link-local, groups."""
     world = World()
-    with pytest.raises(InvalidInput, match="IPv6 is not wired yet"):
-        world.subnet(world.network(), "2001:db8::/64")
+    with pytest.raises(InvalidInput):
+        world.subnet(world.network(), cidr)
+
+
+def test_a_dual_stack_port_has_an_address_of_each_family() -> None:
+    """A VPC's CIDR bounds the subnets of its own family; a port that says nothing gets one address of each; what is
+    given back can be had again."""
+    world = World()
+    network = world.network(cidr="10.0.0.0/16")
+    four, six = world.subnet(network, "10.0.0.0/24"), world.subnet(network, "2001:db8::/64")
+    assert (4, 6) == (four.ip_version, six.ip_version)
+    ports = world.ports(network, 3)
+    assert [["10.0.0.2", "2001:db8::2"], ["10.0.0.3", "2001:db8::3"], ["10.0.0.4", "2001:db8::4"]] == [
+        [format_ip(fixed.ip) for fixed in port.fixed_ips] for port in ports
+    ]
+    world.do(DeletePorts(ids=(ports[0].id,)))
+    world.check()
+    last = FixedIpSpec(ip=parse_ip("2001:db8::ffff:ffff:ffff:ffff"))
+    (port,) = world.do(CreatePorts(specs=(PortSpec(network_id=network.id, fixed_ips=(last,)),)))
+    assert ["2001:db8::ffff:ffff:ffff:ffff"] == [format_ip(fixed.ip) for fixed in port.fixed_ips]
+    world.check()
 
 
 def test_dhcp_needs_room() -> None:

@@ -28,10 +28,12 @@ Text = Annotated[str, Meta(max_length=NAME_LENGTH)]
 PathText = Annotated[str, Meta(max_length=PATH_LENGTH)]
 InterfaceText = Annotated[str, Meta(max_length=INTERFACE_LENGTH)]
 UuidText = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
-IpText = Annotated[str, Meta(extra_json_schema={"format": "ipv4"})]
-IpOrNone = Annotated[str | None, Meta(extra_json_schema={"format": "ipv4"})]
-CidrText = Annotated[str, Meta(extra_json_schema={"pattern": r"^[0-9.]+/[0-9]{1,2}$", "example": "10.0.0.0/16"})]
-CidrOrNone = Annotated[str | None, Meta(extra_json_schema={"pattern": r"^[0-9.]+/[0-9]{1,2}$"})]
+_EITHER = {"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+_CIDR = r"^[0-9a-fA-F.:]+/[0-9]{1,3}$"
+IpText = Annotated[str, Meta(extra_json_schema=_EITHER)]
+IpOrNone = Annotated[str | None, Meta(extra_json_schema={"anyOf": [*_EITHER["anyOf"], {"type": "null"}]})]
+CidrText = Annotated[str, Meta(extra_json_schema={"pattern": _CIDR, "example": "10.0.0.0/16"})]
+CidrOrNone = Annotated[str | None, Meta(extra_json_schema={"pattern": _CIDR})]
 MacText = Annotated[str, Meta(extra_json_schema={"pattern": "^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$"})]
 TimeText = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Digits = Annotated[str, Meta(pattern="^[0-9]{1,8}$")]
@@ -128,7 +130,7 @@ class SubnetCreate(Input, kw_only=True):
     description: Text = ""
     project_id: Text | UnsetType = UNSET
     tenant_id: Text | UnsetType = UNSET
-    ip_version: Literal[4] = 4
+    ip_version: Literal[4, 6] = 4
     gateway_ip: IpOrNone | UnsetType = UNSET
     allocation_pools: list[PoolBody] | UnsetType = UNSET
     enable_dhcp: bool = True
@@ -198,7 +200,7 @@ class AddressPairView(msgspec.Struct, gc=False):
 
 
 class PortCreate(Input, kw_only=True):
-    """A port. Without `fixed_ips` it gets an address of the network's first subnet with room; with [] none."""
+    """A port. Without `fixed_ips` it gets an address of each family that the network has; with [] none."""
 
     network_id: UuidText
     name: Text = ""

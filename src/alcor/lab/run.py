@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from alcor.lab import fakeproofs, measures, onehost, policing, proofs, report, scenario, survival
+from alcor.lab import dualstack, fakeproofs, measures, onehost, policing, proofs, report, scenario, survival
 from alcor.lab.facts import facts
 from alcor.lab.goals import fault_goals, goals
 from alcor.lab.live import LiveLab, choose_driver
@@ -199,6 +199,8 @@ class _Session:
             found = policing.police(lab.client, world, lab.drops, advance, lab.check)
             self._proofs += found.proofs
             self._rule_changes += [*found.allowed_ms, *found.cut_ms]
+        with self._stages.stage("IPv6"):
+            self._proofs += dualstack.prove(lab.client, lab.hosts, lab.check)
         with self._stages.stage("agents killed under a ping"):
             self._proofs += survival.killed_agents(lab, world, vpc)
         with self._stages.stage("ports deleted again"):

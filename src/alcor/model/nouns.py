@@ -79,6 +79,11 @@ class Subnet(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     updated_at: int
     revision: int
 
+    @property
+    def ip_version(self) -> int:
+        """4 or 6."""
+        return self.cidr.version
+
 
 class FixedIp(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One address of a port, in one subnet."""

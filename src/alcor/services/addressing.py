@@ -103,7 +103,10 @@ class NetworkDemand:
 class Supply:
     """What the allocators answered, to be dealt out port by port in the order of the specs."""
 
-    def __init__(self, macs: Iterator[int], anywhere: Iterator[FixedIp], chosen: dict[Id, Iterator[FixedIp]]) -> None:
+    def __init__(
+        self, macs: Iterator[int], anywhere: Sequence[Iterator[FixedIp]], chosen: dict[Id, Iterator[FixedIp]]
+    ) -> None:
+        """`anywhere`: one source for each family that the network has."""
         self._macs = macs
         self._anywhere = anywhere
         self._chosen = chosen
@@ -113,10 +116,10 @@ class Supply:
         return mac_from_int(next(self._macs))
 
     def default_addresses(self) -> tuple[FixedIp, ...]:
-        """One address from any subnet, or none if the network has no subnet."""
-        for fixed_ip in self._anywhere:
-            return (fixed_ip,)
-        return ()
+        """One address of each family, from any subnet; none if the network has no subnet."""
+        if len(self._anywhere) == 1:
+            return (next(self._anywhere[0]),)
+        return tuple([next(source) for source in self._anywhere])
 
     def addresses(self, wants: Sequence[Want]) -> tuple[FixedIp, ...]:
         """The addresses wanted."""
@@ -143,7 +146,7 @@ def supply(indexes: Indexes, demand: NetworkDemand) -> tuple[Supply, list[tuple[
     """Plans every allocator that the demand touches. Raises the errors of exhaustion and of duplicates."""
     macs = indexes.macs(demand.network.id)
     allocations = [(macs, _plan_macs(demand, macs))]
-    spread = _spread(indexes, demand)
+    spread = [_spread(indexes, demand, version) for version in (4, 6)]
     chosen: dict[Id, Iterator[FixedIp]] = {}
     for subnet_demand in demand.subnets.values():
         subnet = subnet_demand.subnet
@@ -152,7 +155,8 @@ def supply(indexes: Indexes, demand: NetworkDemand) -> tuple[Supply, list[tuple[
         allocations.append((allocator, allocation))
         identifier = subnet.id
         chosen[identifier] = iter([FixedIp(identifier, ip) for ip in addresses_at(subnet.cidr, allocation.chosen)])
-    return Supply(iter(allocations[0][1].chosen), _deal(spread, chosen), chosen), allocations
+    anywhere = [_deal(shares, chosen) for shares in spread if shares]
+    return Supply(iter(allocations[0][1].chosen), anywhere, chosen), allocations
 
 
 def _resolve_one(indexes: Indexes, network: Network, spec: FixedIpSpec) -> Want:
@@ -217,14 +221,17 @@ def _plan_addresses(demand: SubnetDemand, allocator: Allocator) -> Allocation:
         ) from None
 
 
-def _spread(indexes: Indexes, demand: NetworkDemand) -> list[tuple[Id, int]]:
-    """Shares the addresses that may be anywhere out over the network's subnets, first subnet first."""
-    subnets = indexes.subnets_of.get(demand.network.id)
-    if not demand.anywhere or not subnets:
+def _spread(indexes: Indexes, demand: NetworkDemand, version: int) -> list[tuple[Id, int]]:
+    """Shares the addresses that may be anywhere out over the network's subnets of a family, first subnet first."""
+    if not demand.anywhere:
+        return []
+    known = indexes.subnets_of.get(demand.network.id, {}).values()
+    subnets = [subnet for subnet in known if subnet.cidr.version == version]
+    if not subnets:
         return []
     shares: list[tuple[Id, int]] = []
     missing = demand.anywhere
-    for subnet in subnets.values():
+    for subnet in subnets:
         subnet_demand = demand.subnet(subnet)
         try:
             indexes.addresses(subnet).plan(subnet_demand.count + missing, exact=subnet_demand.exact)
@@ -239,8 +246,8 @@ def _spread(indexes: Indexes, demand: NetworkDemand) -> list[tuple[Id, int]]:
         if not missing:
             return shares
     raise IpAddressGenerationFailure(
-        f"No more IP addresses available on network {format_id(demand.network.id)}: its {len(subnets)} subnets lack "
-        f"{missing} of the {demand.anywhere} that are needed. Add a subnet."
+        f"No more IP addresses available on network {format_id(demand.network.id)}: its {len(subnets)} IPv{version} "
+        f"subnets lack {missing} of the {demand.anywhere} that are needed. Add a subnet."
     )
 
 

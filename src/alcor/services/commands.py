@@ -117,7 +117,7 @@ class PortSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     description: str = ""
     mac: Mac | None = None
     fixed_ips: tuple[FixedIpSpec, ...] | None = None
-    """None: one address, from the network's first subnet with room (none if it has no subnet). Empty: no address."""
+    """None: one address of each family that the network has subnets of, from the first with room. Empty: no address."""
     host: str = ""
     device_id: str = ""
     device_owner: str = ""

@@ -75,7 +75,7 @@ def update_network(indexes: Indexes, command: UpdateNetwork, stamp: Stamp) -> Ou
     if cidr is not None:
         check_vpc_cidr(cidr)
         for subnet in indexes.subnets_of.get(before.id, {}).values():
-            if not inside(subnet.cidr, cidr):
+            if subnet.cidr.version == cidr.version and not inside(subnet.cidr, cidr):
                 raise InvalidInput(
                     f"Invalid input for operation: cidr {cidr} of network {format_id(before.id)} does not contain its "
                     f"subnet {format_id(subnet.id)} ({subnet.cidr})."
@@ -107,9 +107,9 @@ def check_mtu(indexes: Indexes, mtu: int | None) -> None:
 
 
 def check_vpc_cidr(cidr: Prefix | None) -> None:
-    """Raises InvalidInput for a VPC of a family that is not wired."""
-    if cidr is not None and cidr.version != 4:
-        raise InvalidInput(f"Invalid input for operation: cidr {cidr}: IPv6 is not wired yet; use an IPv4 CIDR.")
+    """Raises InvalidInput for a VPC that has all addresses there are."""
+    if cidr is not None and cidr.length == 0:
+        raise InvalidInput(f"Invalid input for operation: cidr {cidr}: a VPC has a part of the addresses, not all.")
 
 
 def inside(inner: Prefix, outer: Prefix) -> bool:

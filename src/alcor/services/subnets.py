@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import UnsetType
 from msgspec.structs import replace
 
-from alcor.model.addresses import Ip, Prefix, format_ip, ip_from_int, ip_to_int, ip_version
+from alcor.model.addresses import Ip, Prefix, format_ip, ip_from_int, ip_to_int, ip_version, parse_prefix
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Network, Pool, Subnet
 from alcor.services.commands import CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
@@ -31,6 +31,9 @@ from alcor.services.networks import find_network, inside
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
+_IPV6_SHORTEST = 64
+_NOT_FOR_HOSTS = tuple(parse_prefix(text) for text in ("::/64", "fe80::/10", "ff00::/8"))
+"""IPv6: unspecified, loopback and v4-mapped; link-local, which every port has by itself; groups (RFC 4291)."""
 _FIELDS = ("name", "description", "gateway", "pools", "enable_dhcp", "dns_nameservers")
 _DHCP_LONGEST = 30
 """A DHCP server needs room for itself and a client beside network and broadcast (Neutron's rule)."""
@@ -183,19 +186,34 @@ def _check_dhcp(cidr: Prefix) -> None:
         )
 
 
+def _check_range(cidr: Prefix) -> None:
+    """Raises InvalidInput for addresses that hosts cannot have."""
+    if cidr.version == 4:
+        top = cidr.first >> 24
+        if cidr.length == 0 or top == 0 or top == 127 or top >= 224:
+            raise InvalidInput(
+                f"Invalid input for operation: Invalid CIDR {cidr} for subnet: hosts cannot have addresses of "
+                "0.0.0.0/8, 127.0.0.0/8, or 224.0.0.0 and above."
+            )
+        return
+    if cidr.length < _IPV6_SHORTEST:
+        raise InvalidInput(
+            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: an IPv6 subnet is /{_IPV6_SHORTEST} or "
+            "longer."
+        )
+    if any(cidr.overlaps(other) for other in _NOT_FOR_HOSTS):
+        raise InvalidInput(
+            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: hosts cannot have addresses of "
+            f"{', '.join(map(str, _NOT_FOR_HOSTS))}."
+        )
+
+
 def _check_cidr(network: Network, spec: SubnetSpec, siblings: Iterable[Subnet], made: Iterable[Subnet]) -> None:
     cidr = spec.cidr
-    if cidr.version != 4:
-        raise InvalidInput(f"Invalid input for operation: cidr {cidr}: IPv6 is not wired yet; use an IPv4 CIDR.")
-    top = cidr.first >> 24
-    if cidr.length == 0 or top == 0 or top == 127 or top >= 224:
-        raise InvalidInput(
-            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: hosts cannot have addresses of 0.0.0.0/8, "
-            "127.0.0.0/8, or 224.0.0.0 and above."
-        )
+    _check_range(cidr)
     if spec.enable_dhcp:
         _check_dhcp(cidr)
-    if network.cidr is not None and not inside(cidr, network.cidr):
+    if network.cidr is not None and cidr.version == network.cidr.version and not inside(cidr, network.cidr):
         raise InvalidInput(
             f"Invalid input for operation: Requested subnet with cidr: {cidr} is not inside cidr {network.cidr} of "
             f"network: {format_id(network.id)}."

@@ -59,7 +59,8 @@ CREATE TABLE subnets (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, network_id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL,
     description TEXT NOT NULL, cidr TEXT NOT NULL, gateway BLOB NOT NULL, pools BLOB NOT NULL,
     enable_dhcp INTEGER NOT NULL, dns_nameservers TEXT NOT NULL, created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL, revision INTEGER NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL
+    updated_at INTEGER NOT NULL, revision INTEGER NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL,
+    ip_version INTEGER AS (CASE WHEN instr(cidr, ':') THEN 6 ELSE 4 END)
 );
 CREATE INDEX subnet_network ON subnets (network_id);
 CREATE INDEX subnet_name ON subnets (name) WHERE name <> '';
@@ -135,6 +136,7 @@ ALTER TABLE ports ADD COLUMN realised_at INTEGER NOT NULL DEFAULT 0;
 """,
     # Ports of before have no port security: nothing that runs is cut.
     2: f"""
+ALTER TABLE subnets ADD COLUMN ip_version INTEGER AS (CASE WHEN instr(cidr, ':') THEN 6 ELSE 4 END);
 ALTER TABLE ports ADD COLUMN security_groups BLOB NOT NULL DEFAULT x'';
 ALTER TABLE ports ADD COLUMN port_security_enabled INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ports ADD COLUMN address_pairs BLOB NOT NULL DEFAULT x'';
@@ -493,6 +495,7 @@ SUBNETS = Table(
         "cidr": _cidr,
         "gateway": _bytes,
         "enable_dhcp": int,
+        "ip_version": int,
         "dns_nameservers": _words,
     },
     ("id", "name", "network_id", "project_id"),
