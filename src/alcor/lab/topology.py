@@ -158,7 +158,7 @@ def _mac(number: int) -> Mac:
 
 
 def ipv6_off() -> None:
-    """In the calling thread's namespace, for interfaces to come: nothing here speaks IPv6 yet, and with it on the
+    """In the calling thread's namespace, for interfaces to come: the underlay speaks none, and with it on the
     kernel walks its whole IPv6 table per interface (O(N^2), measured)."""
     for which in ("all", "default"):
         path = Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6")
