@@ -91,13 +91,13 @@ def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAU
 
 def _measure(program: Path, bed: Bed, into: _Rounds) -> None:
     with _connected(bed, socket.SOCK_DGRAM) as (client, server):
-        chunks = _traffic(program, "udp", client, server, CHUNKS, PER_CHUNK, PAYLOAD)
+        chunks = traffic(program, "udp", client, server, CHUNKS, PER_CHUNK, PAYLOAD)
     into.cpu_ns.append(percentile([float(line) for line in chunks], CPU_QUANTILE))
     with _connected(bed, socket.SOCK_STREAM) as (client, server):
-        trips = _traffic(program, "rr", client, server, ROUND_TRIPS)
+        trips = traffic(program, "rr", client, server, ROUND_TRIPS)
     into.round_trip_us.append(statistics.median(int(line) for line in trips) / 1000)
     with _connected(bed, socket.SOCK_STREAM) as (client, server):
-        (line,) = _traffic(program, "stream", client, server, STREAM_MS)
+        (line,) = traffic(program, "stream", client, server, STREAM_MS)
     received, elapsed_ns, cpu_ns = (int(word) for word in line.split())
     into.gbit.append(received * 8 / elapsed_ns)
     into.cpu_s_per_gbyte.append(cpu_ns / received)
@@ -128,7 +128,8 @@ def _connected(bed: Bed, kind: socket.SocketKind) -> Iterator[tuple[int, int]]:
         yield client.fileno(), accepted.fileno()
 
 
-def _traffic(program: Path, mode: str, client: int, server: int, *numbers: int) -> list[str]:
+def traffic(program: Path, mode: str, client: int, server: int, *numbers: int) -> list[str]:
+    """What traffic.c says, line by line. Raises DataPlaneError."""
     arguments = [str(program), mode, str(client), str(server), *map(str, numbers)]
     done = subprocess.run(
         arguments, pass_fds=(client, server), capture_output=True, text=True, check=False, timeout=TIMEOUT_S

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -39,7 +39,7 @@ MTU, UNDERLAY_MTU = 1500, 1600
 VNI, VXLAN_PORT = 77, 4789
 UNDERLAY, INNER = 2, 2
 _OUTER, _BRIDGE, _VXLAN = 10, 11, 12
-REMOTE_ENTRIES = 4096
+REMOTE_ENTRIES = 1 << 20
 FLOW_ENTRIES = 262_144
 
 
@@ -78,12 +78,17 @@ def beds(parent: Path) -> Iterator[list[Bed]]:
     run = RunDirectory.make(parent, mounts=True)
     with ExitStack() as stack:
         stack.callback(run.remove)
-        made = [_direct(run), _bridge(run), _alcor(run, stack)]
+        made = [_direct(run), bridge_bed(run)[0], _alcor(run, stack)]
         for bed in made:
-            (answer,) = ping_all([Ping(source=bed.namespaces[0], target=bed.server_ip, size=MTU)])
-            if not answer.answered:
-                raise DataPlaneError(f"{bed.name}: the two containers do not reach each other")
+            check(bed)
         yield made
+
+
+def check(bed: Bed) -> None:
+    """Raises DataPlaneError unless one container reaches the other."""
+    (answer,) = ping_all([Ping(source=bed.namespaces[0], target=bed.server_ip, size=MTU)])
+    if not answer.answered:
+        raise DataPlaneError(f"{bed.name}: the two containers do not reach each other")
 
 
 def _pair(run: RunDirectory, name: str) -> tuple[Path, Path]:
@@ -131,8 +136,9 @@ def _hosts(run: RunDirectory, name: str) -> tuple[Path, Path]:
     return paths
 
 
-def _bridge(run: RunDirectory) -> Bed:
-    """Bridge and VXLAN device know where every MAC is, the containers every neighbour: nothing is flooded."""
+def bridge_bed(run: RunDirectory) -> tuple[Bed, tuple[Path, Path]]:
+    """And its two hosts. Bridge and VXLAN device know where every MAC is, the containers every neighbour: nothing is
+    flooded."""
     hosts = _hosts(run, "bridge")
     containers = _pair(run, "bridge")
     for number, (host, container) in enumerate(zip(hosts, containers, strict=True)):
@@ -161,13 +167,32 @@ def _bridge(run: RunDirectory) -> Bed:
                 links.neighbour(INNER, IPS[other], MACS[other]),
             ],
         )
-    return Bed(name="Linux bridge + VXLAN", namespaces=containers)
+    return Bed(name="Linux bridge + VXLAN", namespaces=containers), hosts
+
+
+class Host(NamedTuple):
+    """A driver, and the one thread that may call it."""
+
+    worker: ThreadPoolExecutor
+    driver: EbpfDriver
+
+    def apply(self, plan: Plan) -> None:
+        """Raises DataPlaneError unless all of it was carried out."""
+        applied = self.worker.submit(self.driver.apply, plan).result()
+        failed = applied.error or next((port.error for port in applied.ports if port.error), "")
+        if failed:
+            raise DataPlaneError(f"the driver refused the bench's plan: {failed}")
 
 
 def _alcor(run: RunDirectory, stack: ExitStack) -> Bed:
+    return alcor_bed(run, stack)[0]
+
+
+def alcor_bed(run: RunDirectory, stack: ExitStack) -> tuple[Bed, tuple[Host, Host]]:
     """Two EbpfDrivers, each on a thread that lives in its host's namespace, with one port each."""
     hosts = _hosts(run, "alcor")
     containers = []
+    made = []
     for number, host in enumerate(hosts):
         worker = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=f"host-{number}"))
         config = EbpfConfig(
@@ -181,12 +206,10 @@ def _alcor(run: RunDirectory, stack: ExitStack) -> Bed:
         )
         driver = worker.submit(_open, host, config).result()
         stack.callback(_close, worker, driver)
-        applied = worker.submit(driver.apply, _plan(number)).result()
-        failed = applied.error or next((port.error for port in applied.ports if port.error), "")
-        if failed:
-            raise DataPlaneError(f"the driver refused the bench's port: {failed}")
-        containers.append(config.netns_dir / format_id(_port(number).id))
-    return Bed(name="Alcor", namespaces=(containers[0], containers[1]))
+        made.append(Host(worker, driver))
+        made[-1].apply(_plan(number))
+        containers.append(config.netns_dir / format_id(port_of(number).id))
+    return Bed(name="Alcor", namespaces=(containers[0], containers[1])), (made[0], made[1])
 
 
 def _open(host: Path, config: EbpfConfig) -> EbpfDriver:
@@ -203,12 +226,16 @@ def _close(worker: ThreadPoolExecutor, driver: EbpfDriver) -> None:
 
 
 def _plan(number: int) -> Plan:
-    other = 1 - number
-    endpoint = (EndpointKey(VNI, IPS[other]), Endpoint(MACS[other], HOST_IPS[other]))
-    return Plan(put_endpoints=(endpoint,), put_ports=(_port(number),))
+    return Plan(put_endpoints=(endpoint_of(1 - number),), put_ports=(port_of(number),))
 
 
-def _port(number: int) -> LocalPort:
+def endpoint_of(number: int, identity: int = 0) -> tuple[EndpointKey, Endpoint]:
+    """Where one of the two containers is, for the other's host."""
+    return EndpointKey(VNI, IPS[number]), Endpoint(MACS[number], HOST_IPS[number], identity)
+
+
+def port_of(number: int, identity: int = 0) -> LocalPort:
+    """The port of one of the two containers."""
     return LocalPort(
         id=make_id(number + 1, bytes(11)),
         vni=VNI,
@@ -220,4 +247,5 @@ def _port(number: int) -> LocalPort:
         kind=PortKind.CONTAINER,
         netns="",
         interface="",
+        identity=identity,
     )

@@ -1,8 +1,9 @@
-/* The load of `alcor bench dataplane`: what a packet, a round trip and a stream cost between two sockets it is handed.
+/* The load of `alcor bench dataplane` and `policy`: what a packet, a round trip and a stream cost between two sockets it is handed.
  *
  *   traffic udp SENDER RECEIVER CHUNKS PER_CHUNK BYTES   thread CPU ns per packet of every chunk, one per line
  *   traffic rr CLIENT SERVER COUNT                       ns of every round trip of one byte, one per line
  *   traffic stream CLIENT SERVER MILLISECONDS            bytes received, ns until the last, CPU ns of both ends
+ *   traffic connect NETNS LISTENER CHUNKS PER_CHUNK      thread CPU ns per TCP connection, opened and reset, of every chunk
  *
  * The sockets are connected and live in the namespaces of two containers. Across a veth the kernel does all work of a
  * packet, softirqs included, inside the sender's system call; so the sender's thread CPU time from send() to the
@@ -10,6 +11,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
@@ -101,6 +103,35 @@ static int rr(int client, int server, int count)
 	return 0;
 }
 
+/* From the client's namespace: SYN, SYN+ACK, ACK, then a reset, so that no port waits before it is used again. */
+static int connections(int namespace, int listener, int chunks, int per_chunk)
+{
+	struct sockaddr_in to;
+	socklen_t length = sizeof(to);
+	struct linger reset = {.l_onoff = 1};
+
+	if (setns(namespace, CLONE_NEWNET) || getsockname(listener, (struct sockaddr *)&to, &length))
+		return fail("the client's namespace");
+	for (int chunk = 0; chunk < chunks; chunk++) {
+		long before = now(CLOCK_THREAD_CPUTIME_ID);
+
+		for (int i = 0; i < per_chunk; i++) {
+			int client = socket(AF_INET, SOCK_STREAM, 0);
+			int server;
+
+			if (client < 0 || connect(client, (struct sockaddr *)&to, sizeof(to)))
+				return fail("connect");
+			server = accept(listener, NULL, NULL);
+			if (server < 0 || setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)))
+				return fail("accept");
+			close(client);
+			close(server);
+		}
+		printf("%ld\n", (now(CLOCK_THREAD_CPUTIME_ID) - before) / per_chunk);
+	}
+	return 0;
+}
+
 static long cpu_of(int who)
 {
 	struct rusage used;
@@ -174,6 +205,10 @@ int main(int argc, char **argv)
 		pin();
 		return stream(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
 	}
-	fprintf(stderr, "usage: traffic udp|rr|stream FD FD NUMBER...\n");
+	if (argc == 6 && !strcmp(argv[1], "connect")) {
+		pin();
+		return connections(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
+	}
+	fprintf(stderr, "usage: traffic udp|rr|stream|connect FD FD NUMBER...\n");
 	return 2;
 }

@@ -85,6 +85,14 @@ def dataplane(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out 
     _measure("dataplane", out, lambda say: run(rounds, say))
 
 
+@app.command()
+def policy(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+    """Security groups: a packet and a connection with 10, 100 and 10,000 rules, beside bridge + VXLAN + nftables."""
+    from alcor.bench.policy import run
+
+    _measure("policy", out, lambda say: run(rounds, say))
+
+
 @app.command("all")
 def everything(out: Out = None) -> None:
     """All of them, one after another."""
@@ -93,6 +101,7 @@ def everything(out: Out = None) -> None:
     fastpath(out=out)
     bus(out=out)
     dataplane(out=out)
+    policy(out=out)
 
 
 def _measure(name: str, out: Path | None, run: Callable[[Callable[[str], None]], Bench]) -> None:
