@@ -181,10 +181,14 @@ def partial_plan(
             continue
         fresh = touched.fresh.get(key, ())
         owners, goals = desired.owners(key), desired.scopes[key].endpoints
-        for ip in sorted(touched.addresses[key]):
+        for ip in touched.addresses[key]:
             held = owners.get(ip)
-            endpoint = _endpoint_of(held, goals, desired.ports) if held is not None else None
             where = EndpointKey(vpc.vni, ip)
+            if isinstance(held, bytes) and held not in desired.ports:  # nearly always: as _endpoint_of has it
+                goal = goals[held]
+                endpoint: Endpoint | None = Endpoint(goal.mac, goal.host_ip, goal.identity)
+            else:
+                endpoint = _endpoint_of(held, goals, desired.ports) if held is not None else None
             if endpoint is None:
                 if ip not in fresh:
                     remove_endpoints.add(where)

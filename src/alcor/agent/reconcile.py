@@ -21,6 +21,7 @@ from alcor.agent.journal import Journal, JournalError
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import Applied, DataPlaneError, Driver, EndpointKey, LocalPort, Plan, PolicyKey
+from alcor.kit.memory import no_collection
 from alcor.model.ids import Id, format_id
 from alcor.wire.codec import BundleHead, Feed, decode_bundle, decode_scopes, without_feeds
 from alcor.wire.fields import WireError
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 2.0
 """A scope that is lacking is asked for at most this often."""
+MANY_BYTES = 1 << 20
+"""Of bundles: what they make is kept, so that looking for garbage in between only costs (a third of a large VPC)."""
 MAX_REPORTED_ERROR = 1000
 """Characters of a port's error that travel up."""
 
@@ -182,6 +185,10 @@ class Reconciler:
 
     def handle(self, bundles: Sequence[Received]) -> list[Answer]:
         """Takes in bundles that waited and answers each, in order; all of them are planned and applied as one."""
+        with no_collection(sum(len(bundle.data) for bundle in bundles) > MANY_BYTES):
+            return self._handle(bundles)
+
+    def _handle(self, bundles: Sequence[Received]) -> list[Answer]:
         touched = Touched()
         answers: list[Answer] = []
         accepted: dict[int, tuple[int, BundleHead, tuple[ScopeKey, ...]]] = {}

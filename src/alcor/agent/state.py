@@ -57,8 +57,8 @@ class Touched:
         """Whose identities or groups may differ."""
         self.members: set[ScopeKey] = set()
         """Where a local port came, went or has other groups: a policy may be needed, or needed no more."""
-        self.addresses: dict[ScopeKey, set[Ip]] = {}
-        """Whose endpoints may differ, by VPC."""
+        self.addresses: dict[ScopeKey, dict[Ip, None]] = {}
+        """Whose endpoints may differ, by VPC; in the order in which they were named."""
         self.fresh: dict[ScopeKey, set[Ip]] = {}
         """Of these, the ones that nobody had before: there is nothing to remove."""
         self.gone: set[EndpointKey] = set()
@@ -178,11 +178,20 @@ class Desired:
                 touched.mentioned[goal.id] = (key.partition, goal.revision)
             for tombstone in update.tombstones:
                 touched.mentioned[tombstone.id] = (key.partition, tombstone.revision)
-        addresses = touched.addresses.get(key) or set[Ip]()
+        addresses = touched.addresses.get(key) or dict[Ip, None]()
         fresh = touched.fresh.setdefault(key, set())
         owners = self._owners.get(key, {})
         for change in state.merge(update):
             if change.kind is Kind.ENDPOINT:
+                before, after = change.before, change.after
+                if before is None and isinstance(after, EndpointGoal) and len(after.ips) == 1:
+                    # Nearly all of a large VPC: a new endpoint with one address, which nobody had.
+                    (ip,) = after.ips
+                    if not ip[0] and ip not in owners and ip not in addresses:
+                        owners[ip] = change.id
+                        fresh.add(ip)
+                        addresses[ip] = None
+                        continue
                 self._endpoint(owners, change, addresses, fresh)
             elif change.kind is Kind.PORT:
                 self._port(key.partition, change, touched, left)
@@ -196,13 +205,13 @@ class Desired:
         if addresses:
             touched.addresses[key] = addresses
 
-    def _endpoint(self, owners: Owners, change: Change, addresses: set[Ip], fresh: set[Ip]) -> None:
+    def _endpoint(self, owners: Owners, change: Change, addresses: dict[Ip, None], fresh: set[Ip]) -> None:
         before, after = change.before, change.after
         if isinstance(before, EndpointGoal):
             ips = answered(before)
             for ip in ips:
                 _disown(owners, ip, change.id)
-            addresses.update(ips)
+            addresses.update(dict.fromkeys(ips))
         if isinstance(after, EndpointGoal):
             ips = answered(after)
             for ip in ips:
@@ -213,7 +222,7 @@ class Desired:
                         fresh.add(ip)
                 else:
                     owners[ip] = tuple(sorted({*_all(held), change.id}))
-            addresses.update(ips)
+            addresses.update(dict.fromkeys(ips))
 
     def _port(self, partition: int, change: Change, touched: Touched, left: set[ScopeKey]) -> None:
         touched.ports.add(change.id)
@@ -240,7 +249,7 @@ class Desired:
             if key is not None and (state := self.scopes.get(key)) is not None:
                 endpoint = state.endpoints.get(change.id)
                 if endpoint is not None:
-                    touched.addresses.setdefault(key, set()).update(answered(endpoint))
+                    touched.addresses.setdefault(key, {}).update(dict.fromkeys(answered(endpoint)))
 
     def _count_identity(self, key: ScopeKey | None, goal: Goal | None, step: int, touched: Touched) -> None:
         if key is None or not isinstance(goal, PortGoal) or not goal.identity:
@@ -259,7 +268,7 @@ class Desired:
         old_vni = change.before.vni if isinstance(change.before, VpcGoal) else None
         new_vni = change.after.vni if isinstance(change.after, VpcGoal) else None
         if old_vni != new_vni:
-            touched.addresses.setdefault(key, set()).update(self._owners[key])
+            touched.addresses.setdefault(key, {}).update(dict.fromkeys(self._owners[key]))
             touched.policies.add(key)
             if old_vni is not None:
                 self._lose_vni(key, old_vni, touched)
