@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from alcor.api.app import create_app
 from alcor.api.exchange import Limits
 from alcor.loops.commit import Committer
+from alcor.loops.reachability import Reachability
 from alcor.store.base import SCAN_BOUND
 from alcor.store.sqlite import SqliteStore
 
@@ -51,7 +52,8 @@ def committer(plane: tuple[Committer, SqliteStore]) -> Committer:
 
 @pytest.fixture
 def app(plane: tuple[Committer, SqliteStore]) -> Starlette:
-    return create_app(*plane, limits=Limits(body_bytes=BODY_LIMIT, page_items=1000))
+    limits = Limits(body_bytes=BODY_LIMIT, page_items=1000)
+    return create_app(*plane, limits=limits, reachability=Reachability(plane[1]))
 
 
 @pytest.fixture
@@ -69,7 +71,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real server on loopback, at a port that the kernel chose; one for the whole session."""
     with control_plane(tmp_path_factory.mktemp("server")) as (committer, store):
         config = uvicorn.Config(
-            create_app(committer, store), loop="uvloop", http="httptools", log_config=None, access_log=False
+            create_app(committer, store, reachability=Reachability(store)),
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            access_log=False,
         )
         listener = socket.create_server(("127.0.0.1", 0))
         running = uvicorn.Server(config)

@@ -26,10 +26,12 @@ from alcor.api.exchange import Call, Endpoint, Handler, Limits, next_request_id
 from alcor.api.networks import Networks
 from alcor.api.nodes import Nodes
 from alcor.api.ports import Ports
+from alcor.api.reachability import ReachabilityHandler
 from alcor.api.security_groups import SecurityGroupRules, SecurityGroups
 from alcor.api.subnets import Subnets
 from alcor.services.commands import Control
 from alcor.services.health import HealthView
+from alcor.services.reachability import ReachabilityView
 from alcor.store.base import Store
 
 MEMBER = "/{member}"
@@ -46,8 +48,10 @@ def create_app(
     limits: Limits | None = None,
     health: HealthView | None = None,
     metrics: Callable[[], bytes] | None = None,
+    reachability: ReachabilityView | None = None,
 ) -> Starlette:
-    """The application. `health` answers how hosts are, `metrics` makes the page for Prometheus.
+    """The application. `health` answers how hosts are, `metrics` makes the page for Prometheus, `reachability` says why
+    packets arrive or not.
 
     It owns its reader threads (they end with the lifespan), not `control` and not `store`.
     """
@@ -63,7 +67,7 @@ def create_app(
 
     endpoints = {
         path: Endpoint(methods, limits)
-        for path, methods in handlers(Context(control, store, readers, health, metrics)).items()
+        for path, methods in handlers(Context(control, store, readers, health, metrics, reachability)).items()
     }
     return Application(
         endpoints, lifespan=lifespan, exception_handlers={HTTPException: _http_error, Exception: _unexpected}
@@ -130,6 +134,8 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
     found["/v2.0/health-events"] = {"GET": agents.events}
     if context.metrics is not None:
         found["/metrics"] = {"GET": _metrics(context.metrics)}
+    if context.reachability is not None:
+        found["/v2.0/reachability"] = {"POST": ReachabilityHandler(context).ask}
     found["/"] = {"GET": discovery.versions}
     found["/v2.0"] = {"GET": discovery.resources}
     found["/v2.0/extensions"] = {"GET": discovery.extensions}

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from alcor.services.commands import Control
 from alcor.services.health import HealthView
+from alcor.services.reachability import ReachabilityView
 from alcor.store.base import Store
 
 Found = TypeVar("Found")
@@ -24,6 +25,7 @@ class Context:
         readers: Executor,
         health: HealthView | None = None,
         metrics: Callable[[], bytes] | None = None,
+        reachability: ReachabilityView | None = None,
     ) -> None:
         self.control = control
         self.store = store
@@ -31,6 +33,8 @@ class Context:
         """None: nobody watches hosts."""
         self.metrics = metrics
         """The page for Prometheus; None: there is none."""
+        self.reachability = reachability
+        """None: nobody answers."""
         self._readers = readers
 
     async def read(self, question: Callable[[], Found]) -> Found:

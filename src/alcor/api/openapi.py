@@ -36,6 +36,7 @@ from alcor.api.bodies import (
 from alcor.api.discovery import Extension, Link
 from alcor.api.errors import ErrorBody
 from alcor.api.listing import Compound, Constant, Filter, Listing, boolean
+from alcor.api.reachability import ReachabilityAnswer, ReachabilityQuestion
 from alcor.api.security_bodies import (
     SecurityGroupCreate,
     SecurityGroupRuleCreate,
@@ -143,7 +144,11 @@ def _schemas() -> Json:
         kind for resource in RESOURCES for kind in (resource.create, resource.update, resource.view) if kind is not None
     ]
     _, found = msgspec.json.schema_components(
-        [*types, ErrorBody, Link, Extension, AgentUpdate, AgentView, HealthEventView],
+        [
+            *types,
+            *(ErrorBody, Link, Extension, AgentUpdate, AgentView, HealthEventView),
+            *(ReachabilityQuestion, ReachabilityAnswer),
+        ],
         ref_template="#/components/schemas/{name}",
     )
     for resource in RESOURCES:
@@ -391,6 +396,26 @@ def _discovery() -> Json:
                 "What happened to hosts lately, oldest first.",
                 "health_events",
                 _list_of("HealthEventView"),
+            )
+        },
+        "/v2.0/reachability": {
+            "post": _operation(
+                "discovery",
+                "ask_reachability",
+                "Would this packet arrive, and if not, why?",
+                {
+                    "200": _answer(
+                        "The verdict.", _object({"reachability": _ref("ReachabilityAnswer")}, ["reachability"])
+                    ),
+                    **_errors(400, 404, 413),
+                },
+                parameters=[_shared("project")],
+                requestBody={
+                    "required": True,
+                    "content": _json(
+                        _object({"reachability": _ref("ReachabilityQuestion")}, ["reachability"], closed=True)
+                    ),
+                },
             )
         },
         "/": {

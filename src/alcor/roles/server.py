@@ -29,6 +29,7 @@ from alcor.loops.commit import Committer
 from alcor.loops.health import HealthMonitor
 from alcor.loops.metrics import Metrics
 from alcor.loops.publish import Publisher
+from alcor.loops.reachability import Reachability
 from alcor.loops.status import StatusLoop
 from alcor.paths.link import CONTROLLER, Credentials, CredentialsError, load_credentials
 from alcor.roles import ways
@@ -109,7 +110,9 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
                 group.create_task(publisher.run(path, status.add)),
                 group.create_task(status.run()),
             ]
-            app = create_app(committer, store, health=monitor, metrics=metrics.render)
+            app = create_app(
+                committer, store, health=monitor, metrics=metrics.render, reachability=Reachability(store, monitor)
+            )
             await _serve_api(app, sockets)
             for loop in loops:
                 loop.cancel()
