@@ -13,6 +13,7 @@ from tests.api.rest import make, make_vpc
 from alcor.api.app import handlers
 from alcor.api.context import Context
 from alcor.api.openapi import document
+from alcor.loops.reachability import Reachability
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
 
@@ -32,7 +33,8 @@ async def test_it_is_served(client: httpx.AsyncClient) -> None:
 def test_every_path_and_method_is_in_it(tmp_path: Path) -> None:
     """What the application serves and what the document says are the same, HEAD and slashes apart."""
     with control_plane(tmp_path) as (committer, store), ThreadPoolExecutor(1) as readers:
-        served = {path: set(methods) for path, methods in handlers(Context(committer, store, readers)).items()}
+        context = Context(committer, store, readers, reachability=Reachability(store))
+        served = {path: set(methods) for path, methods in handlers(context).items()}
     described = {
         re.sub(r"\{\w+\}", "{member}", path): {method.upper() for method in item if method != "parameters"}
         for path, item in document()["paths"].items()
