@@ -359,17 +359,46 @@ def _discovery() -> Json:
     entry = _object({"name": text, "collection": text, "links": links}, ["name", "collection", "links"])
     extension = _ref("Extension")
 
-    def show(name: str, summary: str, key: str, schema: Json, **more: Json) -> Json:
-        body = _object({key: schema, **more}, [key, *more])
-        return _operation("discovery", name, summary, {"200": _answer(summary, body), **_errors()})
-
-    extension_path = show("show_extension", "One extension.", "extension", extension)
+    extension_path = _shown("show_extension", "One extension.", "extension", extension)
     extension_path["responses"] |= _errors(404)
     extension_path["parameters"] = [{"name": "alias", "in": "path", "required": True, "schema": text}]
-    agent = show("show_agent", "A host's agent, and how it is.", "agent", _ref("AgentView"))
+    return {
+        **_hosts(),
+        "/v2.0/reachability": {"post": _reachability()},
+        "/": {
+            "get": _shown("list_versions", "The versions of the API.", "versions", {"type": "array", "items": version})
+        },
+        "/v2.0": {
+            "get": _shown(
+                "list_resources", "The resources.", "resources", {"type": "array", "items": entry}, version=version
+            )
+        },
+        "/v2.0/extensions": {
+            "get": _shown("list_extensions", "The extensions.", "extensions", {"type": "array", "items": extension})
+        },
+        "/v2.0/extensions/{alias}": {"get": extension_path},
+        "/v2.0/openapi.json": {
+            "get": _operation(
+                "discovery",
+                "show_openapi",
+                "This document.",
+                {"200": _answer("OpenAPI 3.1.", {"type": "object"}), **_errors()},
+            )
+        },
+    }
+
+
+def _shown(name: str, summary: str, key: str, schema: Json, **more: Json) -> Json:
+    body = _object({key: schema, **more}, [key, *more])
+    return _operation("discovery", name, summary, {"200": _answer(summary, body), **_errors()})
+
+
+def _hosts() -> Json:
+    """How hosts are."""
+    agent = _shown("show_agent", "A host's agent, and how it is.", "agent", _ref("AgentView"))
     agent["responses"] |= _errors(404)
     return {
-        "/v2.0/agents": {"get": show("list_agents", "Hosts' agents.", "agents", _list_of("AgentView"))},
+        "/v2.0/agents": {"get": _shown("list_agents", "Hosts' agents.", "agents", _list_of("AgentView"))},
         "/v2.0/agents/{agent_id}": {
             "parameters": [
                 {"name": "agent_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
@@ -391,54 +420,31 @@ def _discovery() -> Json:
             ),
         },
         "/v2.0/health-events": {
-            "get": show(
+            "get": _shown(
                 "list_health_events",
                 "What happened to hosts lately, oldest first.",
                 "health_events",
                 _list_of("HealthEventView"),
             )
         },
-        "/v2.0/reachability": {
-            "post": _operation(
-                "discovery",
-                "ask_reachability",
-                "Would this packet arrive, and if not, why?",
-                {
-                    "200": _answer(
-                        "The verdict.", _object({"reachability": _ref("ReachabilityAnswer")}, ["reachability"])
-                    ),
-                    **_errors(400, 404, 413),
-                },
-                parameters=[_shared("project")],
-                requestBody={
-                    "required": True,
-                    "content": _json(
-                        _object({"reachability": _ref("ReachabilityQuestion")}, ["reachability"], closed=True)
-                    ),
-                },
-            )
-        },
-        "/": {
-            "get": show("list_versions", "The versions of the API.", "versions", {"type": "array", "items": version})
-        },
-        "/v2.0": {
-            "get": show(
-                "list_resources", "The resources.", "resources", {"type": "array", "items": entry}, version=version
-            )
-        },
-        "/v2.0/extensions": {
-            "get": show("list_extensions", "The extensions.", "extensions", {"type": "array", "items": extension})
-        },
-        "/v2.0/extensions/{alias}": {"get": extension_path},
-        "/v2.0/openapi.json": {
-            "get": _operation(
-                "discovery",
-                "show_openapi",
-                "This document.",
-                {"200": _answer("OpenAPI 3.1.", {"type": "object"}), **_errors()},
-            )
-        },
     }
+
+
+def _reachability() -> Json:
+    return _operation(
+        "discovery",
+        "ask_reachability",
+        "Would this packet arrive, and if not, why?",
+        {
+            "200": _answer("The verdict.", _object({"reachability": _ref("ReachabilityAnswer")}, ["reachability"])),
+            **_errors(400, 404, 413),
+        },
+        parameters=[_shared("project")],
+        requestBody={
+            "required": True,
+            "content": _json(_object({"reachability": _ref("ReachabilityQuestion")}, ["reachability"], closed=True)),
+        },
+    )
 
 
 def _list_of(name: str) -> Json:
