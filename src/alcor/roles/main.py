@@ -1,4 +1,4 @@
-"""The command line: `alcor server | agent | lab | sim | bench | pki`. A role is imported only when it is asked for.
+"""The command line: `alcor server | agent | lab | sim | bench | trace | pki`. A role is imported only when asked for.
 
 Called by the `alcor` script. Every error a user can mend ends as one line on standard error and exit code 2.
 """
@@ -145,6 +145,26 @@ def sim(
     from alcor.roles.sim import run
 
     raise typer.Exit(run(seed, schedules, hosts, report))
+
+
+@app.command()
+def trace(
+    source: Annotated[str, typer.Argument(help="Id of the port that sends.")],
+    destination: Annotated[str, typer.Argument(help="Id of a port, or an address.")],
+    protocol: Annotated[str, typer.Option(help="tcp, udp, icmp, ... or a number.")] = "icmp",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Destination port.")] = None,
+    api: Annotated[str, typer.Option(help="Where the API is.")] = "http://127.0.0.1:9696",
+    control_socket: Annotated[Path | None, typer.Option(help="Of this host's agent: its counters beside it.")] = None,
+) -> None:
+    """Why a packet arrives or not: every step of it by desired state, and what the host has counted."""
+    from alcor.roles.trace import run
+
+    is_port = len(destination) == 36 and destination.count("-") == 4
+    question: dict[str, object] = {"source_port_id": source, "protocol": protocol}
+    question["destination_port_id" if is_port else "destination_ip"] = destination
+    if port is not None:
+        question["destination_port"] = port
+    raise typer.Exit(run(api, question, control_socket))
 
 
 @app.command()
