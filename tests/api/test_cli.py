@@ -46,3 +46,23 @@ def test_a_session(server: str) -> None:
     openstack(server, "port", "delete", "cli-port")
     openstack(server, "network", "delete", "cli-net")
     assert "cli-net" not in {row["Name"] for row in openstack(server, "network", "list", *as_json)}
+
+
+def test_security_groups(server: str) -> None:
+    """A group, a rule by another group and one by prefix, a port in it, as the openstack command has them; IPv6 too."""
+    as_json = ("-f", "json")
+    group = openstack(server, "security", "group", "create", "cli-web", *as_json)
+    assert ["egress", "egress"] == [rule["direction"] for rule in group["rules"]]
+    words = ("--protocol", "tcp", "--dst-port", "80:443", "--remote-ip", "2001:db8::/32", "--ethertype", "IPv6")
+    rule = openstack(server, "security", "group", "rule", "create", "cli-web", *words, *as_json)
+    assert ("IPv6", 80, 443) == (rule["ether_type"], rule["port_range_min"], rule["port_range_max"])
+    openstack(server, "network", "create", "cli-dual", *as_json)
+    subnet = ("--network", "cli-dual", "--ip-version", "6", "--subnet-range", "2001:db8:77::/64")
+    openstack(server, "subnet", "create", "cli-six", *subnet, *as_json)
+    port = openstack(
+        server, "port", "create", "cli-member", "--network", "cli-dual", "--security-group", "cli-web", *as_json
+    )
+    assert ([group["id"]], "2001:db8:77::2") == (port["security_group_ids"], port["fixed_ips"][0]["ip_address"])
+    openstack(server, "port", "delete", "cli-member")
+    openstack(server, "network", "delete", "cli-dual")
+    openstack(server, "security", "group", "delete", "cli-web")
