@@ -21,12 +21,21 @@ _QUERIES = (
      "{} addresses are of a subnet that does not exist (leaked)"),
     ("SELECT count(*) FROM ports p WHERE p.host <> '' AND NOT EXISTS (SELECT 1 FROM nodes d WHERE d.name = p.host)",
      "{} ports are bound to a node that does not exist"),
+    ("SELECT count(*) FROM ports p WHERE p.identity <> 0 AND NOT EXISTS (SELECT 1 FROM identities i "
+     "WHERE i.network = p.network AND i.number = p.identity AND i.groups = p.security_groups)",
+     "{} ports have an identity that does not stand for their security groups"),
+    ("SELECT count(*) FROM identities i WHERE NOT EXISTS (SELECT 1 FROM networks w WHERE w.n = i.network)",
+     "{} identities are of a network that does not exist (leaked)"),
+    ("SELECT count(*) FROM security_group_rules r WHERE NOT EXISTS "
+     "(SELECT 1 FROM security_groups g WHERE g.id = r.group_id)",
+     "{} rules are of a security group that does not exist"),
     ("SELECT count(*) FROM ports WHERE host = '' AND status <> 'DOWN'",
      "{} unbound ports are not DOWN"),
     ("SELECT count(*) FROM ports WHERE revision > (SELECT revision FROM meta)",
      "{} ports are newer than the newest commit"),
     ("SELECT count(*) FROM (SELECT n FROM ports UNION ALL SELECT n FROM networks UNION ALL SELECT n FROM subnets "
-     "UNION ALL SELECT n FROM nodes) WHERE n > (SELECT last_ordinal FROM meta)",
+     "UNION ALL SELECT n FROM nodes UNION ALL SELECT n FROM security_groups "
+     "UNION ALL SELECT n FROM security_group_rules) WHERE n > (SELECT last_ordinal FROM meta)",
      "{} rows have an ordinal that was never given out"),
 )  # fmt: skip
 
