@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from alcor.dataplane.base import EndpointKey
 from alcor.goalstate.merge import Change, ScopeState
 from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, PortGoal, ScopeUpdate, VpcGoal
-from alcor.model.addresses import Ip, link_local
+from alcor.model.addresses import Ip, with_link_local
 from alcor.model.ids import Id
 from alcor.wire.reports import Held
 
@@ -208,12 +208,12 @@ class Desired:
     def _endpoint(self, owners: Owners, change: Change, addresses: dict[Ip, None], fresh: set[Ip]) -> None:
         before, after = change.before, change.after
         if isinstance(before, EndpointGoal):
-            ips = answered(before)
+            ips = with_link_local(before.ips, before.mac)
             for ip in ips:
                 _disown(owners, ip, change.id)
             addresses.update(dict.fromkeys(ips))
         if isinstance(after, EndpointGoal):
-            ips = answered(after)
+            ips = with_link_local(after.ips, after.mac)
             for ip in ips:
                 held = owners.get(ip)
                 if held is None:
@@ -249,7 +249,9 @@ class Desired:
             if key is not None and (state := self.scopes.get(key)) is not None:
                 endpoint = state.endpoints.get(change.id)
                 if endpoint is not None:
-                    touched.addresses.setdefault(key, {}).update(dict.fromkeys(answered(endpoint)))
+                    touched.addresses.setdefault(key, {}).update(
+                        dict.fromkeys(with_link_local(endpoint.ips, endpoint.mac))
+                    )
 
     def _count_identity(self, key: ScopeKey | None, goal: Goal | None, step: int, touched: Touched) -> None:
         if key is None or not isinstance(goal, PortGoal) or not goal.identity:
@@ -288,13 +290,6 @@ class Desired:
         touched.vpcs.discard(key)
         touched.policies.discard(key)
         touched.members.discard(key)
-
-
-def answered(goal: EndpointGoal) -> tuple[Ip, ...]:
-    """The addresses at which the endpoint is found: its own, and with IPv6 the link-local one that its MAC makes."""
-    if any(ip[0] for ip in goal.ips):  # an IPv4 address is v4-mapped: it begins with zeros
-        return (*goal.ips, link_local(goal.mac))
-    return goal.ips
 
 
 def _all(held: Id | tuple[Id, ...]) -> tuple[Id, ...]:

@@ -18,7 +18,7 @@ from alcor.dataplane.fake.policy import Party, PolicyTables, allowing_rule
 from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Sender, Tables
 from alcor.dataplane.fake.walk import Verdict, VerdictKind
 from alcor.goalstate.snapshot import rule_goal
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, ip_version, link_local
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, ip_version, with_link_local
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import FixedIp, Identity, Network, Node, Port, SecurityGroupRule, Subnet
 from alcor.services.errors import InvalidInput, PortNotFound
@@ -278,8 +278,7 @@ class _Case:
 
 
 def _answered(port: Port) -> tuple[Ip, ...]:
-    ips = tuple(fixed.ip for fixed in port.fixed_ips)
-    return (*ips, link_local(port.mac)) if any(ip_version(ip) == 6 for ip in ips) else ips
+    return with_link_local(tuple([fixed.ip for fixed in port.fixed_ips]), port.mac)
 
 
 def _packet(source: Ip, destination: Ip, protocol: int, port: int) -> bytes:

@@ -132,6 +132,15 @@ def link_local(mac: Mac) -> Ip:
     return Ip(b"\xfe\x80" + bytes(6) + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
+def with_link_local(ips: tuple[Ip, ...], mac: Mac) -> tuple[Ip, ...]:
+    """The addresses at which a port is found: its own, and with IPv6 the link-local one that its MAC makes."""
+    for ip in ips:
+        if ip[0]:  # an IPv4 key begins with zeros
+            local = link_local(mac)
+            return ips if local in ips else (*ips, local)
+    return ips
+
+
 def format_mac(mac: Mac) -> str:
     """The MAC in text, lower case, with colons."""
     return mac.hex(":")

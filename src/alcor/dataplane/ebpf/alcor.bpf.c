@@ -252,6 +252,24 @@ static __always_inline int permit_sent(struct __sk_buff *skb, const struct port 
 	return 0;
 }
 
+/* Steps 10 to 12, once the TTL is counted down. */
+static __always_inline int hand_over(struct __sk_buff *skb, const struct port *port, struct ethhdr *eth, bool routed,
+				     const struct target *target)
+{
+	const __u8 router_mac[ETH_ALEN] __attribute__((aligned(4))) = ROUTER_MAC_BYTES;
+
+	if (routed) {
+		copy_mac(eth->h_source, router_mac);
+		if (target->here)
+			copy_mac(eth->h_dest, target->here->mac);
+		else if (target->there)
+			copy_mac(eth->h_dest, target->there->mac);
+	}
+	if (target->here)
+		return deliver(skb, target->here);
+	return target->there ? tunnel(skb, port, eth, target->there) : -DROP_NO_ENDPOINT;
+}
+
 /* Steps 7 to 12, IPv4. */
 static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
 {
@@ -291,17 +309,9 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	}
 	if (target.here && target.here->flags & ENDPOINT_GATEWAY)
 		return to_gateway(skb, eth, ip, target.here, ifindex);
-	if (routed) {
+	if (routed)
 		set_ttl(ip, ip->ttl - 1);
-		copy_mac(eth->h_source, router_mac);
-		if (target.here)
-			copy_mac(eth->h_dest, target.here->mac);
-		else if (target.there)
-			copy_mac(eth->h_dest, target.there->mac);
-	}
-	if (target.here)
-		return deliver(skb, target.here);
-	return target.there ? tunnel(skb, port, eth, target.there) : -DROP_NO_ENDPOINT;
+	return hand_over(skb, port, eth, routed, &target);
 }
 
 #include "ipv6.h"

@@ -190,17 +190,9 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	}
 	if (target.here && target.here->flags & ENDPOINT_GATEWAY)
 		return to_gateway6(skb, eth, ip, target.here, ifindex);
-	if (routed) {
+	if (routed)
 		ip->hop_limit--;
-		copy_mac(eth->h_source, router_mac);
-		if (target.here)
-			copy_mac(eth->h_dest, target.here->mac);
-		else if (target.there)
-			copy_mac(eth->h_dest, target.there->mac);
-	}
-	if (target.here)
-		return deliver(skb, target.here);
-	return target.there ? tunnel(skb, port, eth, target.there) : -DROP_NO_ENDPOINT;
+	return hand_over(skb, port, eth, routed, &target);
 }
 
 #endif

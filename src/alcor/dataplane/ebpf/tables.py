@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, PortCounters
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, with_link_local
 from alcor.model.ids import Id
 
 IFINDEX: Final = struct.Struct("=I")
@@ -257,10 +257,7 @@ def port_endpoints(port: LocalPort, ifindex: int, *, peer: bool) -> tuple[tuple[
 
 def port_ips(port: LocalPort) -> tuple[Ip, ...]:
     """The addresses that the port answers for: its own, and with IPv6 the link-local one that its MAC makes."""
-    ips = tuple(address.ip for address in port.addresses)
-    if any(ip_version(ip) == 6 for ip in ips):
-        ips = tuple(dict.fromkeys((*ips, link_local(port.mac))))
-    return ips
+    return with_link_local(tuple([address.ip for address in port.addresses]), port.mac)
 
 
 def sender_keys(port: LocalPort, ifindex: int) -> list[bytes]:

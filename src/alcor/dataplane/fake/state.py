@@ -26,7 +26,7 @@ from alcor.dataplane.fake.frames import ETHERNET_LENGTH
 from alcor.dataplane.fake.policy import PolicyTables
 from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Sender, Tables
 from alcor.dataplane.fake.walk import ENCAP_MAX_LENGTH, Count, Direction, DropReason
-from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, ip_version, link_local
+from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, with_link_local
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
 
@@ -149,7 +149,7 @@ class Carried:
             ifindex = self.add_device(port)
         self.devices[ifindex] = Device(self.devices[ifindex].name, port)
         self._forget_addresses(ifindex)
-        own = {EndpointKey(port.vni, ip) for ip in _ips(port)}
+        own = {EndpointKey(port.vni, ip) for ip in with_link_local(tuple([one.ip for one in port.addresses]), port.mac)}
         self._addresses_of[ifindex] = own
         row = LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac, port.identity)
         self.tables.local.update(dict.fromkeys(own, row))
@@ -316,12 +316,6 @@ class Carried:
         """Adds a dropped packet."""
         reasons = self._drops.setdefault(ifindex, {})
         reasons[int(reason)] = reasons.get(int(reason), 0) + 1
-
-
-def _ips(port: LocalPort) -> tuple[Ip, ...]:
-    """The addresses that the port answers for: its own, and with IPv6 the link-local one that its MAC makes."""
-    ips = tuple(address.ip for address in port.addresses)
-    return (*ips, link_local(port.mac)) if any(ip_version(ip) == 6 for ip in ips) else ips
 
 
 def _senders(port: LocalPort) -> tuple[Sender, ...]:
