@@ -28,6 +28,7 @@ from alcor.paths.link import (
 )
 from alcor.paths.session import SessionLimits
 from alcor.wire.codec import METHOD, SERVICE, BundleHead, Part, decode_bundle, decode_scopes, encode_part
+from alcor.wire.lookups import Lookup
 from alcor.wire.reports import Ack, Heartbeat, Hello, encode_ack, encode_hello
 
 V = Id(b"v" * 16)
@@ -88,6 +89,9 @@ class Recorder:
 
     def heard(self, host: str, path: PathName, heartbeat: Heartbeat) -> None:
         self._hear("heard", (host, path))
+
+    def asked(self, session: Session, lookup: Lookup) -> None:
+        self._hear("asked", lookup)
 
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         self._hear("overflowed", scopes)

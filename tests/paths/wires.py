@@ -12,6 +12,7 @@ from alcor.model.nouns import Node
 from alcor.paths.base import Line, LineEnded, Parcel, PathName, Session
 from alcor.paths.delivery import Delivery
 from alcor.wire.codec import BundleHead, decode_bundle
+from alcor.wire.lookups import Lookup
 from alcor.wire.reports import Ack, Heartbeat, Hello, encode_ack, encode_hello
 
 PATIENCE_S = 20.0
@@ -53,6 +54,9 @@ class Recorder:
 
     def heard(self, host: str, path: PathName, heartbeat: Heartbeat) -> None:
         self._hear("heard", (host, path))
+
+    def asked(self, session: Session, lookup: Lookup) -> None:
+        self._hear("asked", lookup)
 
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         self._hear("overflowed", scopes)

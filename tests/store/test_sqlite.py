@@ -77,6 +77,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     added = {
         "nodes": ("availability_zone", "failure_domain", "admin_state_up"),
+        "networks": ("on_demand",),
         "subnets": ("ip_version",),
         "ports": (
             *("fast_path", "path", "attempts", "realised_at"),

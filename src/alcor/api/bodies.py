@@ -112,6 +112,8 @@ class NetworkView(View, kw_only=True):
     created_at: TimeText
     updated_at: TimeText
     revision_number: int
+    on_demand: bool
+    """Too large to be preloaded: its hosts ask where an address is when a packet for it comes. Read-only."""
 
 
 class PoolBody(Input, kw_only=True):

@@ -49,6 +49,7 @@ LISTING = Listing(
         **OWNED,
         "admin_state_up": Filter("admin_state_up", boolean),
         "shared": Filter("shared", boolean),
+        "on_demand": Filter("on_demand", boolean),
         "mtu": Filter("mtu", integer),
         "cidr": Filter("cidr", parse_prefix),
         "provider:segmentation_id": Filter("vni", integer),
@@ -152,6 +153,7 @@ def network_view(network: Network, subnets: Sequence[Id]) -> NetworkView:
         created_at=time_text(network.created_at),
         updated_at=time_text(network.updated_at),
         revision_number=network.revision,
+        on_demand=network.on_demand,
     )
 
 

@@ -6,12 +6,14 @@ updates from it, `Subscriptions` knows which hosts carry which VPCs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from alcor.goalstate.objects import HOST_SCOPE, Goal, Kind, ScopeUpdate, Tombstone, identity_id
+from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, ScopeUpdate, Tombstone, identity_id
 from alcor.goalstate.snapshot import Groups, endpoint_goal, identity_goal, port_goal, subnet_goal, vpc_goal
+from alcor.model.addresses import Ip, with_link_local
 from alcor.model.ids import Id
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
 
@@ -127,6 +129,13 @@ class Commits(msgspec.Struct, kw_only=True):
         self.ports[port.id] = PortChange(port.id, port.network_id, before, after, revision, frozenset(visited))
 
 
+class EndpointMove(NamedTuple):
+    """An endpoint of a VPC on demand: the addresses that it had, and what it is now."""
+
+    before: tuple[Ip, ...]
+    after: EndpointGoal | None
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """What to tell whom. Updates are sorted by key, as every update is."""
 
@@ -136,6 +145,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """VPC -> update of its scope, the same for all its hosts."""
     bound: dict[tuple[str, Id], int]
     """(host, VPC) -> by how much the number of its ports there changed; without zeros."""
+    moves: dict[Id, list[EndpointMove]]
+    """VPC on demand -> its endpoints that changed: for who asked about them."""
 
 
 def delta(
@@ -143,17 +154,29 @@ def delta(
     nodes: Mapping[str, Node],
     ports_of_changed_nodes: Sequence[Port] = (),
     groups: Groups | None = None,
+    on_demand: Container[Id] = (),
 ) -> Delta:
     """What the commits change in the scopes.
 
     `nodes` (by name) and `groups` are the views after the commits. `ports_of_changed_nodes` are the ports of every host
-    in `commits.nodes`, read at or after the last commit: their endpoints move with their host's tunnel end.
+    in `commits.nodes`, read at or after the last commit: their endpoints move with their host's tunnel end. `on_demand`
+    are the VPCs of whose endpoints only those are told who asked.
     """
     hosts: dict[str, _Update] = {}
     vpcs: dict[Id, _Update] = {}
     bound: dict[tuple[str, Id], int] = {}
+    moves: dict[Id, list[EndpointMove]] = {}
     for change in commits.ports.values():
-        _port(change, nodes, commits.revision, hosts, vpcs, bound)
+        _port(change, hosts, bound)
+        if change.visited:
+            after = endpoint_goal(change.after, nodes, commits.revision) if change.after is not None else None
+            if change.network_id in on_demand:
+                moves.setdefault(change.network_id, []).append(EndpointMove(_addresses(change.before), after))
+            elif after is not None:
+                vpcs.setdefault(change.network_id, _Update()).objects.append(after)
+            else:
+                gone = Tombstone(Kind.ENDPOINT, change.id, change.revision)
+                vpcs.setdefault(change.network_id, _Update()).tombstones.append(gone)
     for network in commits.networks.values():
         vpcs.setdefault(network.id, _Update()).objects.append(vpc_goal(network))
     for subnet in commits.subnets.values():
@@ -164,13 +187,17 @@ def delta(
         vpcs.setdefault(identifier, _Update()).tombstones.append(Tombstone(Kind.VPC, identifier, revision))
     for port in ports_of_changed_nodes:
         if port.id not in commits.ports and (endpoint := endpoint_goal(port, nodes, commits.revision)) is not None:
-            vpcs.setdefault(port.network_id, _Update()).objects.append(endpoint)
+            if port.network_id in on_demand:
+                moves.setdefault(port.network_id, []).append(EndpointMove((), endpoint))
+            else:
+                vpcs.setdefault(port.network_id, _Update()).objects.append(endpoint)
     if groups is not None:
         _groups(commits, groups, vpcs)
     return Delta(
         hosts={host: update.finish(HOST_SCOPE, commits.revision) for host, update in sorted(hosts.items())},
         vpcs={vpc: update.finish(vpc, commits.revision) for vpc, update in sorted(vpcs.items())},
         bound={pair: change for pair, change in sorted(bound.items()) if change},
+        moves=moves,
     )
 
 
@@ -267,15 +294,13 @@ def _groups(commits: Commits, groups: Groups, vpcs: dict[Id, _Update]) -> None:
             update.tombstones.append(Tombstone(Kind.GROUP, group_id, commits.revision))
 
 
-def _port(
-    change: PortChange,
-    nodes: Mapping[str, Node],
-    viewed: int,
-    hosts: dict[str, _Update],
-    vpcs: dict[Id, _Update],
-    bound: dict[tuple[str, Id], int],
-) -> None:
-    """One port's share: its host's scope, its VPC's scope, and the count of ports there."""
+def _addresses(port: Port | None) -> tuple[Ip, ...]:
+    """At which a port was found."""
+    return with_link_local(tuple([fixed.ip for fixed in port.fixed_ips]), port.mac) if port is not None else ()
+
+
+def _port(change: PortChange, hosts: dict[str, _Update], bound: dict[tuple[str, Id], int]) -> None:
+    """One port's share of its host's scope, and of the count of ports there."""
     before, after = change.before, change.after
     host = after.host if after is not None else ""
     old_host = before.host if before is not None else ""
@@ -287,11 +312,3 @@ def _port(
     for other in change.visited - {host}:
         gone = Tombstone(Kind.PORT, change.id, change.revision)
         hosts.setdefault(other, _Update()).tombstones.append(gone)
-    if not change.visited:
-        return
-    update = vpcs.setdefault(change.network_id, _Update())
-    endpoint = endpoint_goal(after, nodes, viewed) if after is not None else None
-    if endpoint is not None:
-        update.objects.append(endpoint)
-    else:
-        update.tombstones.append(Tombstone(Kind.ENDPOINT, change.id, change.revision))

@@ -5,7 +5,7 @@ O(hosts that need it) and a VPC's state is encoded once for all its hosts:
 
 - the **host scope** holds the ports of one host;
 - a **VPC scope** holds what every host that carries the VPC must know: the VPC itself, its subnets, its endpoints,
-  and the security groups that its ports are in.
+  and the security groups that its ports are in. That of a VPC which is on demand is without the endpoints.
   A host subscribes to it by running a port of the VPC, and forgets it whole with its last port.
 
 Every object carries the revision (commit number) that last changed it; a deletion is a tombstone with a revision.
@@ -47,7 +47,7 @@ class Key(NamedTuple):
 
 class VpcGoal(msgspec.Struct, frozen=True, gc=False):
     """A VPC's tunnel number and rules. `routed`: its subnets reach each other through the implicit router. Not
-    `admin_state_up`: all its ports are down."""
+    `admin_state_up`: all its ports are down. `on_demand`: its scope has no endpoints, hosts ask for them (Lookup)."""
 
     id: Id
     revision: int
@@ -55,6 +55,7 @@ class VpcGoal(msgspec.Struct, frozen=True, gc=False):
     mtu: int
     routed: bool
     admin_state_up: bool = True
+    on_demand: bool = False
 
     @property
     def key(self) -> Key:

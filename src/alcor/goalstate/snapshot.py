@@ -146,7 +146,13 @@ def rule_goal(rule: SecurityGroupRule) -> RuleGoal:
 def vpc_goal(network: Network) -> VpcGoal:
     """The VPC of a network row; only a network with a `cidr` routes between its subnets."""
     return VpcGoal(
-        network.id, network.revision, network.vni, network.mtu, network.cidr is not None, network.admin_state_up
+        network.id,
+        network.revision,
+        network.vni,
+        network.mtu,
+        network.cidr is not None,
+        network.admin_state_up,
+        network.on_demand,
     )
 
 
@@ -208,7 +214,7 @@ def vpc_snapshot(
     groups: Groups | None = None,
 ) -> ScopeUpdate:
     """The whole scope of a VPC: network, subnets, nodes and groups as of commit `revision`, all the network's ports as
-    of then or later."""
+    of then or later (none of them when the network is on demand)."""
     endpoints = [goal for port in ports if (goal := endpoint_goal(port, nodes, revision)) is not None]
     objects: list[Goal] = [vpc_goal(network)]
     objects += sorted((subnet_goal(subnet) for subnet in subnets), key=_identifier)

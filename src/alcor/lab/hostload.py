@@ -40,6 +40,7 @@ from alcor.paths.delivery import Delivery
 from alcor.paths.fast import GrpcDialer
 from alcor.paths.link import CONTROLLER, load_credentials
 from alcor.wire.codec import encode_part
+from alcor.wire.lookups import Lookup
 from alcor.wire.reports import Ack, Heartbeat, Hello, Timings
 
 CIDR = parse_prefix("10.0.0.0/8")
@@ -163,6 +164,9 @@ class Word:
 
     def heard(self, host: str, path: PathName, heartbeat: Heartbeat) -> None:
         """It answers by acks; that is enough here."""
+
+    def asked(self, session: Session, lookup: Lookup) -> None:
+        """Nothing is on demand here."""
 
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         self._fail("more goal state waited than may wait")

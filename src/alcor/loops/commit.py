@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from alcor.model.ids import Id, make_ids
 from alcor.services.commands import Command
+from alcor.services.demand import DemandPolicy, review
 from alcor.services.dispatch import compute, ids_needed, needs_rest, ports_named, weight
 from alcor.services.errors import ControlPlaneBusy, ControlPlaneStopped, DomainError
 from alcor.services.indexes import DEFAULT_MAX_MTU, Indexes, Stamp
@@ -79,6 +80,7 @@ class Committer:
         clock: Callable[[], int],
         entropy: Callable[[int], bytes],
         max_mtu: int = DEFAULT_MAX_MTU,
+        demand: DemandPolicy | None = None,
         on_commit: Listener | None = None,
     ) -> None:
         self.epoch = store.next_epoch()
@@ -87,6 +89,7 @@ class Committer:
         self._clock = clock
         self._entropy = entropy
         self._on_commit = on_commit
+        self._demand = demand or DemandPolicy()
         self._indexes = Indexes(store, max_mtu=max_mtu)
         self._revision = store.revision()
         self._ordinal = store.last_ordinal()
@@ -224,6 +227,10 @@ class Committer:
             changes.extend(outcome.changes)
             answers.append(_Answer(pending, outcome.answer, None))
         if changes:
+            crossed = {network.id: network for network in review(indexes, changes, self._demand, revision)}
+            if crossed:
+                changes.networks = [one for one in changes.networks if one.id not in crossed] + list(crossed.values())
+                indexes.networks.update(crossed)
             changes.last_ordinal = self._ordinal
             self._store.commit(revision, changes)
             self._revision = revision

@@ -19,6 +19,7 @@ from alcor.model.ids import Id
 from alcor.paths.base import Events, PathName, Session
 from alcor.services import health as rules
 from alcor.services.health import DEFAULT_INTERVAL_S, HealthEvent, HostHealth, Reach
+from alcor.wire.lookups import Lookup
 from alcor.wire.reports import Ack, Heartbeat, Hello
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,10 @@ class HealthMonitor:
         interval_s = heartbeat.interval_ms / 1000 or DEFAULT_INTERVAL_S
         self._hear(host, path, interval_s, heartbeat.standby, session=False)
         self._events.heard(host, path, heartbeat)
+
+    def asked(self, session: Session, lookup: Lookup) -> None:
+        """Passed on."""
+        self._events.asked(session, lookup)
 
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         """Passed on."""

@@ -1,13 +1,14 @@
 """The publish loop: commits become goal state on its way to hosts. Wired by roles.
 
-It keeps three small views (networks with their subnets, nodes, who carries which VPC), never ports. A commit wakes it;
+It keeps small views (networks, subnets, nodes, groups, who carries which VPC), never ports. A commit wakes it;
 everything that waits becomes one delta. Its other callers are the hosts: a Hello is compared with the truth and
-answered with what differs, so that whatever was lost, on whichever path, is repaired by the same code.
+answered with what differs, so that whatever was lost, on whichever path, is repaired by the same code. What hosts ask
+about VPCs on demand is `answer`'s, which is told here of what changed.
 
 Why nothing sent is ever wrong, whatever is committed meanwhile: one task does everything in order; it claims for a
-snapshot only the revision of the last commit it has published (`_revision`), and reads rows after that, so they include
-at least that much; what they include beyond is newer and wins by its revision; and the delta that covers it comes later
-on the same stream. Objects that are read too new or told twice change nothing.
+snapshot only the revision of the last commit it has published (`Views.revision`), and reads rows after that, so they
+include at least that much; what they include beyond is newer and wins by its revision; and the delta that covers it
+comes later on the same stream. Objects that are read too new or told twice change nothing.
 """
 
 from __future__ import annotations
@@ -22,18 +23,21 @@ from typing import TypeAlias
 
 import msgspec
 
-from alcor.goalstate.delta import Commits, Delta, Subscriptions, delta
+from alcor.goalstate.delta import Commits, Delta, delta
 from alcor.goalstate.digest import digest
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
-from alcor.goalstate.snapshot import Groups, host_snapshot, port_goal, vpc_snapshot
+from alcor.goalstate.snapshot import host_snapshot, port_goal, vpc_snapshot
+from alcor.loops.answer import Answers
 from alcor.loops.drift import Drift
 from alcor.loops.scopes import VpcScopes
+from alcor.loops.views import Views
 from alcor.model.ids import Id
-from alcor.model.nouns import Network, Node, Port, PortStatus, Subnet
+from alcor.model.nouns import Network, Port, PortStatus
 from alcor.paths.base import Parcel, Path, PathName, Session
 from alcor.services.commands import PortReport
 from alcor.store.base import Changes, Store
 from alcor.wire.codec import encode_part
+from alcor.wire.lookups import Lookup
 from alcor.wire.reports import Ack, Heartbeat, Held, Hello
 
 _log = logging.getLogger(__name__)
@@ -59,21 +63,13 @@ class Publisher:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._reports: Reports = _nobody
-        self._revision = store.revision()
-        self._networks: dict[Id, Network] = {network.id: network for network in store.networks()}
-        self._subnets: dict[Id, dict[Id, Subnet]] = {}
-        for subnet in store.subnets():
-            self._subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
-        self._nodes: dict[str, Node] = {node.name: node for node in store.nodes()}
-        self._groups = Groups(store.security_groups(), store.security_group_rules(), store.identities())
-        self._subscriptions = Subscriptions(store.hosts_of_networks())
-        if store.revision() != self._revision:
-            raise RuntimeError("the publisher must be made before the writer starts")
+        self._views = Views(store)
+        self._answers = Answers(store, self._views)
         self._scopes = VpcScopes()
         self._commits: deque[tuple[int, Changes]] = deque()
         self._greetings: deque[tuple[Session, Hello]] = deque()
         self._owed: dict[str, set[Id]] = {}
-        self._drift = Drift(self._revision)
+        self._drift = Drift(self._views.revision)
         self._path: Path | None = None
         self._audited = 0.0
         """When a VPC was last read for its digest."""
@@ -93,6 +89,7 @@ class Publisher:
     def greeted(self, session: Session, hello: Hello) -> None:
         """See paths.base.Events."""
         self._drift.forget_host(session.host)
+        self._answers.forget_host(session.host)
         self._greetings.append((session, hello))
         self._wake.set()
 
@@ -112,12 +109,17 @@ class Publisher:
         if self._path is None or not self._path.listening(host):
             return  # its next Hello is compared
         now = asyncio.get_running_loop().time()
-        owed = self._drift.heard(host, heartbeat.scopes, partial(self._subscriptions.carries, host), now)
+        owed = self._drift.heard(host, heartbeat.scopes, partial(self._views.subscriptions.carries, host), now)
         if owed:
             _log.warning("host %s lags or differs in %d scopes: they are sent whole", host, len(owed))
             self._owe(host, owed)
         elif self._drift.wanted and now >= self._audited + AUDIT_S:
             self._wake.set()
+
+    def asked(self, session: Session, lookup: Lookup) -> None:
+        """See paths.base.Events."""
+        if self._path is not None:
+            self._answers.asked(self._path, session.host, lookup)
 
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         """See paths.base.Events."""
@@ -141,7 +143,7 @@ class Publisher:
         self._reports = reports
         self._loop = asyncio.get_running_loop()
         self._path = path
-        for node in self._nodes.values():
+        for node in self._views.nodes.values():
             path.connect(node)
         self._wake.set()
         while True:
@@ -152,13 +154,12 @@ class Publisher:
     async def _round(self, path: Path) -> None:
         """Everything that waits: commits first, so that hosts are compared with the newest truth."""
         if self._commits:
-            commits = Commits(revision=self._revision)
+            commits = Commits(revision=self._views.revision)
             hurried: set[str] = set()
             while self._commits:
                 revision, changes = self._commits.popleft()
                 _add(commits, revision, changes)
-                self._groups.put(changes.security_groups, changes.rules, changes.identities)
-                self._groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
+                self._views.take_groups(changes)
                 hurried.update(_hurried(changes))
             await self._publish(path, commits)
             for host in sorted(hurried):
@@ -188,16 +189,22 @@ class Publisher:
     # Commits.
 
     async def _publish(self, path: Path, commits: Commits) -> None:
-        self._view(path, commits)
+        views = self._views
+        crossed = self._view(path, commits)
         moved: list[Port] = []
         for name in commits.nodes:
-            if self._subscriptions.vpcs(name):
+            if views.subscriptions.vpcs(name):
                 moved += await asyncio.to_thread(self._store.ports_of_host, name)
-        changed = delta(commits, self._nodes, moved, self._groups)
-        started, ended = self._subscriptions.shift(changed.bound)
-        self._revision = commits.revision
+        changed = delta(commits, views.nodes, moved, views.groups, views.on_demand)
+        started, ended = views.subscriptions.shift(changed.bound)
+        views.revision = commits.revision
+        self._answers.changed(path, changed.moves)
         for host, vpc in ended:
             path.withdraw(host, vpc)
+        for vpc in crossed:
+            # The scope as a whole is another one: all of its hosts get it anew, as if they started to carry the VPC.
+            self._scopes.drop(vpc)
+            started += [(host, vpc) for host in views.subscriptions.hosts(vpc) if (host, vpc) not in started]
         outbox, news = self._encode(path, changed, frozenset(started))
         self._drift.publish(commits.revision, changed.vpcs, changed.hosts)
         for host, vpc in started:
@@ -211,26 +218,21 @@ class Publisher:
             for host in changed.hosts:
                 path.hurry(host)
 
-    def _view(self, path: Path, commits: Commits) -> None:
-        """Brings the views up to date."""
-        self._networks.update(commits.networks)
-        for subnet in commits.subnets.values():
-            self._subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
-        for identifier, (network_id, _) in commits.deleted_subnets.items():
-            self._subnets.get(network_id, {}).pop(identifier, None)
+    def _view(self, path: Path, commits: Commits) -> list[Id]:
+        """Brings the views up to date; returns the VPCs that crossed the threshold of what is preloaded, sorted."""
+        crossed = sorted(self._views.take(commits))
+        for vpc in (*commits.deleted_networks, *crossed):
+            self._answers.forget_vpc(vpc)
         for identifier in commits.deleted_networks:
-            self._networks.pop(identifier, None)
-            self._groups.drop_network(identifier)
-            self._subnets.pop(identifier, None)
             self._scopes.drop(identifier)
             self._drift.forget_vpc(identifier)
         for name in commits.deleted_nodes:
-            self._nodes.pop(name, None)
             path.disconnect(name)
             self._drift.forget_host(name)
+            self._answers.forget_host(name)
         for node in commits.nodes.values():
-            self._nodes[node.name] = node
             path.connect(node)
+        return crossed
 
     def _encode(
         self, path: Path, changed: Delta, started: frozenset[tuple[str, Id]]
@@ -248,7 +250,9 @@ class Publisher:
                 outbox[host] = [Parcel(HOST_SCOPE, encode_part(update), False)]
         for vpc, update in changed.vpcs.items():
             hosts = [
-                host for host in self._subscriptions.hosts(vpc) if path.listening(host) and (host, vpc) not in started
+                host
+                for host in self._views.subscriptions.hosts(vpc)
+                if path.listening(host) and (host, vpc) not in started
             ]
             if not hosts:
                 self._scopes.drop(vpc)
@@ -278,15 +282,15 @@ class Publisher:
             path.reset(session, future)
             return
         parcels: list[Parcel] = []
-        truth = host_snapshot(self._revision, rows)
+        truth = host_snapshot(self._views.revision, rows)
         if _digest(held, HOST_SCOPE) != digest(truth.objects):
             parcels.append(_parcel(truth))
         elif unsettled := [row for row in rows if not _settled(row)]:
             # It holds them already: naming them makes it say how they are.
             objects = tuple(sorted((port_goal(row) for row in unsettled), key=lambda goal: goal.id))
-            again = ScopeUpdate(scope=HOST_SCOPE, revision=self._revision, snapshot=False, objects=objects)
+            again = ScopeUpdate(scope=HOST_SCOPE, revision=self._views.revision, snapshot=False, objects=objects)
             parcels.append(_parcel(again))
-        for vpc in self._subscriptions.vpcs(host):
+        for vpc in self._views.subscriptions.vpcs(host):
             scope = await self._vpc_parcels(vpc, fresh=vpc in held)
             if vpc not in held or held[vpc].digest != self._scopes.digest(vpc):
                 parcels += scope
@@ -295,7 +299,9 @@ class Publisher:
                 confirmed = held[vpc].digest
                 parcels.append(
                     _parcel(
-                        ScopeUpdate(scope=vpc, revision=self._revision, snapshot=False, objects=(), confirms=confirmed)
+                        ScopeUpdate(
+                            scope=vpc, revision=self._views.revision, snapshot=False, objects=(), confirms=confirmed
+                        )
                     )
                 )
         path.begin(session, parcels)
@@ -315,8 +321,8 @@ class Publisher:
         """Sends a whole scope that is owed."""
         if scope == HOST_SCOPE:
             rows = await asyncio.to_thread(self._store.ports_of_host, host)
-            path.offer(host, [_parcel(host_snapshot(self._revision, rows))])
-        elif self._subscriptions.carries(host, scope):
+            path.offer(host, [_parcel(host_snapshot(self._views.revision, rows))])
+        elif self._views.subscriptions.carries(host, scope):
             path.offer(host, await self._vpc_parcels(scope, fresh=True))  # deltas beside it might not fit again
         else:
             path.withdraw(host, scope)
@@ -334,7 +340,7 @@ class Publisher:
         parcels = self._scopes.get(vpc)
         if parcels is not None and not (fresh and self._scopes.digest(vpc) is None):
             return parcels
-        network = self._networks.get(vpc)
+        network = self._views.networks.get(vpc)
         if network is None:
             return []
         parcel, truth = await asyncio.to_thread(self._read_vpc, network)
@@ -344,9 +350,10 @@ class Publisher:
 
     def _read_vpc(self, network: Network) -> tuple[Parcel, int]:
         """On a thread, while the loop's task waits: the views do not change under it."""
-        rows = self._store.ports_of_network(network.id)
-        subnets = self._subnets.get(network.id, {}).values()
-        snapshot = vpc_snapshot(self._revision, network, subnets, rows, self._nodes, self._groups)
+        views = self._views
+        rows = () if network.on_demand else self._store.ports_of_network(network.id)
+        subnets = views.subnets.get(network.id, {}).values()
+        snapshot = vpc_snapshot(views.revision, network, subnets, rows, views.nodes, views.groups)
         return _parcel(snapshot), digest(snapshot.objects)
 
 

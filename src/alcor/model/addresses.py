@@ -132,6 +132,12 @@ def link_local(mac: Mac) -> Ip:
     return Ip(b"\xfe\x80" + bytes(6) + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
+def mac_of_link_local(ip: Ip) -> Mac | None:
+    """The MAC that makes the link-local address; None when no MAC does."""
+    mac = Mac(bytes((ip[8] ^ 2,)) + ip[9:11] + ip[13:])
+    return mac if link_local(mac) == ip else None
+
+
 def with_link_local(ips: tuple[Ip, ...], mac: Mac) -> tuple[Ip, ...]:
     """The addresses at which a port is found: its own, and with IPv6 the link-local one that its MAC makes."""
     for ip in ips:

@@ -53,6 +53,8 @@ class Network(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     created_at: int
     updated_at: int
     revision: int
+    on_demand: bool = False
+    """Too large to be preloaded: hosts ask where an address is when a packet for it comes."""
 
 
 class Pool(msgspec.Struct, frozen=True, gc=False, array_like=True):

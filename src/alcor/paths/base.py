@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from alcor.model.ids import Id
 from alcor.model.nouns import Node
 from alcor.wire.codec import Part
+from alcor.wire.lookups import Answer, Lookup
 from alcor.wire.reports import Ack, Heartbeat, Hello
 
 
@@ -91,6 +92,10 @@ class Events(Protocol):
         """A host said that it is there, in or out of a session."""
         ...
 
+    def asked(self, session: Session, lookup: Lookup) -> None:
+        """A host asks where addresses of a VPC on demand are: answer with `Path.answer`."""
+        ...
+
     def overflowed(self, session: Session, scopes: frozenset[Id]) -> None:
         """More waited for the host than may wait: of these scopes it needs snapshots now, by `Path.offer`."""
         ...
@@ -127,6 +132,11 @@ class Path(Protocol):
     def spread(self, vpc: Id, parcel: Parcel, hosts: Iterable[str]) -> None:
         """Sends one VPC's delta to all these hosts: those that take the VPC's news from the bus by one publish, to the
         others as `offer` does."""
+        ...
+
+    def answer(self, host: str, answers: Sequence[Answer]) -> None:
+        """Sends at once, ahead of whatever waits. Dropped silently when the host is away: it asks again in its next
+        session."""
         ...
 
     def withdraw(self, host: str, scope: Id) -> None:

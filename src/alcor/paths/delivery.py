@@ -28,6 +28,7 @@ from alcor.paths.sender import TooLarge
 from alcor.paths.session import Conversation, Ending, SessionEnded, SessionLimits, Terms
 from alcor.paths.turns import Turns
 from alcor.wire.fields import WireError
+from alcor.wire.lookups import Answer, encode_answers
 from alcor.wire.reports import Heartbeat, Hello, decode_report
 
 _log = logging.getLogger(__name__)
@@ -159,6 +160,13 @@ class Delivery:
             if len(takers) >= MIN_TAKERS and self._news.publish(parcel, tuple(takers)):
                 directly = tuple(others)
         self._missed(directly, parcel)
+
+    def answer(self, host: str, answers: Sequence[Answer]) -> None:
+        """See base.Path."""
+        conversation = self._conversation(host)
+        if conversation is not None:
+            conversation.answer(encode_answers(self.terms.partition, self.terms.epoch, host, answers))
+            self._used(host)
 
     def withdraw(self, host: str, scope: Id) -> None:
         """See base.Path."""

@@ -19,8 +19,11 @@ from alcor.model.ids import Id
 from alcor.paths.base import Events, Line, Parcel, Session
 from alcor.paths.sender import Mailbox
 from alcor.wire.codec import BundleHead, Feed, encode_bundle
+from alcor.wire.lookups import Lookup
 from alcor.wire.reports import Ack, Feeding, Heartbeat, Hello, decode_report
 
+MAX_ANSWERS = 4096
+"""Bundles of answers that may wait for the line; a host that does not read them loses its session, and asks again."""
 MISSED_HEARTBEATS = 3
 """A session in which nothing was heard for this many heartbeats is given up."""
 
@@ -110,6 +113,10 @@ class Conversation:
         """VPCs whose news the host takes from the bus."""
         self._deadline: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
+        self._answers: deque[bytes] = deque()
+        """Bundles that wait for nothing but the line."""
+        self._due = False
+        """The mailbox is to be looked at."""
         self._blocked = False
         """The window was full when there may have been something to send."""
         self._silence_s = MISSED_HEARTBEATS * hello.heartbeat_ms / 1000
@@ -133,22 +140,30 @@ class Conversation:
         """Answers the Hello."""
         if not self._ended.done():
             self._mailbox.begin(parcels)
-            self._wake.set()
+            self._look()
 
     def offer(self, parcels: Iterable[Parcel]) -> None:
         """Sends soon; news of VPCs alone lingers."""
         taken = tuple(parcels)
         self._mailbox.offer(taken)
         if any(parcel.scope == HOST_SCOPE or parcel.snapshot for parcel in taken):
-            self._wake.set()
+            self._look()
         elif self._lingering is None and self._mailbox.begun:
             delay_s = self._terms.limits.linger_s * (1 + self._terms.roll())
-            self._lingering = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+            self._lingering = asyncio.get_running_loop().call_later(delay_s, self._look)
+
+    def answer(self, bundle: bytes) -> None:
+        """Sends a bundle of answers ahead of what waits; it is not acknowledged."""
+        if len(self._answers) >= MAX_ANSWERS:
+            self.end("it does not read the answers to its questions")
+        elif not self._ended.done():
+            self._answers.append(bundle)
+            self._wake.set()
 
     def withdraw(self, scope: Id) -> bool:
         """Forgets what waits of that scope. True: the host was given its key."""
         self._mailbox.withdraw(scope)
-        self._wake.set()
+        self._look()
         self._keys.pop(scope, None)
         return self._given.pop(scope, None) is not None
 
@@ -196,13 +211,15 @@ class Conversation:
             if isinstance(report, Ack):
                 self._answered(report)
                 if self._blocked:  # otherwise what waits lingers
-                    self._wake.set()
+                    self._look()
             elif isinstance(report, Heartbeat):
                 if report.host != self.session.host:
                     raise SessionEnded(f"a heartbeat of another host, {report.host}")
                 self._terms.events.heard(self.session.host, self.session.path, report)
             elif isinstance(report, Feeding):
                 self._feeding = report.vpcs
+            elif isinstance(report, Lookup):
+                self._terms.events.asked(self.session, report)
             else:
                 raise SessionEnded("a second Hello on the same stream")
 
@@ -231,6 +248,10 @@ class Conversation:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            await self._send_answers()
+            if not self._due:
+                continue
+            self._due = False
             self._calm()
             while not (blocked := len(self._unanswered) >= terms.limits.window):
                 owed = self._mailbox.ask()
@@ -253,9 +274,19 @@ class Conversation:
                 if len(self._unanswered) == 1:
                     self._watch()
                 await self._line.write(encode_bundle(head, load.parts))
-                if self._lingering is not None and not self._wake.is_set():
+                await self._send_answers()
+                if self._lingering is not None and not self._due:
                     break  # what came during the write lingers too
             self._blocked = blocked
+
+    async def _send_answers(self) -> None:
+        while self._answers:
+            await self._line.write(self._answers.popleft())
+
+    def _look(self) -> None:
+        """Something may be to be sent from the mailbox."""
+        self._due = True
+        self._wake.set()
 
     def _new_feeds(self, vpcs: frozenset[Id]) -> tuple[Feed, ...]:
         """The keys of these VPCs' news that the host was not given yet."""
@@ -298,6 +329,7 @@ class Conversation:
     def _clear(self) -> None:
         self._calm()
         self._mailbox.clear()
+        self._answers.clear()
         self._unanswered.clear()
         for timer in (self._deadline, self._silence):
             if timer is not None:

@@ -39,6 +39,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A .creds file; by default bus.creds of `tls_dir`, if it is there. With `tls://` its certificate is shown, too."""
     fast_channels: int = 4096
     """Hosts that are kept on the fast path at a time, the busiest first, while the others can be on the bus."""
+    on_demand_above: int = 10_000
+    """A network with more ports is not preloaded: its hosts ask where an address is when a packet for it comes. With a
+    fifth fewer ports it is preloaded again."""
     max_mtu: int = 1450
     """Largest MTU a network may ask for, and what it gets if it does not: the underlay's less 50 bytes."""
     log_level: str = "INFO"

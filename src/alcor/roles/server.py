@@ -35,6 +35,7 @@ from alcor.paths.link import CONTROLLER, Credentials, CredentialsError, load_cre
 from alcor.roles import ways
 from alcor.roles.activation import notify_ready, take_sockets
 from alcor.roles.config import ConfigError, ServerConfig, is_loopback, parse_listen
+from alcor.services.demand import demand_policy
 from alcor.store.base import StoreError
 from alcor.store.sqlite import SqliteStore
 
@@ -88,6 +89,7 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
         clock=SystemClock().now_ms,
         entropy=os.urandom,
         max_mtu=config.max_mtu,
+        demand=demand_policy(config.on_demand_above),
         on_commit=publisher.committed,
     )
     status = StatusLoop(committer, random.random)

@@ -6,10 +6,11 @@ The writer commits a whole batch (rows and the change-log entry) in one transact
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
+from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
 from alcor.model.nouns import (
     Identity,
@@ -48,6 +49,15 @@ class StatusChange(msgspec.Struct, frozen=True, gc=False):
     path: str = ""
     attempts: int = 0
     realised_at: int = 0
+
+
+class Location(NamedTuple):
+    """Where an address is: its port's MAC, host (empty: unbound) and identity."""
+
+    ip: Ip
+    mac: Mac
+    host: str
+    identity: int
 
 
 class Changes(msgspec.Struct, kw_only=True):
@@ -179,6 +189,14 @@ class Store(Protocol):
 
     def ports_of_network(self, network_id: Id) -> list[Port]:
         """Bound or not."""
+        ...
+
+    def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
+        """Of these addresses, those that ports have; in any order, each once. Cost: of the addresses asked for."""
+        ...
+
+    def locate_macs(self, network_id: Id, macs: Sequence[Mac]) -> list[Location]:
+        """The link-local addresses of the ports that have IPv6 and these MACs in the network, likewise."""
         ...
 
     def allocated_addresses(self, subnet_id: Id) -> list[int]:

@@ -14,10 +14,19 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from alcor.model.addresses import ip_to_int
+from alcor.model.addresses import Ip, Mac, ip_to_int, link_local
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
-from alcor.store.base import ChangeRecord, Changes, MarkerNotFound, Query, QueryError, StatusChange, StoreError
+from alcor.store.base import (
+    ChangeRecord,
+    Changes,
+    Location,
+    MarkerNotFound,
+    Query,
+    QueryError,
+    StatusChange,
+    StoreError,
+)
 from alcor.store.record import record_of
 from alcor.store.schema import NETWORKS, NODES, PORTS, RULES, SECURITY_GROUPS, SUBNETS, Table
 
@@ -175,6 +184,19 @@ class MemoryStore:
         """In the order of creation."""
         return [port for port in self._sorted(self._ports) if port.network_id == network_id]
 
+    def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
+        """See store.base."""
+        with self._lock:
+            found = [(ip, self._addresses.get((subnet_id, ip))) for ip in dict.fromkeys(ips)]
+            return [_location(ip, self._ports[port]) for ip, port in found if port is not None]
+
+    def locate_macs(self, network_id: Id, macs: Sequence[Mac]) -> list[Location]:
+        """See store.base."""
+        with self._lock:
+            found = [(mac, self._macs.get((network_id, mac))) for mac in dict.fromkeys(macs)]
+            ports = [(link_local(mac), self._ports[port]) for mac, port in found if port is not None]
+            return [_location(ip, port) for ip, port in ports if any(fixed_ip.ip[0] for fixed_ip in port.fixed_ips)]
+
     def allocated_addresses(self, subnet_id: Id) -> list[int]:
         """See store.base."""
         with self._lock:
@@ -231,6 +253,10 @@ class MemoryStore:
         self._macs.pop((port.network_id, port.mac), None)
         for fixed_ip in port.fixed_ips:
             self._addresses.pop((fixed_ip.subnet_id, fixed_ip.ip), None)
+
+
+def _location(ip: Ip, port: Port) -> Location:
+    return Location(ip, port.mac, port.host, port.identity)
 
 
 def _own(owners: dict[tuple[Id, bytes], Id], key: tuple[Id, bytes], owner: Id) -> None:

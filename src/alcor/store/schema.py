@@ -35,7 +35,7 @@ from alcor.model.nouns import (
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SCHEMA = """
 CREATE TABLE meta (
@@ -49,7 +49,8 @@ INSERT INTO meta VALUES (1, 0, 0, 0);
 CREATE TABLE networks (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
     cidr TEXT NOT NULL, vni INTEGER NOT NULL, mtu INTEGER NOT NULL, admin_state_up INTEGER NOT NULL,
-    shared INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL
+    shared INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL,
+    on_demand INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX network_vni ON networks (vni);
 CREATE INDEX network_name ON networks (name) WHERE name <> '';
@@ -143,6 +144,7 @@ ALTER TABLE ports ADD COLUMN address_pairs BLOB NOT NULL DEFAULT x'';
 ALTER TABLE ports ADD COLUMN identity INTEGER NOT NULL DEFAULT 0;
 {SCHEMA[SCHEMA.index("CREATE TABLE security_groups") : SCHEMA.index("-- One row a commit")]}
 """,
+    3: "ALTER TABLE networks ADD COLUMN on_demand INTEGER NOT NULL DEFAULT 0;",
 }
 """From that version to the next; each in a transaction of its own."""
 
@@ -192,6 +194,7 @@ def network_row(network: Network) -> tuple[Any, ...]:
         network.created_at,
         network.updated_at,
         network.revision,
+        network.on_demand,
     )
 
 
@@ -209,6 +212,7 @@ def network_of(row: tuple[Any, ...]) -> Network:
         created_at=row[9],
         updated_at=row[10],
         revision=row[11],
+        on_demand=bool(row[12]),
     )
 
 
@@ -480,7 +484,7 @@ NETWORKS = Table(
     ("n", *Network.__struct_fields__),
     network_row,
     network_of,
-    {**_OWNED, "cidr": _cidr, "vni": int, "mtu": int, "admin_state_up": int, "shared": int},
+    {**_OWNED, "cidr": _cidr, "vni": int, "mtu": int, "admin_state_up": int, "shared": int, "on_demand": int},
     ("id", "vni", "name", "project_id"),
 )
 SUBNETS = Table(

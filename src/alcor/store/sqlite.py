@@ -20,9 +20,10 @@ from typing import Any
 
 import msgspec
 
+from alcor.model.addresses import Ip, Mac, link_local
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
-from alcor.store.base import SCAN_BOUND, ChangeRecord, Changes, Query, StoreError
+from alcor.store.base import SCAN_BOUND, ChangeRecord, Changes, Location, Query, StoreError
 from alcor.store.query import PORT_SELECT, Listing
 from alcor.store.record import record_of
 from alcor.store.schema import (
@@ -218,6 +219,27 @@ class SqliteStore:
         return self._read_nouns(
             PORTS, f"{PORT_SELECT} WHERE p.network = ? AND w.id = ? ORDER BY p.n", (ordinal_of(network_id), network_id)
         )
+
+    def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
+        """See store.base."""
+        wanted = {place_of_ip(ip): ip for ip in ips}
+        rows = self._read(
+            "SELECT a.place, p.mac, p.host, p.identity FROM addresses a JOIN ports p ON p.n = a.port "
+            "WHERE a.subnet = ? AND a.place IN (SELECT value FROM json_each(?))",
+            (ordinal_of(subnet_id), _json_numbers(wanted)),
+        )
+        return [Location(wanted[row[0]], Mac(row[1].to_bytes(6, "big")), row[2], row[3]) for row in rows]
+
+    def locate_macs(self, network_id: Id, macs: Sequence[Mac]) -> list[Location]:
+        """See store.base."""
+        numbers = _json_numbers({int.from_bytes(mac, "big") for mac in macs})
+        rows = self._read(
+            "SELECT mac, host, identity, fixed_ips FROM ports "
+            "WHERE network = ? AND mac IN (SELECT value FROM json_each(?))",
+            (ordinal_of(network_id), numbers),
+        )
+        found = [(Mac(row[0].to_bytes(6, "big")), row[1], row[2]) for row in rows if any(row[3][16::32])]
+        return [Location(link_local(mac), mac, host, identity) for mac, host, identity in found]
 
     def allocated_addresses(self, subnet_id: Id) -> list[int]:
         """See store.base."""

@@ -14,7 +14,7 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("partition", "epoch", "sequence", "scopes", "host", "synced", "feeds")
+    __slots__ = ("partition", "epoch", "sequence", "scopes", "host", "synced", "feeds", "answers")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class Bundle(_message.Message):
     HOST_FIELD_NUMBER: _ClassVar[int]
     SYNCED_FIELD_NUMBER: _ClassVar[int]
     FEEDS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     partition: int
     epoch: int
     sequence: int
@@ -29,7 +30,30 @@ class Bundle(_message.Message):
     host: str
     synced: bool
     feeds: _containers.RepeatedCompositeFieldContainer[Feed]
-    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ..., synced: _Optional[bool] = ..., feeds: _Optional[_Iterable[_Union[Feed, _Mapping]]] = ...) -> None: ...
+    answers: _containers.RepeatedCompositeFieldContainer[Answer]
+    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ..., synced: _Optional[bool] = ..., feeds: _Optional[_Iterable[_Union[Feed, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("vpc", "revision", "ips", "macs", "host_ips", "hosts", "identities", "absent", "unlearn")
+    VPC_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    IPS_FIELD_NUMBER: _ClassVar[int]
+    MACS_FIELD_NUMBER: _ClassVar[int]
+    HOST_IPS_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    IDENTITIES_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    UNLEARN_FIELD_NUMBER: _ClassVar[int]
+    vpc: bytes
+    revision: int
+    ips: bytes
+    macs: bytes
+    host_ips: bytes
+    hosts: _containers.RepeatedScalarFieldContainer[int]
+    identities: _containers.RepeatedScalarFieldContainer[int]
+    absent: bytes
+    unlearn: bytes
+    def __init__(self, vpc: _Optional[bytes] = ..., revision: _Optional[int] = ..., ips: _Optional[bytes] = ..., macs: _Optional[bytes] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ..., identities: _Optional[_Iterable[int]] = ..., absent: _Optional[bytes] = ..., unlearn: _Optional[bytes] = ...) -> None: ...
 
 class Feed(_message.Message):
     __slots__ = ("vpc", "key")
@@ -68,20 +92,22 @@ class ScopeUpdate(_message.Message):
     def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., confirms: _Optional[int] = ...) -> None: ...
 
 class Vpc(_message.Message):
-    __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up")
+    __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up", "on_demand")
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VNI_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     ROUTED_FIELD_NUMBER: _ClassVar[int]
     ADMIN_STATE_UP_FIELD_NUMBER: _ClassVar[int]
+    ON_DEMAND_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vni: int
     mtu: int
     routed: bool
     admin_state_up: bool
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ..., admin_state_up: _Optional[bool] = ...) -> None: ...
+    on_demand: bool
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ..., admin_state_up: _Optional[bool] = ..., on_demand: _Optional[bool] = ...) -> None: ...
 
 class Subnet(_message.Message):
     __slots__ = ("id", "revision", "base", "prefix_length", "ip_version", "gateway")
@@ -224,16 +250,34 @@ class Tombstone(_message.Message):
     def __init__(self, kind: _Optional[int] = ..., id: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("hello", "ack", "heartbeat", "feeding")
+    __slots__ = ("hello", "ack", "heartbeat", "feeding", "lookup")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     FEEDING_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     ack: Ack
     heartbeat: Heartbeat
     feeding: Feeding
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., feeding: _Optional[_Union[Feeding, _Mapping]] = ...) -> None: ...
+    lookup: Lookup
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., feeding: _Optional[_Union[Feeding, _Mapping]] = ..., lookup: _Optional[_Union[Lookup, _Mapping]] = ...) -> None: ...
+
+class Lookup(_message.Message):
+    __slots__ = ("vpcs",)
+    VPCS_FIELD_NUMBER: _ClassVar[int]
+    vpcs: _containers.RepeatedCompositeFieldContainer[Wanted]
+    def __init__(self, vpcs: _Optional[_Iterable[_Union[Wanted, _Mapping]]] = ...) -> None: ...
+
+class Wanted(_message.Message):
+    __slots__ = ("vpc", "ips", "forgotten")
+    VPC_FIELD_NUMBER: _ClassVar[int]
+    IPS_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    vpc: bytes
+    ips: bytes
+    forgotten: bytes
+    def __init__(self, vpc: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., forgotten: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby")

@@ -35,7 +35,7 @@ from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
 from alcor.wire import alcor_pb2 as pb
-from alcor.wire.fields import WireError, check_id, check_ip, check_mac, check_revision, check_text, varint
+from alcor.wire.fields import WireError, check_id, check_ip, check_mac, check_revision, check_text, cut, varint
 from alcor.wire.groups import (
     MAX_IDENTITY,
     MAX_PAIRS,
@@ -135,6 +135,7 @@ def encode_update(update: ScopeUpdate) -> bytes:
                 mtu=goal.mtu,
                 routed=goal.routed,
                 admin_state_up=goal.admin_state_up,
+                on_demand=goal.on_demand,
             )
     if endpoints:
         _encode_endpoints(message.endpoints, endpoints)
@@ -296,6 +297,7 @@ def _decode_vpc(message: pb.Vpc, scope: bytes, where: str) -> VpcGoal:
         message.mtu,
         message.routed,
         message.admin_state_up,
+        message.on_demand,
     )
 
 
@@ -342,18 +344,18 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
 
 def _decode_endpoints(message: pb.Endpoints, where: str) -> Iterable[EndpointGoal]:
     """Whole columns at a time: VPCs have many. Equal tunnel ends and revisions become one object each (memory)."""
-    ids = _cut(message.ids, 16, f"{where}.ids")
-    macs = _cut(message.macs, 6, f"{where}.macs")
+    ids = cut(message.ids, 16, f"{where}.ids")
+    macs = cut(message.macs, 6, f"{where}.macs")
     for mac, first in zip(macs, message.macs[::6], strict=True):
         if first & 1:
             check_mac(mac, f"{where}.macs")
-    one_each = _cut(message.ips, 16, f"{where}.ips")
+    one_each = cut(message.ips, 16, f"{where}.ips")
     ips: list[tuple[bytes, ...]] = list(zip(one_each))
     if message.ip_counts:
         ips = _grouped(one_each, message.ip_counts, where)
     known = {revision: check_revision(revision, f"{where}.revisions") for revision in set(message.revisions)}
     revisions = [known[revision] for revision in message.revisions]
-    host_ips = _cut(message.host_ips, 16, f"{where}.host_ips")
+    host_ips = cut(message.host_ips, 16, f"{where}.host_ips")
     try:
         hosts = [host_ips[place] for place in message.hosts]
     except IndexError:
@@ -369,13 +371,6 @@ def _decode_endpoints(message: pb.Endpoints, where: str) -> Iterable[EndpointGoa
         raise WireError(f"{where}.ids: the same id twice")
     named, at = cast("list[Id]", ids), cast("list[Ip]", hosts)
     return map(EndpointGoal, named, revisions, cast("list[Mac]", macs), cast("_Ips", ips), at, identities)
-
-
-def _cut(column: bytes, size: int, where: str) -> list[bytes]:
-    """A column of entries of `size` bytes, entry by entry."""
-    if len(column) % size:
-        raise WireError(f"{where}: {len(column)} bytes are not entries of {size}")
-    return [column[at : at + size] for at in range(0, len(column), size)]
 
 
 def _grouped(ips: Sequence[bytes], counts: Sequence[int], where: str) -> list[tuple[bytes, ...]]:

@@ -64,3 +64,10 @@ def check_text(value: str, where: str) -> str:
     if "\0" in value:
         raise WireError(f"{where}: has a NUL character")
     return value
+
+
+def cut(column: bytes, size: int, where: str) -> list[bytes]:
+    """A column of entries of `size` bytes, entry by entry. Raises WireError."""
+    if len(column) % size:
+        raise WireError(f"{where}: {len(column)} bytes are not entries of {size}")
+    return [column[at : at + size] for at in range(0, len(column), size)]

@@ -15,6 +15,7 @@ from alcor.goalstate.objects import HOST_SCOPE
 from alcor.model.ids import Id
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import MAX_TEXT, WireError, check_id, check_text
+from alcor.wire.lookups import Lookup, decode_lookup
 
 MAX_HEARTBEAT_SCOPES = 256
 """In one heartbeat; a host with more tells of them in turn."""
@@ -87,7 +88,7 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings = Timings()
 
 
-Report: TypeAlias = Hello | Ack | Heartbeat | Feeding
+Report: TypeAlias = Hello | Ack | Heartbeat | Feeding | Lookup
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -169,7 +170,9 @@ def decode_report(data: bytes) -> Report:
         return _decode_heartbeat(message.heartbeat)
     if which == "feeding":
         return Feeding(frozenset([check_id(vpc, "feeding.vpcs") for vpc in message.feeding.vpcs]))
-    raise WireError("report: neither a hello, an ack, a heartbeat nor a feeding")
+    if which == "lookup":
+        return decode_lookup(message.lookup)
+    raise WireError("report: neither a hello, an ack, a heartbeat, a feeding nor a lookup")
 
 
 def _decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:

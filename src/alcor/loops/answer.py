@@ -1,0 +1,180 @@
+"""The answer loop: where an address of a VPC on demand is, for the hosts that ask, and again when it changes.
+
+Owned by publish, on its event loop. What waits is answered together: one read of the store for all of it, and one
+message to each host. Reading is done on the loop, a slice at a time: a row costs some microseconds, a thread more.
+
+Why no host is left with an old answer: it is noted before the store is read that the host must hear of changes
+(`interest`), and the answer claims the revision of the last published commit only. A commit after that is published
+later, to whoever is noted then, with a newer revision; the host lets the newest win, in whatever order they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from alcor.goalstate.delta import EndpointMove
+from alcor.loops.interest import Interest
+from alcor.loops.views import Views
+from alcor.model.addresses import Ip, Mac, mac_of_link_local, with_link_local
+from alcor.model.ids import Id
+from alcor.paths.base import Path
+from alcor.store.base import Location, Store
+from alcor.wire.lookups import MAX_LOOKUP, Answer, Found, Lookup
+
+SLICE = 512
+"""Addresses that are read at once, about: a few milliseconds of the loop."""
+MAX_WAITING = 1_000_000
+"""Addresses that may wait; a Lookup beyond is dropped, and the host asks again."""
+
+
+class _Asked(NamedTuple):
+    host: str
+    vpc: Id
+    ips: tuple[Ip, ...]
+
+
+class Answers:
+    """See the module."""
+
+    def __init__(self, store: Store, views: Views) -> None:
+        self._store = store
+        self._views = views
+        self._interest = Interest()
+        self._waiting: deque[_Asked] = deque()
+        self._weight = 0
+        self.answered = 0
+        """Addresses that hosts were told of because they asked."""
+
+    @property
+    def held(self) -> int:
+        """Addresses that hosts hold, all together."""
+        return len(self._interest)
+
+    # What hosts ask.
+
+    def asked(self, path: Path, host: str, lookup: Lookup) -> None:
+        """A host asks, and tells what it forgot. It is answered soon."""
+        for wanted in lookup.vpcs:
+            self._interest.forget(host, wanted.vpc, wanted.forgotten)
+            if wanted.ips and self._weight + len(wanted.ips) <= MAX_WAITING:
+                if not self._waiting:
+                    asyncio.get_running_loop().call_soon(self._answer, path)
+                self._waiting.append(_Asked(host, wanted.vpc, wanted.ips))
+                self._weight += len(wanted.ips)
+
+    def _answer(self, path: Path) -> None:
+        """Answers a slice of what waits."""
+        views, weight = self._views, 0
+        some: list[_Asked] = []
+        while self._waiting and weight < SLICE:
+            some.append(self._waiting.popleft())
+            weight += len(some[-1].ips)
+        self._weight -= weight
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._answer, path)
+        for one in some:
+            if self._answerable(one):
+                self._interest.add(one.host, one.vpc, one.ips)
+        revision = views.revision
+        found = self._read(some)
+        replies: dict[str, list[Answer]] = {}
+        for one in some:
+            replies.setdefault(one.host, []).append(self._reply(one, found, revision))
+        for host, answers in replies.items():
+            path.answer(host, answers)
+            self._take_back(path, host)
+        self.answered += weight
+
+    def _answerable(self, asked: _Asked) -> bool:
+        """The host carries the VPC, whose addresses it is to ask for. A host may ask for nothing else."""
+        return asked.vpc in self._views.on_demand and self._views.subscriptions.carries(asked.host, asked.vpc)
+
+    def _reply(self, asked: _Asked, found: Mapping[Id, Mapping[Ip, Found]], revision: int) -> Answer:
+        if not self._answerable(asked):
+            return Answer(asked.vpc, revision, unlearn=asked.ips)
+        there = found.get(asked.vpc, {})
+        return Answer(
+            asked.vpc,
+            revision,
+            tuple([there[ip] for ip in asked.ips if ip in there]),
+            tuple([ip for ip in asked.ips if ip not in there]),
+        )
+
+    def _read(self, some: Iterable[_Asked]) -> dict[Id, dict[Ip, Found]]:
+        """Where these addresses are, by VPC; each is read once, whoever asks."""
+        subnets: dict[tuple[Id, Id], dict[Ip, None]] = {}
+        macs: dict[Id, dict[Mac, None]] = {}
+        for one in some:
+            if not self._answerable(one):
+                continue
+            for ip in one.ips:
+                subnet = self._views.subnet_at(one.vpc, ip)
+                mac = mac_of_link_local(ip) if subnet is None else None
+                if subnet is not None:
+                    subnets.setdefault((one.vpc, subnet), {})[ip] = None
+                elif mac is not None:
+                    macs.setdefault(one.vpc, {})[mac] = None
+        found: dict[Id, dict[Ip, Found]] = {}
+        for (vpc, subnet), ips in subnets.items():
+            self._place(found.setdefault(vpc, {}), self._store.locate(subnet, list(ips)))
+        for vpc, some_macs in macs.items():
+            self._place(found.setdefault(vpc, {}), self._store.locate_macs(vpc, list(some_macs)))
+        return found
+
+    def _place(self, found: dict[Ip, Found], located: Iterable[Location]) -> None:
+        nodes = self._views.nodes
+        for ip, mac, host, identity in located:
+            node = nodes.get(host)
+            if node is not None:
+                found[ip] = Found(ip, mac, node.underlay_ip, identity)
+
+    def _take_back(self, path: Path, host: str) -> None:
+        """Tells hosts to forget what is too much to be kept track of."""
+        for name, keys in self._interest.over(host).items():
+            by_vpc: dict[Id, list[Ip]] = {}
+            for vpc, ip in keys:
+                by_vpc.setdefault(vpc, []).append(ip)
+            for vpc, ips in by_vpc.items():
+                for at in range(0, len(ips), MAX_LOOKUP):
+                    path.answer(name, [Answer(vpc, self._views.revision, unlearn=tuple(ips[at : at + MAX_LOOKUP]))])
+
+    # What changes.
+
+    def changed(self, path: Path, moves: Mapping[Id, Iterable[EndpointMove]]) -> None:
+        """Tells those who hold these endpoints where they are now."""
+        replies: dict[str, list[Answer]] = {}
+        for vpc, some in moves.items():
+            if not self._interest.watches(vpc):
+                continue
+            now: dict[Ip, Found | None] = {}
+            for move in some:
+                for ip in move.before:
+                    now.setdefault(ip, None)
+                if move.after is not None:
+                    goal = move.after
+                    for ip in with_link_local(goal.ips, goal.mac):
+                        now[ip] = Found(ip, goal.mac, goal.host_ip, goal.identity)
+            news: dict[str, list[Ip]] = {}
+            for ip in now:
+                for host in self._interest.hosts(vpc, ip):
+                    news.setdefault(host, []).append(ip)
+            for host, ips in news.items():
+                for at in range(0, len(ips), MAX_LOOKUP):
+                    part = ips[at : at + MAX_LOOKUP]
+                    here = tuple([found for ip in part if (found := now[ip]) is not None])
+                    gone = tuple([ip for ip in part if now[ip] is None])
+                    replies.setdefault(host, []).append(Answer(vpc, self._views.revision, here, gone))
+        for host, answers in replies.items():
+            for answer in answers:
+                path.answer(host, [answer])
+
+    def forget_host(self, host: str) -> None:
+        """It is gone, or in another session: it will ask again."""
+        self._interest.forget_host(host)
+
+    def forget_vpc(self, vpc: Id) -> None:
+        """It is gone, or on demand no more."""
+        self._interest.forget_vpc(vpc)

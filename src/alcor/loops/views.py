@@ -1,0 +1,90 @@
+"""What the loops keep of desired state: networks with their subnets, nodes, groups, who carries which VPC. Never ports.
+
+Owned by the publish loop, which alone changes it; the answer loop reads it. Both run on one event loop.
+"""
+
+from __future__ import annotations
+
+from alcor.goalstate.delta import Commits, Subscriptions
+from alcor.goalstate.snapshot import Groups
+from alcor.model.addresses import Ip
+from alcor.model.ids import Id
+from alcor.model.nouns import Network, Node, Subnet
+from alcor.store.base import Changes, Store
+
+
+class Views:
+    """See the module. `revision` is that of the last commit which was published."""
+
+    def __init__(self, store: Store) -> None:
+        """Reads the store, which nobody may write meanwhile."""
+        self.revision = store.revision()
+        self.networks: dict[Id, Network] = {network.id: network for network in store.networks()}
+        self.subnets: dict[Id, dict[Id, Subnet]] = {}
+        """By network."""
+        for subnet in store.subnets():
+            self.subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
+        self.nodes: dict[str, Node] = {node.name: node for node in store.nodes()}
+        self.groups = Groups(store.security_groups(), store.security_group_rules(), store.identities())
+        self.subscriptions = Subscriptions(store.hosts_of_networks())
+        self.on_demand: set[Id] = {network.id for network in self.networks.values() if network.on_demand}
+        self._places: dict[Id, _Places] = {}
+        if store.revision() != self.revision:
+            raise RuntimeError("the views must be made before the writer starts")
+
+    def take_groups(self, changes: Changes) -> None:
+        """One commit's rows of security groups."""
+        self.groups.put(changes.security_groups, changes.rules, changes.identities)
+        self.groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
+
+    def take(self, commits: Commits) -> set[Id]:
+        """Everything else; returns the networks that are on demand now and were not, or the other way round."""
+        crossed = set()
+        for network in commits.networks.values():
+            before = self.networks.get(network.id)
+            if before is not None and before.on_demand != network.on_demand:
+                crossed.add(network.id)
+            self.networks[network.id] = network
+            (self.on_demand.add if network.on_demand else self.on_demand.discard)(network.id)
+        for subnet in commits.subnets.values():
+            self.subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
+            self._places.pop(subnet.network_id, None)
+        for identifier, (network_id, _) in commits.deleted_subnets.items():
+            self.subnets.get(network_id, {}).pop(identifier, None)
+            self._places.pop(network_id, None)
+        for identifier in commits.deleted_networks:
+            self.networks.pop(identifier, None)
+            self.groups.drop_network(identifier)
+            self.subnets.pop(identifier, None)
+            self.on_demand.discard(identifier)
+            self._places.pop(identifier, None)
+        for name in commits.deleted_nodes:
+            self.nodes.pop(name, None)
+        self.nodes.update((node.name, node) for node in commits.nodes.values())
+        return crossed
+
+    def subnet_at(self, network_id: Id, ip: Ip) -> Id | None:
+        """The subnet of the network that has the address; its cost does not grow with the number of subnets."""
+        places = self._places.get(network_id)
+        if places is None:
+            places = self._places[network_id] = _Places(self.subnets.get(network_id, {}))
+        return places.find(ip)
+
+
+class _Places:
+    """A network's subnets by their prefixes, which do not overlap."""
+
+    def __init__(self, subnets: dict[Id, Subnet]) -> None:
+        self._by_shift: dict[int, dict[int, Id]] = {}
+        """Host bits of a prefix (of an IPv6 or v4-mapped address) -> its other bits -> the subnet."""
+        for subnet in subnets.values():
+            shift = (32 if subnet.ip_version == 4 else 128) - subnet.cidr.length
+            self._by_shift.setdefault(shift, {})[int.from_bytes(subnet.cidr.base, "big") >> shift] = subnet.id
+
+    def find(self, ip: Ip) -> Id | None:
+        number = int.from_bytes(ip, "big")
+        for shift, subnets in self._by_shift.items():
+            found = subnets.get(number >> shift)
+            if found is not None:
+                return found
+        return None
