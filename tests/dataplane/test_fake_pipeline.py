@@ -274,7 +274,9 @@ def test_a_frame_never_leaves_its_vni(seed: int) -> None:
         vni = tables.ports[packet.ifindex].vni if packet.ifindex else int.from_bytes(packet.frame[46:49], "big")
         assert vni == tables.ports[verdict.ifindex].vni
     elif verdict.kind is VerdictKind.TUNNEL:
-        assert tables.ports[packet.ifindex].vni == int.from_bytes(verdict.frame[32:35], "big")
+        # From a port, or sent on after a port that left: under the VNI that it came with.
+        sent = tables.ports[packet.ifindex].vni if packet.ifindex else int.from_bytes(packet.frame[46:49], "big")
+        assert sent == int.from_bytes(verdict.frame[32:35], "big")
     elif verdict.kind is VerdictKind.REPLY:
         assert packet.ifindex == verdict.ifindex
 
@@ -307,6 +309,7 @@ def test_rewriting_keeps_a_right_checksum_right(seed: int) -> None:
     inner = verdict.frame[36:] if verdict.kind is VerdictKind.TUNNEL else verdict.frame
     length = (packet.frame[14] & 15) * 4
     if packets.internet_checksum(packet.frame[14 : 14 + length]) == 0:
+        length = (inner[14] & 15) * 4  # an ICMP error has a header of its own
         assert packets.internet_checksum(inner[14 : 14 + length]) == 0
     if verdict.kind is VerdictKind.TUNNEL:
         assert packets.internet_checksum(verdict.frame[:20]) == 0
@@ -317,6 +320,6 @@ def test_the_random_worlds_reach_every_step() -> None:
     verdicts = [_random_verdict(seed)[2] for seed in range(8000)]
     assert set(VerdictKind) == {verdict.kind for verdict in verdicts}
     # A kernel alone refuses to encapsulate a packet of ordinary size, and has no memory.
-    assert set(DropReason) - {DropReason.ENCAP_FAILED, DropReason.FLOWS_FULL} == {
-        v.reason for v in verdicts if v.reason
-    }
+    # A model has no clock to count misses by; what was held comes back in the differential tests.
+    rare = {DropReason.ENCAP_FAILED, DropReason.FLOWS_FULL, DropReason.MISS_LIMIT, DropReason.UNRESOLVED}
+    assert set(DropReason) - rare == {v.reason for v in verdicts if v.reason}

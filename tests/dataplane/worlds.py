@@ -8,10 +8,11 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from tests.dataplane import packets, talks
 
 from alcor.dataplane.base import EndpointKey
-from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables
+from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local, parse_ip, parse_prefix
 from alcor.model.ids import Id
 
@@ -32,6 +33,8 @@ class Packet(NamedTuple):
 
     ifindex: int
     frame: bytes
+    held: bool = False
+    """It waited for an address and comes back."""
 
 
 def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: int) -> Tables:
@@ -48,7 +51,8 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
                 Sender(rng.choice((mac, Mac(packets.mac(99)))), parse_prefix(rng.choice(SENT_FROM))) for _ in range(2)
             )
         flags |= OPEN if rng.random() < 0.1 else 0
-        row = PortRow(Id(rng.randbytes(16)), vni, 1450, mac, flags, identity, rng.getrandbits(64))
+        mtu = rng.choice((1450, 1450, 1450, 68, 90))
+        row = PortRow(Id(rng.randbytes(16)), vni, mtu, mac, flags, identity, rng.getrandbits(64))
         tables.ports[ifindex] = row
         seen = (LOCAL_PEER if flags & PORT_PEER else 0) | (0 if flags & UP else LOCAL_DOWN)
         local = LocalRow(ifindex, seen, row.mac, identity)
@@ -66,23 +70,43 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
                 tables.local[EndpointKey(vni, parse_ip(address))] = LocalRow(0, GATEWAY, ROUTER_MAC)
         for number, address in enumerate((*ADDRESSES, *GATEWAYS, *ADDRESSES_V6)):
             if rng.random() < 0.3:
-                host = parse_ip(rng.choice(("172.16.0.2", "172.16.0.3", "172.16.0.3", "fd00::1")))
-                tables.remote[EndpointKey(vni, parse_ip(address))] = RemoteRow(
-                    host, Mac(packets.mac(1000 + number)), rng.choice((0, *talks.IDENTITIES))
-                )
+                tables.remote[EndpointKey(vni, parse_ip(address))] = _remote(rng, number)
+            if rng.random() < 0.1:
+                tables.forwards[EndpointKey(vni, parse_ip(address))] = _remote(rng, number)
+        if rng.random() < 0.4:
+            _put_on_demand(rng, tables, vni)
     return tables
+
+
+def _remote(rng: random.Random, number: int) -> RemoteRow:
+    host = parse_ip(rng.choice(("172.16.0.2", "172.16.0.3", "172.16.0.3", "fd00::1")))
+    return RemoteRow(host, Mac(packets.mac(1000 + number)), rng.choice((0, *talks.IDENTITIES)))
+
+
+def _put_on_demand(rng: random.Random, tables: Tables, vni: int) -> None:
+    """The VPC is on demand: of what is in `remote`, some was learnt, and some is that nobody has the address."""
+    tables.on_demand.add(vni)
+    for key, row in list(tables.remote.items()):
+        if key.vni == vni:
+            use = rng.choice((Use.IDLE, Use.IDLE, Use.RECENT, Use.ABSENT))
+            nobody = RemoteRow(Ip(bytes(16)), Mac(bytes(6)))
+            tables.remote[key] = replace(nobody if use is Use.ABSENT else row, use=int(use))
 
 
 def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], count: int) -> list[Packet]:
     """Packets of every kind; half of them are words of a few talks."""
+
+    def packet(ifindex: int, frame: bytes) -> Packet:
+        return Packet(ifindex, frame, held=bool(ifindex) and rng.random() < 0.1)
+
     kept = [talks.random_talk(rng, tables) for _ in range(8)]
     found = []
     for _ in range(count):
         if rng.random() < 0.5:
-            found.append(random_packet(rng, tables, ifindexes))
+            found.append(packet(*random_packet(rng, tables, ifindexes)[:2]))
             continue
         ifindex, frame = talks.random_word(rng, tables, rng.choice(kept))
-        found.append(Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
+        found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
     return found
 
 

@@ -7,6 +7,7 @@ removals first, then what ports refer to, then ports, then what no port refers t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -95,6 +96,46 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """What stands for its security groups; 0: none."""
 
 
+class Miss(NamedTuple):
+    """A packet of a VPC on demand for an address that the host knows nothing of. Who took it sends it on, once."""
+
+    sought: EndpointKey
+    ifindex: int
+    """The interface of the port that sent it."""
+    frame: bytes
+    gso_size: int = 0
+    """Bytes of payload of each segment that the kernel has yet to cut it into; 0: it is one."""
+
+
+class Misses(Protocol):
+    """Packets that wait for an address, and what is learnt of VPCs on demand. Any thread, one at a time."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to take."""
+        ...
+
+    def take(self) -> list[Miss]:
+        """Everything that waits, in the order in which it came."""
+        ...
+
+    def learn(self, found: Sequence[tuple[EndpointKey, Endpoint]], absent: Sequence[EndpointKey]) -> None:
+        """Where addresses are, and which nobody has: what was known of them is replaced. Of a VNI that is not on demand
+        nothing is learnt."""
+        ...
+
+    def forget(self, keys: Sequence[EndpointKey]) -> None:
+        """The next packet for one of these is a miss again. An unknown one is forgotten already."""
+        ...
+
+    def used(self, keys: Sequence[EndpointKey]) -> frozenset[EndpointKey]:
+        """Those of these that packets were sent to since they were last asked about, or learnt."""
+        ...
+
+    def release(self, misses: Sequence[Miss]) -> None:
+        """Sends the packets on, as if their ports had just sent them; a miss now is dropped."""
+        ...
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to change, in this order. Immutable, printable; empty means in sync.
 
@@ -102,6 +143,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     where the driver can, else made anew; it is put as a whole, never merged.
     """
 
+    put_forwards: tuple[tuple[EndpointKey, Endpoint], ...] = ()
+    """Addresses of ports that leave: packets that still come for them are sent after them."""
+    put_on_demand: tuple[int, ...] = ()
+    """VNIs: packets for addresses that are not known are held, not dropped (Misses)."""
     remove_ports: tuple[Id, ...] = ()
     remove_endpoints: tuple[EndpointKey, ...] = ()
     remove_gateways: tuple[EndpointKey, ...] = ()
@@ -110,20 +155,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     put_endpoints: tuple[tuple[EndpointKey, Endpoint], ...] = ()
     put_ports: tuple[LocalPort, ...] = ()
     remove_policies: tuple[PolicyKey, ...] = ()
+    remove_on_demand: tuple[int, ...] = ()
+    remove_forwards: tuple[EndpointKey, ...] = ()
 
     @property
     def empty(self) -> bool:
         """True when there is nothing to do."""
-        return not (
-            self.remove_ports
-            or self.remove_endpoints
-            or self.remove_gateways
-            or self.put_gateways
-            or self.put_endpoints
-            or self.put_ports
-            or self.put_policies
-            or self.remove_policies
-        )
+        return not any(getattr(self, field) for field in self.__struct_fields__)
 
 
 class PortResult(msgspec.Struct, frozen=True, gc=False):
@@ -151,9 +189,15 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
     ports: dict[Id, LocalPort]
     endpoints: dict[EndpointKey, Endpoint]
+    """Without what was learnt (`learnt`)."""
     gateways: frozenset[EndpointKey]
     policies: dict[PolicyKey, int] = {}
     """Digests; 0 for one that is not whole."""
+    on_demand: frozenset[int] = frozenset()
+    """VNIs."""
+    learnt: tuple[EndpointKey, ...] = ()
+    """Addresses of VPCs on demand of which something is known."""
+    forwards: dict[EndpointKey, Endpoint] = {}
     orphans: tuple[str, ...] = ()
     """Half-made objects of ours (names), left by a crash: `sweep` removes them."""
 
@@ -173,6 +217,11 @@ class Driver(Protocol):
     """A data plane of one host. Not thread-safe: the agent calls it from one worker thread."""
 
     name: str
+
+    @property
+    def misses(self) -> Misses:
+        """For who answers them: may be used while another thread works with the driver."""
+        ...
 
     def observe(self) -> Observed:
         """Reads everything of ours from the data plane. Never from memory."""

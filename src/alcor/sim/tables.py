@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 
 from alcor.dataplane.base import (
     Applied,
@@ -14,6 +15,7 @@ from alcor.dataplane.base import (
     Endpoint,
     EndpointKey,
     LocalPort,
+    Miss,
     Observed,
     Plan,
     Policy,
@@ -21,6 +23,7 @@ from alcor.dataplane.base import (
     PortCounters,
     PortResult,
 )
+from alcor.kit.bell import Bell
 from alcor.model.ids import Id
 
 
@@ -32,6 +35,10 @@ class Tables:
         self.endpoints: dict[EndpointKey, Endpoint] = {}
         self.gateways: set[EndpointKey] = set()
         self.policies: dict[PolicyKey, Policy] = {}
+        self.on_demand: set[int] = set()
+        self.learnt: dict[EndpointKey, Endpoint | None] = {}
+        """Of VPCs on demand; None: nobody has the address."""
+        self.forwards: dict[EndpointKey, Endpoint] = {}
         self.orphans: tuple[str, ...] = ()
         self.refused_ports: dict[Id, str] = {}
         self.refused_interfaces: dict[str, str] = {}
@@ -41,6 +48,44 @@ class Tables:
         self.changed = threading.Event()
 
 
+class DictionaryMisses:
+    """Fills dataplane.base.Misses. `miss` is what a packet would do."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.released: list[Miss] = []
+        self._held: list[Miss] = []
+        self._bell = Bell()
+
+    def miss(self, miss: Miss) -> None:
+        """A packet for an address of which nothing is known."""
+        self._held.append(miss)
+        self._bell.ring()
+
+    def fileno(self) -> int:
+        return self._bell.fileno()
+
+    def take(self) -> list[Miss]:
+        self._bell.hush()
+        taken, self._held = self._held, []
+        return taken
+
+    def learn(self, found: Sequence[tuple[EndpointKey, Endpoint]], absent: Sequence[EndpointKey]) -> None:
+        self.tables.learnt.update((key, end) for key, end in found if key.vni in self.tables.on_demand)
+        self.tables.learnt.update((key, None) for key in absent if key.vni in self.tables.on_demand)
+        self.tables.changed.set()
+
+    def forget(self, keys: Sequence[EndpointKey]) -> None:
+        for key in keys:
+            self.tables.learnt.pop(key, None)
+
+    def used(self, keys: Sequence[EndpointKey]) -> frozenset[EndpointKey]:
+        return frozenset()
+
+    def release(self, misses: Sequence[Miss]) -> None:
+        self.released += misses
+
+
 class DictionaryDriver:
     """See the module."""
 
@@ -48,6 +93,7 @@ class DictionaryDriver:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
+        self.misses = DictionaryMisses(tables)
         self.plans: list[Plan] = []
 
     def observe(self) -> Observed:
@@ -58,6 +104,9 @@ class DictionaryDriver:
             endpoints=dict(self.tables.endpoints),
             gateways=frozenset(self.tables.gateways),
             policies={key: policy.digest() for key, policy in self.tables.policies.items()},
+            on_demand=frozenset(self.tables.on_demand),
+            learnt=tuple(sorted(self.tables.learnt)),
+            forwards=dict(self.tables.forwards),
             orphans=self.tables.orphans,
         )
 
@@ -66,6 +115,8 @@ class DictionaryDriver:
         if tables.broken:
             raise DataPlaneError(tables.broken)
         self.plans.append(plan)
+        tables.forwards.update(plan.put_forwards)
+        tables.on_demand.update(plan.put_on_demand)
         results = []
         for identifier in plan.remove_ports:
             tables.ports.pop(identifier, None)
@@ -87,6 +138,11 @@ class DictionaryDriver:
         if not tables.tables_error:
             for named in plan.remove_policies:
                 tables.policies.pop(named, None)
+            for key in plan.remove_forwards:
+                tables.forwards.pop(key, None)
+            tables.on_demand.difference_update(plan.remove_on_demand)
+            for key in [key for key in tables.learnt if key.vni in plan.remove_on_demand]:
+                del tables.learnt[key]
         tables.changed.set()
         return Applied(ports=tuple(results), error=tables.tables_error, wiring_us=1, tables_us=1)
 

@@ -25,6 +25,8 @@
 #include "packet.h"
 #include "policy.h"
 #include "frame.h"
+#include "miss.h"
+#include "too_big.h"
 
 /* ---- steps ---- */
 
@@ -136,9 +138,9 @@ static __always_inline int from_port_arp(struct __sk_buff *skb, const struct por
 		answer = here->mac;
 	}
 	if (!answer) {
-		there = bpf_map_lookup_elem(&remote, &key);
+		there = find_remote(&key, DROP_ARP_UNKNOWN, &refused);
 		if (!there)
-			return -DROP_ARP_UNKNOWN;
+			return refused;
 		answer = there->mac;
 	}
 	copy_mac(arp->eth.h_dest, mac);
@@ -189,6 +191,7 @@ static __always_inline int find_target(const struct port *port, const struct eth
 {
 	struct local_endpoint *here = bpf_map_lookup_elem(&local, to);
 	struct remote_endpoint *there = NULL;
+	int refused = 0;
 
 	if (routed) {
 		/* 9 */
@@ -208,8 +211,8 @@ static __always_inline int find_target(const struct port *port, const struct eth
 		if (here && here->flags & ENDPOINT_GATEWAY)
 			here = NULL;
 	}
-	if (!here && !(there = bpf_map_lookup_elem(&remote, to)))
-		return -DROP_NO_ENDPOINT;
+	if (!here && !(there = find_remote(to, DROP_NO_ENDPOINT, &refused)))
+		return refused;
 	if (!routed && !same_mac(eth->h_dest, here ? here->mac : there->mac))
 		return -DROP_NO_ENDPOINT;
 	if (here && here->flags & ENDPOINT_DOWN)
@@ -247,7 +250,8 @@ static __always_inline int permit_sent(struct __sk_buff *skb, const struct port 
 		on->party.identity = here->identity;
 		on->party.remote_identity = port->identity;
 		on->party.egress = 0;
-		return blame(skb, here->ifindex, permit(skb, ETH_HLEN));
+		refused = permit(skb, ETH_HLEN);
+		return refused ? blame(skb, here->ifindex, refused) : 0;
 	}
 	return 0;
 }
@@ -309,6 +313,9 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	}
 	if (target.here && target.here->flags & ENDPOINT_GATEWAY)
 		return to_gateway(skb, eth, ip, target.here, ifindex);
+	/* M */
+	if (segment_length(skb, total, ip->ihl * 4, ip->protocol) > port->mtu)
+		return too_big(skb, port->mtu, ifindex);
 	if (routed)
 		set_ttl(ip, ip->ttl - 1);
 	return hand_over(skb, port, eth, routed, &target);
@@ -316,8 +323,8 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 
 #include "ipv6.h"
 
-/* Steps 2 to 5. */
-static __always_inline int from_known_port(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
+/* Steps 2 to 5. `held`: it was here before. */
+static __always_inline int from_known_port(struct __sk_buff *skb, const struct port *port, __u32 ifindex, bool held)
 {
 	struct ethhdr *eth;
 
@@ -328,7 +335,8 @@ static __always_inline int from_known_port(struct __sk_buff *skb, const struct p
 	eth = frame(skb, ETH_HLEN);
 	if (!eth)
 		return -DROP_MALFORMED;
-	count_sent(skb, ifindex);
+	if (!held)
+		count_sent(skb, ifindex);
 	/* 4 */
 	if (!same_mac(eth->h_source, port->mac) && !(port->flags & (PORT_OPEN | PORT_PAIRS)))
 		return -DROP_SPOOFED_MAC;
@@ -349,15 +357,56 @@ int from_port(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	bool held = false;
 	int action;
 
 	/* 1 */
 	skb->cb[2] = 0;
-	if (!port)
-		return drop(skb, DROP_NO_PORT);
+	if (!port) {
+		__u32 zero = 0;
+		struct host_config *host = bpf_map_lookup_elem(&config, &zero);
+
+		if (!host || ifindex != host->held_ifindex)
+			return drop(skb, DROP_NO_PORT);
+		held = true;
+		ifindex = skb->mark;
+		skb->mark = 0;
+		port = bpf_map_lookup_elem(&ports, &ifindex);
+		if (!port)
+			return drop(skb, DROP_NO_PORT);
+	}
 	skb->cb[2] = ifindex;
-	action = from_known_port(skb, port, ifindex);
+	action = from_known_port(skb, port, ifindex, held);
+	if (action <= -MISSED)
+		action = hold(skb, ifindex, action, held);
 	return action < 0 ? drop(skb, -action) : action;
+}
+
+/* The tunnel's step 5: a port that left is followed to where it went. 0, or a negative drop reason. */
+static __noinline int forward(struct __sk_buff *skb, const struct address_key *key)
+{
+	struct remote_endpoint *to = key ? bpf_map_lookup_elem(&forwards, key) : NULL;
+	__u32 zero = 0;
+	struct host_config *host = bpf_map_lookup_elem(&config, &zero);
+	struct iphdr ip;
+
+	if (!to)
+		return -DROP_NO_ENDPOINT;
+	if (!host || !is_v4_mapped(to->host_ip))
+		return -DROP_NO_UNDERLAY;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return -DROP_MALFORMED;
+	if (ip.ttl <= 1)
+		return -DROP_TTL_EXCEEDED;
+	ip.ttl--;
+	ip.saddr = host->underlay_ip[3];
+	ip.daddr = to->host_ip[3];
+	ip.check = 0;
+	ip.check = header_checksum(&ip);
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM))
+		return -DROP_ENCAP_FAILED;
+	verdict(skb, VERDICT_TUNNEL, 0, 0);
+	return to_underlay(host, ip.daddr);
 }
 
 /* Policy of the receiver of a packet out of the tunnel. 0, or a negative drop reason. */
@@ -434,7 +483,9 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	copy_mac(inner.h_source, outer->inner.h_source);
 	/* 3 */
 	here = bpf_map_lookup_elem(&local, &key);
-	if (!here || here->flags & ENDPOINT_GATEWAY || !same_mac(inner.h_dest, here->mac))
+	if (!here)
+		return forward(skb, &key); /* 5 */
+	if (here->flags & ENDPOINT_GATEWAY || !same_mac(inner.h_dest, here->mac))
 		return -DROP_NO_ENDPOINT;
 	if (here->flags & ENDPOINT_DOWN)
 		return -DROP_PORT_DOWN;

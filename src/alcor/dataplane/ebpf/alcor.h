@@ -16,9 +16,16 @@
 #define MAX_REMOTE 4194304
 #define MAX_DROPS 262144
 #define MAX_RULES 1048576
+#define MAX_FORWARDS 65536
+#define MAX_ON_DEMAND 65536
 /* Least recently used are forgotten first; these two are preallocated. A loader may choose another size for `flows`. */
 #define MAX_FLOWS 262144
 #define MAX_FRAGMENTS 4096
+
+/* The ring of held packets, and what one of them may take of it: nearly all, or a packet yet to be segmented. */
+#define MISSES_BYTES 4194304
+#define MISS_SMALL 2008
+#define MISS_LARGE 65552
 
 /* Every gateway's MAC: fe:16:11:00:00:00. */
 #define ROUTER_MAC_BYTES {0xfe, 0x16, 0x11, 0x00, 0x00, 0x00}
@@ -60,15 +67,19 @@ enum drop_reason {
 	DROP_INVALID_STATE = 20,
 	DROP_FRAGMENT = 21,
 	DROP_FLOWS_FULL = 22,
+	DROP_MISS_LIMIT = 23,
+	DROP_UNRESOLVED = 24,
+	DROP_TOO_BIG = 25,
 };
 
-/* skb->cb[0]; cb[1] is an ifindex (deliver, reply) or a drop reason (drop), cb[2] the ifindex that a drop counts at. */
+/* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold) or a drop reason (drop), cb[2] the ifindex that a drop counts at. */
 enum verdict {
 	VERDICT_DELIVER = 1,
 	VERDICT_TUNNEL = 2,
 	VERDICT_REPLY = 3,
 	VERDICT_DROP = 4,
 	VERDICT_PASS = 5,
+	VERDICT_HOLD = 6,
 };
 
 /* ports: ifindex -> this. A row means that the port is wired whole. */
@@ -98,11 +109,34 @@ struct local_endpoint {
 	__u8 zero[2];
 };
 
-/* remote: who has the address on another host. */
+enum endpoint_use {
+	USE_PRELOADED = 0,
+	USE_IDLE = 1,   /* asked for; nothing was sent there since somebody looked */
+	USE_RECENT = 2, /* asked for, and used */
+	USE_ABSENT = 3, /* asked for: nobody has the address */
+};
+
+/* remote: who has the address on another host. forwards: where the port that had it here went. */
 struct remote_endpoint {
 	__be32 host_ip[4];
 	__u8 mac[6];
 	__u16 identity;
+	__u32 use;
+};
+
+/* A record of misses: this, then the frame. */
+struct miss {
+	struct address_key sought;
+	__u32 ifindex; /* the port that sent it */
+	__u32 length;
+	__u32 gso_size; /* bytes of payload of each segment; 0: it is one */
+};
+
+/* miss_rates: ifindex -> this. */
+struct miss_rate {
+	__u64 since_ns;
+	__u32 count;
+	__u32 zero;
 };
 
 /* counters: ifindex -> this, per CPU. */
@@ -126,6 +160,8 @@ struct host_config {
 	__be16 vxlan_port;
 	__u8 zero[2];
 	__be32 onlink_mask; /* of the underlay prefix whose hosts are neighbours; 0: ask the routes */
+	__u32 held_ifindex; /* where packets that were held come back, marked with their port's ifindex; 0: nowhere */
+	__u32 miss_rate;    /* packets of a port that are held in a second; 0: any number */
 };
 
 /* Key of senders, a longest-prefix table: what a port may send from beside its own. The value says nothing. */

@@ -25,6 +25,12 @@ ANCHOR_INDEX = 0xFFFFF
 """Just below the ports' indexes."""
 PRIORITY = 0xA1C
 """Of our filter on the underlay: after those of others that take the usual low numbers."""
+HELD, HELD_INDEX = "alcor-held", 0xFFFFE
+"""Where packets that were held come back."""
+HOLD, HOLD_INDEX = "alcor-hold", 0xFFFFD
+"""The other end of it: where they are written."""
+HELD_MTU = 65535
+"""Packets that are yet to be segmented pass."""
 IPV6_DEFAULT = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
 
 
@@ -83,6 +89,26 @@ def _hold_block(netlink: Netlink) -> None:
         netlink.check([links.clsact(index, MAIN_BLOCK)])
 
 
+def make_held(netlink: Netlink, program: Program) -> None:
+    """Makes sure of the pair through which held packets come back. Idempotent. Raises DataPlaneError."""
+    try:
+        there = {link.name: link for link in links.links(netlink)}
+        held = there.get(HELD)
+        if held is not None and (held.ifindex, held.alias) != (HELD_INDEX, ANCHOR_ALIAS):
+            raise DataPlaneError(f"interface '{HELD}' is there and not Alcor's: remove or rename it")
+        if held is None:
+            pair = links.veth(HELD, HELD_INDEX, HOLD, HOLD_INDEX, mtu=HELD_MTU, group=PORT_GROUP)
+            netlink.check([pair, links.set_link(HELD_INDEX, alias=ANCHOR_ALIAS)])
+        if not any(one.ifindex == HELD_INDEX and one.kind == "clsact" for one in links.qdiscs(netlink)):
+            netlink.check([links.clsact(HELD_INDEX)])
+        _filter(netlink, program.from_port, PORT_FILTER, index=HELD_INDEX, priority=1)
+        netlink.check([links.set_link(HELD_INDEX, up=True), links.set_link(HOLD_INDEX, up=True)])
+    except NetlinkError as error:
+        raise DataPlaneError(
+            f"making interfaces '{HELD}' and '{HOLD}' failed ({error.strerror}): held packets could not go on"
+        ) from None
+
+
 def _filter(netlink: Netlink, program: int, name: str, *, index: int = 0, block: int = 0, priority: int) -> None:
     wanted = bpf.program_info(program, name).id
     there = {one.priority: one.program_id for one in links.filters(netlink, index=index, block=block)}
@@ -92,7 +118,8 @@ def _filter(netlink: Netlink, program: int, name: str, *, index: int = 0, block:
 
 def detach(netlink: Netlink, underlay: Link) -> None:
     """Takes both programs off this host: for tests and for taking Alcor off a machine. Idempotent."""
-    anchors = [link.ifindex for link in links.links(netlink) if (link.name, link.alias) == (ANCHOR, ANCHOR_ALIAS)]
+    ours = ((ANCHOR, ANCHOR_ALIAS), (HELD, ANCHOR_ALIAS))
+    anchors = [link.ifindex for link in links.links(netlink) if (link.name, link.alias) in ours]
     netlink.send([links.delete_link(index) for index in anchors])
     absent = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV})
     netlink.check([links.delete_filter(index=underlay.ifindex, priority=PRIORITY)], absent)

@@ -10,7 +10,7 @@ leaves half-made is therefore known, and nothing else is ever removed.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import msgspec
 from alcor.dataplane.base import (
     Applied,
     DataPlaneError,
+    Endpoint,
     EndpointKey,
     LocalPort,
     Observed,
@@ -28,17 +29,21 @@ from alcor.dataplane.base import (
 )
 from alcor.dataplane.ebpf import attaching, sorting, tables, wiring
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
+from alcor.dataplane.ebpf.misses import EbpfMisses
 from alcor.dataplane.ebpf.neighbours import onlink_length
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, Program
 from alcor.dataplane.ebpf.records import Records
 from alcor.dataplane.ebpf.sorting import Carried, Leftover, Snapshot, Sorted, is_peer
-from alcor.dataplane.ebpf.tables import VXLAN_PORT, HostConfig
+from alcor.dataplane.ebpf.tables import VXLAN_PORT, EndpointUse, HostConfig
 from alcor.dataplane.kernel import links, netns
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
+
+MISS_RATE = 1024
+"""Packets of one port that are held in a second; more are dropped."""
 
 
 class EbpfConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +63,7 @@ class EbpfConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The compiled program; None: the one in the package."""
     remote_entries: int = REMOTE_ENTRIES
     flow_entries: int = FLOW_ENTRIES
+    miss_rate: int = MISS_RATE
 
 
 class EbpfDriver:
@@ -75,7 +81,8 @@ class EbpfDriver:
             self._underlay = attaching.find_underlay(self._hands.netlink, config.device)
             ifindex, netlink = self._underlay.ifindex, self._hands.netlink
             onlink = onlink_length(ifindex, config.underlay_ip, links.addresses(netlink), links.routes(netlink))
-            host = HostConfig(config.underlay_ip, ifindex, config.vxlan_port, onlink)
+            held = attaching.HELD_INDEX
+            host = HostConfig(config.underlay_ip, ifindex, config.vxlan_port, onlink, held, config.miss_rate)
             self._program = Program.open(
                 config.object_path,
                 config.pin_dir,
@@ -87,6 +94,9 @@ class EbpfDriver:
                 self._records = Records.open(config.pin_dir)
                 attaching.attach(self._hands.netlink, self._program, self._underlay)
                 self._hands.program = self._program.from_port
+                self.misses = EbpfMisses(self._program, attaching.HOLD)
+                if self._on_demand():
+                    attaching.make_held(self._hands.netlink, self._program)
             except BaseException:
                 self._program.close()
                 raise
@@ -108,6 +118,7 @@ class EbpfDriver:
     def close(self) -> None:
         """Lets go of handles and threads; what is programmed stays and forwards on."""
         self._hands.close()
+        self.misses.close()
         self._records.close()
         self._program.close()
 
@@ -116,15 +127,27 @@ class EbpfDriver:
     def observe(self) -> Observed:
         """Reads tables, interfaces and qdiscs. A port is listed only if the kernel confirms it in all its parts."""
         known = self._look()
+        endpoints: dict[EndpointKey, Endpoint] = {}
+        learnt: list[EndpointKey] = []
+        for key, value in self._program.remote.items():
+            if tables.unpack_use(value) is EndpointUse.PRELOADED:
+                endpoints[tables.unpack_key(key)] = tables.unpack_endpoint(value)
+            else:
+                learnt.append(tables.unpack_key(key))
+        forwards = self._program.forwards.items()
         return Observed(
             ports={key: one.port for key, one in known.carried.items() if one.right},
-            endpoints={
-                tables.unpack_key(key): tables.unpack_endpoint(value) for key, value in self._program.remote.items()
-            },
+            endpoints=endpoints,
             gateways=known.gateways,
             policies=self._policing.observe(),
+            on_demand=self._on_demand(),
+            learnt=tuple(learnt),
+            forwards={tables.unpack_key(key): tables.unpack_endpoint(value) for key, value in forwards},
             orphans=known.orphans,
         )
+
+    def _on_demand(self) -> frozenset[int]:
+        return frozenset(tables.unpack_vni(key) for key, _ in self._program.on_demand.items())
 
     def _look(self) -> Sorted:
         there = {one.ifindex: one for one in links.links(self._hands.netlink)}
@@ -159,10 +182,11 @@ class EbpfDriver:
         self._started = time.monotonic_ns()
         self._tables_ns = 0
         known = self._known or self._look()
+        error = self._write(self._begin, plan)
         results = self._remove_ports(known, plan.remove_ports)
-        error = self._write_tables(plan)
+        error = error or self._write(self._write_tables, plan)
         results += self._put_ports(known, plan.put_ports)
-        error = error or self._remove_policies(plan)
+        error = error or self._write(self._end, plan)
         total_us, tables_us = self._elapsed_us(), self._tables_ns // 1000
         return Applied(ports=tuple(results), error=error, wiring_us=total_us - tables_us, tables_us=tables_us)
 
@@ -182,30 +206,36 @@ class EbpfDriver:
     def _result(self, identifier: Id, error: str = "") -> PortResult:
         return PortResult(identifier, error, self._elapsed_us())
 
-    def _write_tables(self, plan: Plan) -> str:
+    def _write(self, step: Callable[[Plan], None], plan: Plan) -> str:
+        """A step of the plan that writes tables; why it failed."""
         begun = time.monotonic_ns()
-        program = self._program
         try:
-            program.remote.delete_batch(tables.pack_keys(plan.remove_endpoints), len(plan.remove_endpoints))
-            program.local.delete_batch(tables.pack_keys(plan.remove_gateways), len(plan.remove_gateways))
-            self._policing.put(plan.put_policies)
-            program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
-            program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))
+            step(plan)
         except DataPlaneError as error:
             return str(error)
         finally:
             self._tables_ns += time.monotonic_ns() - begun
         return ""
 
-    def _remove_policies(self, plan: Plan) -> str:
-        begun = time.monotonic_ns()
-        try:
-            self._policing.remove(plan.remove_policies)
-        except DataPlaneError as error:
-            return str(error)
-        finally:
-            self._tables_ns += time.monotonic_ns() - begun
-        return ""
+    def _begin(self, plan: Plan) -> None:
+        self._program.forwards.update_batch(*tables.pack_endpoints(plan.put_forwards), len(plan.put_forwards))
+        if plan.put_on_demand:
+            attaching.make_held(self._hands.netlink, self._program)
+            self.misses.begin(plan.put_on_demand)
+        self.misses.stop_learning(plan.remove_on_demand)
+
+    def _write_tables(self, plan: Plan) -> None:
+        program = self._program
+        program.remote.delete_batch(tables.pack_keys(plan.remove_endpoints), len(plan.remove_endpoints))
+        program.local.delete_batch(tables.pack_keys(plan.remove_gateways), len(plan.remove_gateways))
+        self._policing.put(plan.put_policies)
+        program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
+        program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))
+
+    def _end(self, plan: Plan) -> None:
+        self._policing.remove(plan.remove_policies)
+        self.misses.end(plan.remove_on_demand)
+        self._program.forwards.delete_batch(tables.pack_keys(plan.remove_forwards), len(plan.remove_forwards))
 
     # ---- removing ports ----
 

@@ -123,10 +123,8 @@ static __always_inline int blame(struct __sk_buff *skb, __u32 ifindex, int refus
 	return refused;
 }
 
-/* Counts and drops. Never inlined: one cold copy for both programs' every reason. */
-static __noinline int drop(struct __sk_buff *skb, __u32 reason)
+static __noinline int count_drop(__u32 ifindex, __u32 reason)
 {
-	__u32 ifindex = skb->cb[2];
 	struct drop_key key = {.ifindex = ifindex, .reason = reason};
 	__u64 one = 1;
 	__u64 *count = bpf_map_lookup_elem(&drops, &key);
@@ -136,6 +134,13 @@ static __noinline int drop(struct __sk_buff *skb, __u32 reason)
 		count = bpf_map_lookup_elem(&drops, &key);
 	if (count)
 		*count += 1;
+	return 0;
+}
+
+/* Counts and drops. Never inlined: one cold copy for both programs' every reason. */
+static __noinline int drop(struct __sk_buff *skb, __u32 reason)
+{
+	count_drop(skb->cb[2], reason);
 	return verdict(skb, VERDICT_DROP, reason, TC_ACT_SHOT);
 }
 

@@ -87,9 +87,9 @@ static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *por
 		answer = here->mac;
 	}
 	if (!answer) {
-		there = bpf_map_lookup_elem(&remote, &asked);
+		there = find_remote(&asked, DROP_ND_UNKNOWN, &refused);
 		if (!there)
-			return -DROP_ND_UNKNOWN;
+			return refused;
 		answer = there->mac;
 	}
 	copy_mac(nd.eth.h_dest, asker_mac);
@@ -190,6 +190,9 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	}
 	if (target.here && target.here->flags & ENDPOINT_GATEWAY)
 		return to_gateway6(skb, eth, ip, target.here, ifindex);
+	/* M */
+	if (segment_length(skb, sizeof(*ip) + bpf_ntohs(ip->payload_len), sizeof(*ip), ip->nexthdr) > port->mtu)
+		return too_big6(skb, port->mtu, ifindex);
 	if (routed)
 		ip->hop_limit--;
 	return hand_over(skb, port, eth, routed, &target);

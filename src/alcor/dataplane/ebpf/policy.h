@@ -85,6 +85,8 @@ struct scratch {
 	struct party party;
 	struct flow_key key;
 	struct question question;
+	struct address_key sought; /* what a step did not find (miss.h) */
+	__u8 error[192] __attribute__((aligned(8))); /* an ICMP error in the making (too_big.h) */
 };
 
 struct {

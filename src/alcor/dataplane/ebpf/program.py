@@ -40,6 +40,10 @@ MAPS: Final = (
     "fragments",
     "generation",
     "scratch",
+    "forwards",
+    "on_demand",
+    "miss_rates",
+    "misses",
     "counters",
     "drops",
     "config",
@@ -64,6 +68,9 @@ _SHAPES: Final = {
     "prefixes": (rules.PREFIX_KEY.size, rules.CLASS.size),
     "flows": (tables.FLOW_KEY.size, tables.FLOW.size),
     "generation": (len(tables.CONFIG_KEY), rules.GENERATION.size),
+    "forwards": (tables.ADDRESS_KEY.size, tables.REMOTE.size),
+    "on_demand": (tables.IFINDEX.size, len(tables.SENDER_VALUE)),
+    "miss_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
 }
 """Of the maps that Python reads or writes; the others are the programs' own."""
 
@@ -89,6 +96,10 @@ class Program:
         self.flows = maps["flows"]
         self.fragments = maps["fragments"]
         self.generation = maps["generation"]
+        self.forwards = maps["forwards"]
+        self.on_demand = maps["on_demand"]
+        self.miss_rates = maps["miss_rates"]
+        self.misses = maps["misses"]
         self.counters = maps["counters"]
         self.drops = maps["drops"]
         self.config = maps["config"]
@@ -170,8 +181,10 @@ class Program:
         )
 
     def forget_counters(self, ifindexes: list[int]) -> None:
-        """Removes the rows of `counters` and `drops` of ports that are gone. An ifindex without rows is passed over."""
+        """Removes the rows of `counters`, `drops` and `miss_rates` of ports that are gone. An ifindex without rows is
+        passed over."""
         self.counters.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
+        self.miss_rates.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
         keys = [tables.pack_drop_key(ifindex, reason) for ifindex in ifindexes for reason in DropReason]
         self.drops.delete_batch(b"".join(keys), len(keys))
 

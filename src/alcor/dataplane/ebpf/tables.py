@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, PortCounters
+from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Miss, PortCounters
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, with_link_local
 from alcor.model.ids import Id
 
@@ -25,7 +25,11 @@ PORT: Final = struct.Struct("=16sII6sHH6xQ")
 ADDRESS_KEY: Final = struct.Struct("=I16s")
 """Key of `local` and `remote`."""
 LOCAL: Final = struct.Struct("=IH6sH2x")
-REMOTE: Final = struct.Struct("=16s6sH")
+REMOTE: Final = struct.Struct("=16s6sHI")
+"""Value of `remote` and `forwards`."""
+MISS: Final = struct.Struct("=I16sIII")
+"""What is before the frame in a record of `misses`."""
+MISS_RATE: Final = struct.Struct("=QI4x")
 SENDER_KEY: Final = struct.Struct("=II6s2x16s")
 SENDER_VALUE: Final = IFINDEX.pack(1)
 FLOW_KEY: Final = struct.Struct("=16s16sI2s2sB3x")
@@ -33,7 +37,7 @@ FLOW: Final = struct.Struct("=QIH2sBBB5x")
 TRAFFIC: Final = struct.Struct("=4Q")
 DROP_KEY: Final = struct.Struct("=II")
 DROP_COUNT: Final = struct.Struct("=Q")
-CONFIG: Final = struct.Struct("=16sI2s2x4s")
+CONFIG: Final = struct.Struct("=16sI2s2x4sII")
 CONFIG_KEY: Final = IFINDEX.pack(0)
 
 VXLAN_PORT: Final = 4789
@@ -83,17 +87,30 @@ class DropReason(IntEnum):
     INVALID_STATE = 20
     FRAGMENT = 21
     FLOWS_FULL = 22
+    MISS_LIMIT = 23
+    UNRESOLVED = 24
+    TOO_BIG = 25
+
+
+class EndpointUse(IntEnum):
+    """How a row of `remote` came there, and whether packets follow it."""
+
+    PRELOADED = 0
+    IDLE = 1
+    RECENT = 2
+    ABSENT = 3
 
 
 class Verdict(IntEnum):
-    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY) or a DropReason (DROP), which counts at the
-    interface `cb[2]`."""
+    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY, HOLD) or a DropReason (DROP), which counts at
+    the interface `cb[2]`."""
 
     DELIVER = 1
     TUNNEL = 2
     REPLY = 3
     DROP = 4
     PASS = 5
+    HOLD = 6
 
 
 class PortRow(NamedTuple):
@@ -126,6 +143,10 @@ class HostConfig(NamedTuple):
     onlink_length: int = 0
     """Prefix length of `underlay_ip` within which every host is a direct neighbour on the interface; spares a route
     lookup per packet. 0: the kernel's routes decide."""
+    held_ifindex: int = 0
+    """Where packets that were held come back; 0: nowhere."""
+    miss_rate: int = 0
+    """Packets of a port that are held in a second; 0: any number."""
 
 
 class Traffic(NamedTuple):
@@ -183,30 +204,56 @@ def unpack_local(value: bytes) -> LocalRow:
     return LocalRow(ifindex, EndpointFlag(flags), Mac(mac), identity)
 
 
-def pack_endpoint(endpoint: Endpoint) -> bytes:
+def pack_endpoint(endpoint: Endpoint, use: EndpointUse = EndpointUse.PRELOADED) -> bytes:
     """Value of `remote`."""
-    return REMOTE.pack(endpoint.host_ip, endpoint.mac, endpoint.identity)
+    return REMOTE.pack(endpoint.host_ip, endpoint.mac, endpoint.identity, use)
 
 
 def unpack_endpoint(value: bytes) -> Endpoint:
     """A row of `remote` from its value."""
-    host_ip, mac, identity = REMOTE.unpack(value)
+    host_ip, mac, identity, _ = REMOTE.unpack(value)
     return Endpoint(Mac(mac), Ip(host_ip), identity)
+
+
+def unpack_use(value: bytes) -> EndpointUse:
+    """How a row of `remote` came there."""
+    return EndpointUse(REMOTE.unpack(value)[3])
+
+
+def unpack_miss(record: bytes) -> Miss:
+    """A record of `misses`."""
+    vni, ip, ifindex, length, gso_size = MISS.unpack_from(record)
+    return Miss(EndpointKey(vni, Ip(ip)), ifindex, record[MISS.size : MISS.size + length], gso_size)
+
+
+def pack_vnis(vnis: Sequence[int]) -> tuple[bytes, bytes]:
+    """VNIs as keys and values of `on_demand`."""
+    return b"".join([IFINDEX.pack(vni) for vni in vnis]), SENDER_VALUE * len(vnis)
+
+
+def unpack_vni(key: bytes) -> int:
+    """The VNI in a key of `on_demand`."""
+    return int(IFINDEX.unpack(key)[0])
 
 
 def pack_config(config: HostConfig) -> bytes:
     """Value of `config`."""
     mask = (0xFFFFFFFF << (32 - config.onlink_length)) & 0xFFFFFFFF
     return CONFIG.pack(
-        config.underlay_ip, config.underlay_ifindex, config.vxlan_port.to_bytes(2, "big"), mask.to_bytes(4, "big")
+        config.underlay_ip,
+        config.underlay_ifindex,
+        config.vxlan_port.to_bytes(2, "big"),
+        mask.to_bytes(4, "big"),
+        config.held_ifindex,
+        config.miss_rate,
     )
 
 
 def unpack_config(value: bytes) -> HostConfig:
     """The row of `config` from its value."""
-    underlay_ip, underlay_ifindex, vxlan_port, mask = CONFIG.unpack(value)
+    underlay_ip, underlay_ifindex, vxlan_port, mask, held, rate = CONFIG.unpack(value)
     onlink_length = int.from_bytes(mask, "big").bit_count()
-    return HostConfig(Ip(underlay_ip), underlay_ifindex, int.from_bytes(vxlan_port, "big"), onlink_length)
+    return HostConfig(Ip(underlay_ip), underlay_ifindex, int.from_bytes(vxlan_port, "big"), onlink_length, held, rate)
 
 
 def pack_drop_key(ifindex: int, reason: DropReason) -> bytes:
@@ -285,11 +332,18 @@ def pack_locals(rows: Sequence[tuple[EndpointKey, LocalRow]]) -> tuple[bytes, by
     return pack_keys([key for key, _ in rows]), b"".join([LOCAL.pack(*row) for _, row in rows])
 
 
-def pack_endpoints(rows: Sequence[tuple[EndpointKey, Endpoint]]) -> tuple[bytes, bytes]:
-    """(address, endpoint) pairs as keys and values of `remote`."""
-    pack = REMOTE.pack
-    values = [pack(end.host_ip, end.mac, end.identity) for _, end in rows]
+def pack_endpoints(
+    rows: Sequence[tuple[EndpointKey, Endpoint]], use: EndpointUse = EndpointUse.PRELOADED
+) -> tuple[bytes, bytes]:
+    """(address, endpoint) pairs as keys and values of `remote` and `forwards`."""
+    pack, number = REMOTE.pack, int(use)
+    values = [pack(end.host_ip, end.mac, end.identity, number) for _, end in rows]
     return pack_keys([key for key, _ in rows]), b"".join(values)
+
+
+def pack_absent(keys: Sequence[EndpointKey]) -> tuple[bytes, bytes]:
+    """Addresses that nobody has as keys and values of `remote`."""
+    return pack_keys(keys), REMOTE.pack(bytes(16), bytes(6), 0, EndpointUse.ABSENT) * len(keys)
 
 
 def pack_gateways(keys: Sequence[EndpointKey]) -> tuple[bytes, bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from alcor.dataplane.base import Applied, DataPlaneError, LocalPort, Observed, Plan, PortCounters, PortResult
+from alcor.dataplane.base import Applied, DataPlaneError, LocalPort, Misses, Observed, Plan, PortCounters, PortResult
 from alcor.dataplane.fake.switch import Pings, Switch
 from alcor.dataplane.fake.tables import RemoteRow
 from alcor.dataplane.fake.walk import Verdict
@@ -26,6 +26,8 @@ class FakeDriver:
     def __init__(self, switch: Switch) -> None:
         """The switch stays its maker's, who closes it: it forwards whether there is a driver or not."""
         self._switch = switch
+        self.misses: Misses = switch
+        """See dataplane.base."""
 
     def observe(self) -> Observed:
         """Reads the switch's tables."""
@@ -33,6 +35,9 @@ class FakeDriver:
             return Observed(
                 ports=carried.ports(),
                 endpoints=carried.endpoints(),
+                on_demand=frozenset(carried.tables.on_demand),
+                learnt=carried.learnt(),
+                forwards=carried.forwards(),
                 gateways=carried.gateways(),
                 policies=carried.policies(),
                 orphans=tuple(carried.orphans()),
@@ -41,6 +46,10 @@ class FakeDriver:
     def apply(self, plan: Plan) -> Applied:
         """Carries the plan out in its order. A port's failure is its own; only a state that cannot be saved raises."""
         started = time.monotonic_ns()
+        with self._switch.changing() as carried:
+            for key, end in plan.put_forwards:
+                carried.tables.forwards[key] = RemoteRow(end.host_ip, end.mac, end.identity)
+            carried.tables.on_demand.update(plan.put_on_demand)
         results = [self._attempt(port_id, None, started) for port_id in plan.remove_ports]
         wired = time.monotonic_ns()
         with self._switch.changing() as carried:
@@ -62,6 +71,9 @@ class FakeDriver:
             results.append(result if error else self._attempt(port.id, port, started))
         with self._switch.changing() as carried:
             carried.remove_policies(plan.remove_policies)
+            carried.end_on_demand(plan.remove_on_demand)
+            for key in plan.remove_forwards:
+                carried.tables.forwards.pop(key, None)
         if not plan.empty:
             self._switch.save()
         tables_us = (tabled - wired) // 1000

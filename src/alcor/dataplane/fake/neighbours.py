@@ -5,6 +5,7 @@ Called by the pipeline model: steps 6 (ARP, RFC 826) and 6b (ND, RFC 4861) of do
 
 from __future__ import annotations
 
+from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import (
     ARP_REPLY,
@@ -15,6 +16,7 @@ from alcor.dataplane.fake.frames import (
     TYPE_IPV6,
     Header,
 )
+from alcor.dataplane.fake.misses import unknown
 from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
 from alcor.model.addresses import Ip, format_ip, format_mac
@@ -50,7 +52,7 @@ def from_port_arp(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         return walk.drop(DropReason.ARP_IGNORED, f"6: probe for the port's own {format_ip(ask.target_ip)}")
     answer = walk.known(port, ask.target_ip)
     if answer is None:
-        return walk.drop(DropReason.ARP_UNKNOWN, f"6: nobody in VNI {port.vni} has {format_ip(ask.target_ip)}")
+        return unknown(walk, EndpointKey(port.vni, ask.target_ip), DropReason.ARP_UNKNOWN, "6")
     packet = frames.arp(ARP_REPLY, answer.mac, ask.target_ip, ask.sender_mac, ask.sender_ip)
     padding = walk.frame[ETHERNET_LENGTH + frames.ARP_LENGTH :]
     reply = frames.ethernet(ask.sender_mac, answer.mac, TYPE_ARP, packet + padding)
@@ -84,7 +86,7 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         return walk.drop(DropReason.ND_IGNORED, f"6b: duplicate address detection of its own {format_ip(target)}")
     answer = walk.known(port, target)
     if answer is None:
-        return walk.drop(DropReason.ND_UNKNOWN, f"6b: nobody in VNI {port.vni} has {format_ip(target)}")
+        return unknown(walk, EndpointKey(port.vni, target), DropReason.ND_UNKNOWN, "6b")
     flags = OVERRIDE | (0 if probe else SOLICITED)
     if isinstance(answer, LocalRow) and answer.flags & LocalFlag.GATEWAY and port.flags & PortFlag.ROUTED:
         flags |= ROUTER

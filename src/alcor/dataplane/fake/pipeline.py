@@ -29,6 +29,7 @@ from alcor.dataplane.fake.frames import (
     Ethernet,
     Header,
 )
+from alcor.dataplane.fake.misses import check_length, unknown
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
 from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST, read_packet
 from alcor.dataplane.fake.policy import Party
@@ -39,10 +40,10 @@ from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, ip_vers
 OUTER_END = ETHERNET_LENGTH + IPV4_LENGTH + UDP_LENGTH
 
 
-def from_port(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0) -> Verdict:
+def from_port(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0, *, held: bool = False) -> Verdict:
     """What becomes of a frame that the workload behind interface `ifindex` sent. `now_ns` is a monotonic clock's, for
-    connections that time out. Never raises."""
-    walk = Walk(tables, ifindex, frame, now_ns)
+    connections that time out; `held`: it was here before, and waited for an address. Never raises."""
+    walk = Walk(tables, ifindex, frame, now_ns, held=held)
     port = tables.ports.get(ifindex)
     if port is None:
         walk.ifindex = 0
@@ -87,6 +88,9 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
         return refused
     if isinstance(target, LocalRow) and target.flags & LocalFlag.GATEWAY:
         return _to_gateway(walk, ip)
+    refused = check_length(walk, port, ip)
+    if refused is not None:
+        return refused
     frame = walk.frame
     if routed:
         walk.steps.append(f"10: routed, TTL now {ip.ttl - 1}, to {format_mac(target.mac)}")
@@ -99,9 +103,9 @@ def _wired_target(walk: Walk, port: PortRow, ether: Ethernet, ip: Header) -> Loc
     """Step 8: along the wire, to who has the address and the MAC."""
     if ether.destination[0] & 1:
         return walk.drop(DropReason.MULTICAST, f"8: group destination MAC {format_mac(ether.destination)}")
-    target = _find(walk.tables, port.vni, ip.destination)
+    target = _find(walk, port.vni, ip.destination)
     if target is None:
-        return _unknown(walk, 8, port.vni, ip.destination)
+        return unknown(walk, EndpointKey(port.vni, ip.destination), DropReason.NO_ENDPOINT, "8")
     if target.mac != ether.destination:
         text = f"8: {format_ip(ip.destination)} is at {format_mac(target.mac)}, not {format_mac(ether.destination)}"
         return walk.drop(DropReason.NO_ENDPOINT, text)
@@ -117,9 +121,9 @@ def _routed_target(walk: Walk, port: PortRow, ip: Header) -> LocalRow | RemoteRo
         return local
     if ip.ttl <= 1:
         return walk.drop(DropReason.TTL_EXCEEDED, f"10: TTL {ip.ttl} runs out at the router")
-    target = _find(walk.tables, port.vni, ip.destination)
+    target = _find(walk, port.vni, ip.destination)
     if target is None:
-        return _unknown(walk, 10, port.vni, ip.destination)
+        return unknown(walk, EndpointKey(port.vni, ip.destination), DropReason.NO_ENDPOINT, "10")
     return _unless_down(walk, target)
 
 
@@ -175,17 +179,13 @@ def _echo_reply(frame: bytes, ip: Header) -> bytes:
     return frame[6:12] + frame[0:6] + frame[12:ETHERNET_LENGTH] + header + message
 
 
-def _unknown(walk: Walk, step: int, vni: int, ip: Ip) -> Verdict:
-    return walk.drop(DropReason.NO_ENDPOINT, f"{step}: nobody in VNI {vni} has {format_ip(ip)}")
-
-
-def _find(tables: Tables, vni: int, ip: Ip) -> LocalRow | RemoteRow | None:
+def _find(walk: Walk, vni: int, ip: Ip) -> LocalRow | RemoteRow | None:
     """Who has the address: a local port, else one on another host. A gateway is nobody."""
     key = EndpointKey(vni, ip)
-    local = tables.local.get(key)
+    local = walk.tables.local.get(key)
     if local is not None and not local.flags & LocalFlag.GATEWAY:
         return local
-    return tables.remote.get(key)
+    return walk.remote(key)
 
 
 def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
@@ -210,7 +210,9 @@ def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
     raw = inner[at : at + (4 if version == 4 else 16)]
     destination = frames.mapped(raw) if version == 4 else Ip(raw)
     local = tables.local.get(EndpointKey(vni, destination))
-    if local is None or local.flags & LocalFlag.GATEWAY:
+    if local is None:
+        return _follow(walk, EndpointKey(vni, destination))
+    if local.flags & LocalFlag.GATEWAY:
         return walk.drop(DropReason.NO_ENDPOINT, f"3: nobody in VNI {vni} on this host has {format_ip(destination)}")
     if local.mac != ether.destination:
         text = f"3: {format_ip(destination)} is at {format_mac(local.mac)}, not {format_mac(ether.destination)}"
@@ -225,6 +227,21 @@ def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
         if refused is not None:
             return refused
     return walk.deliver(local, inner)
+
+
+def _follow(walk: Walk, key: EndpointKey) -> Verdict:
+    """The tunnel's step 5: a port that left is followed to where it went."""
+    row, own = walk.tables.forwards.get(key), walk.tables.config.underlay_ip
+    if row is None:
+        return walk.drop(DropReason.NO_ENDPOINT, f"3: nobody in VNI {key.vni} on this host has {format_ip(key.ip)}")
+    if any(ip_version(end) != 4 for end in (own, row.host_ip)):
+        return walk.drop(DropReason.NO_UNDERLAY, f"5: no IPv4 from {format_ip(own)} to {format_ip(row.host_ip)}")
+    outer = walk.frame[ETHERNET_LENGTH : ETHERNET_LENGTH + IPV4_LENGTH]
+    if outer[8] <= 1:
+        return walk.drop(DropReason.TTL_EXCEEDED, "5: the outer TTL runs out: hosts forward to each other")
+    head = outer[:8] + bytes((outer[8] - 1, outer[9], 0, 0)) + frames.v4(own) + frames.v4(row.host_ip)
+    head = head[:10] + frames.checksum(head).to_bytes(2, "big") + head[12:]
+    return walk.forward(row, head + walk.frame[ETHERNET_LENGTH + IPV4_LENGTH :], key)
 
 
 def _permit_received(walk: Walk, vni: int, local: LocalRow, sender: int, data: bytes, version: int) -> Verdict | None:

@@ -24,7 +24,17 @@ from alcor.dataplane.base import (
 )
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH
 from alcor.dataplane.fake.policy import PolicyTables
-from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Sender, Tables
+from alcor.dataplane.fake.tables import (
+    HostConfig,
+    LocalFlag,
+    LocalRow,
+    PortFlag,
+    PortRow,
+    RemoteRow,
+    Sender,
+    Tables,
+    Use,
+)
 from alcor.dataplane.fake.walk import ENCAP_MAX_LENGTH, Count, Direction, DropReason
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, with_link_local
 from alcor.model.ids import Id, format_id
@@ -60,6 +70,8 @@ class State(msgspec.Struct, kw_only=True):
     ports: dict[int, PortRow] = {}
     local: list[tuple[int, Ip, LocalRow]] = []
     remote: list[tuple[int, Ip, RemoteRow]] = []
+    forwards: list[tuple[int, Ip, RemoteRow]] = []
+    on_demand: set[int] = set()
     traffic: dict[int, Traffic] = {}
     policies: list[Policy] = []
     drops: dict[int, dict[int, int]] = {}
@@ -106,6 +118,8 @@ class Carried:
             ports=kept.ports,
             local={EndpointKey(vni, ip): row for vni, ip, row in kept.local},
             remote={EndpointKey(vni, ip): row for vni, ip, row in kept.remote},
+            forwards={EndpointKey(vni, ip): row for vni, ip, row in kept.forwards},
+            on_demand=kept.on_demand,
             senders={ifindex: _senders(device.port) for ifindex, device in kept.devices.items()},
             policy=PolicyTables(policies={policy.key: policy for policy in kept.policies}),
         )
@@ -127,6 +141,8 @@ class Carried:
             ports=self.tables.ports,
             local=[(*key, row) for key, row in self.tables.local.items()],
             remote=[(*key, row) for key, row in self.tables.remote.items()],
+            forwards=[(*key, row) for key, row in self.tables.forwards.items()],
+            on_demand=self.tables.on_demand,
             traffic=self._traffic,
             drops=self._drops,
             policies=list(self.tables.policy.policies.values()),
@@ -242,11 +258,24 @@ class Carried:
         return row is not None and row.ifindex == ifindex
 
     def endpoints(self) -> dict[EndpointKey, Endpoint]:
-        """The rows of `remote`, sorted."""
-        return {
-            key: Endpoint(row.mac, row.host_ip, row.identity)
-            for key, row in sorted(self.tables.remote.items(), key=_by_key)
-        }
+        """The rows of `remote` that were preloaded, sorted."""
+        preloaded = [one for one in self.tables.remote.items() if one[1].use == Use.PRELOADED]
+        return {key: _endpoint(row) for key, row in sorted(preloaded, key=_by_key)}
+
+    def learnt(self) -> tuple[EndpointKey, ...]:
+        """The addresses of VPCs on demand of which something is known, sorted."""
+        return tuple(sorted(key for key, row in self.tables.remote.items() if row.use != Use.PRELOADED))
+
+    def forwards(self) -> dict[EndpointKey, Endpoint]:
+        """The rows of `forwards`, sorted."""
+        return {key: _endpoint(row) for key, row in sorted(self.tables.forwards.items(), key=_by_key)}
+
+    def end_on_demand(self, vnis: Sequence[int]) -> None:
+        """These VNIs are on demand no more; what was learnt of them goes."""
+        if vnis:
+            self.tables.on_demand.difference_update(vnis)
+            for key in [key for key in self.learnt() if key.vni in vnis]:
+                del self.tables.remote[key]
 
     def gateways(self) -> frozenset[EndpointKey]:
         """The gateways in `local`."""
@@ -339,6 +368,10 @@ def _claims(port: LocalPort) -> dict[tuple[int, bytes], str]:
 def _place(port: LocalPort) -> tuple[PortKind, str, str]:
     """What cannot change in place: another place means another device."""
     return port.kind, port.netns, port.interface
+
+
+def _endpoint(row: RemoteRow) -> Endpoint:
+    return Endpoint(row.mac, row.host_ip, row.identity)
 
 
 def _by_key(row: tuple[EndpointKey, RemoteRow]) -> EndpointKey:

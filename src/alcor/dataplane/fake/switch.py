@@ -14,20 +14,23 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from alcor.dataplane.base import DataPlaneError, LocalPort
+import msgspec
+
+from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss
 from alcor.dataplane.fake import frames, state
 from alcor.dataplane.fake.pipeline import from_overlay, from_port
 from alcor.dataplane.fake.state import Carried, State
-from alcor.dataplane.fake.tables import HostConfig
+from alcor.dataplane.fake.tables import HostConfig, RemoteRow, Use
 from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind
 from alcor.dataplane.fake.workload import Echo, Workload
+from alcor.kit.bell import Bell
 from alcor.model.addresses import Ip, Mac, format_ip, ip_version, parse_ip
 from alcor.model.ids import Id, format_id
 
@@ -61,6 +64,9 @@ class Switch:
         self._identifiers = itertools.count(1)
         self._socket: socket.socket | None = None
         self._receiver: threading.Thread | None = None
+        self._held: deque[Miss] = deque()
+        self._bell = Bell()
+        """Rung while packets are held."""
         self.refusals: dict[Id, str] = {}
         """Fault injection for tests: work on these ports fails with that error."""
 
@@ -88,6 +94,7 @@ class Switch:
         with self._changed:
             self.save()
             tunnel, self._socket = self._socket, None
+            self._bell.close()
         if tunnel is None or self._receiver is None:
             return
         # The receiver sleeps in recvfrom; an empty datagram to itself wakes it to see that the switch is closed.
@@ -147,6 +154,53 @@ class Switch:
             if self._directory is not None:
                 state.save(self._directory, self._carried.state())
 
+    # ---- packets that wait for an address: fills dataplane.base.Misses ----
+
+    def fileno(self) -> int:
+        """See dataplane.base."""
+        return self._bell.fileno()
+
+    def take(self) -> list[Miss]:
+        """See dataplane.base."""
+        with self._changed:
+            taken = list(self._held)
+            self._held.clear()
+            self._bell.hush()
+            return taken
+
+    def learn(self, found: Sequence[tuple[EndpointKey, Endpoint]], absent: Sequence[EndpointKey]) -> None:
+        """See dataplane.base."""
+        nobody = RemoteRow(Ip(bytes(16)), Mac(bytes(6)), 0, int(Use.ABSENT))
+        with self._changed:
+            tables = self._carried.tables
+            for key, end in found:
+                if key.vni in tables.on_demand:
+                    tables.remote[key] = RemoteRow(end.host_ip, end.mac, end.identity, int(Use.RECENT))
+            tables.remote.update({key: nobody for key in absent if key.vni in tables.on_demand})
+
+    def forget(self, keys: Sequence[EndpointKey]) -> None:
+        """See dataplane.base."""
+        with self._changed:
+            tables = self._carried.tables
+            for key in keys:
+                if key.vni in tables.on_demand:
+                    tables.remote.pop(key, None)
+
+    def used(self, keys: Sequence[EndpointKey]) -> frozenset[EndpointKey]:
+        """See dataplane.base."""
+        with self._changed:
+            remote = self._carried.tables.remote
+            found = frozenset(key for key in keys if key in remote and remote[key].use == Use.RECENT)
+            for key in found:
+                remote[key] = msgspec.structs.replace(remote[key], use=int(Use.IDLE))
+            return found
+
+    def release(self, misses: Sequence[Miss]) -> None:
+        """See dataplane.base."""
+        with self._changed:
+            for miss in misses:
+                self._carry(miss.ifindex, miss.frame, held=True)
+
     # ---- the world around the host ----
 
     def add_foreign(self, name: str) -> None:
@@ -201,9 +255,9 @@ class Switch:
 
     # ---- forwarding (the lock is held) ----
 
-    def _carry(self, ifindex: int, frame: bytes) -> Verdict:
+    def _carry(self, ifindex: int, frame: bytes, *, held: bool = False) -> Verdict:
         """Forwards a frame and everything that workloads of this host send because of it."""
-        first = from_port(self._carried.tables, ifindex, frame, time.monotonic_ns())
+        first = from_port(self._carried.tables, ifindex, frame, time.monotonic_ns(), held=held)
         waiting: deque[tuple[int, bytes]] = deque()
         self._enact(first, ifindex, waiting)
         self._settle(waiting)
@@ -220,11 +274,20 @@ class Switch:
             self._carried.count(one)
         if verdict.reason is not None:
             self._carried.count_drop(verdict.ifindex, verdict.reason)
+        if verdict.sought is not None:
+            self._hold(Miss(verdict.sought, source, verdict.frame))
         elif verdict.host_ip is not None:
             self._transmit(source, verdict.host_ip, verdict.frame[_OUTER:])
         elif verdict.kind in (VerdictKind.DELIVER, VerdictKind.REPLY) and verdict.ifindex in self._workloads:
             answers = self._workloads[verdict.ifindex].receive(verdict.frame)
             waiting.extend((verdict.ifindex, answer) for answer in answers[: MAX_IN_FLIGHT - len(waiting)])
+
+    def _hold(self, miss: Miss) -> None:
+        if len(self._held) >= MAX_IN_FLIGHT:
+            self._carried.count_drop(miss.ifindex, DropReason.MISS_LIMIT)
+            return
+        self._held.append(miss)
+        self._bell.ring()
 
     def _transmit(self, source: int, host_ip: Ip, datagram: bytes) -> None:
         try:

@@ -5,7 +5,7 @@ Called by the pipeline model, the fake driver and the tests. Policy's rows are i
 
 from __future__ import annotations
 
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 import msgspec
@@ -34,6 +34,16 @@ class LocalFlag(IntFlag):
     DOWN = 4
 
 
+class Use(IntEnum):
+    """How a row of `remote` came there, and whether packets follow it."""
+
+    PRELOADED = 0
+    IDLE = 1
+    RECENT = 2
+    ABSENT = 3
+    """Nobody has the address."""
+
+
 class PortRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `ports`: the interface is a port, wired whole. (`digest` is the driver's; packets never meet it.)"""
 
@@ -56,11 +66,12 @@ class LocalRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class RemoteRow(msgspec.Struct, frozen=True, gc=False):
-    """A row of `remote`: which host has the address, and the port's MAC there."""
+    """A row of `remote`: which host has the address, and the port's MAC there. Of `forwards`: where it went."""
 
     host_ip: Ip
     mac: Mac
     identity: int = 0
+    use: int = 0
 
 
 class Sender(NamedTuple):
@@ -85,6 +96,9 @@ class Tables(msgspec.Struct, frozen=True, gc=False):
     ports: dict[int, PortRow] = msgspec.field(default_factory=dict)
     local: dict[EndpointKey, LocalRow] = msgspec.field(default_factory=dict)
     remote: dict[EndpointKey, RemoteRow] = msgspec.field(default_factory=dict)
+    forwards: dict[EndpointKey, RemoteRow] = msgspec.field(default_factory=dict)
+    on_demand: set[int] = msgspec.field(default_factory=set)
+    """VNIs."""
     senders: dict[int, tuple[Sender, ...]] = msgspec.field(default_factory=dict)
     """By ifindex."""
     policy: PolicyTables = msgspec.field(default_factory=PolicyTables)

@@ -9,13 +9,14 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import IPV4_LENGTH, PROTOCOL_UDP, UDP_LENGTH, VXLAN_LENGTH
 from alcor.dataplane.fake.packet import Packet
 from alcor.dataplane.fake.policy import Party, permit
-from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables
+from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables, Use
 from alcor.model.addresses import Ip, Mac, format_ip, ip_version
 
 FLOW_PORT_BASE, FLOW_HASH_MASK = 0xC000, 0x3FFF
@@ -37,6 +38,8 @@ class VerdictKind(IntEnum):
     """Thrown away for `reason`, counted at `ifindex` (0: no port is to blame)."""
     PASS = 5
     """Not ours: left to the host's own stack, untouched."""
+    HOLD = 6
+    """Held until it is known where the address is that it is for."""
 
 
 class DropReason(IntEnum):
@@ -67,6 +70,10 @@ class DropReason(IntEnum):
     FRAGMENT = 21
     FLOWS_FULL = 22
     """A kernel without memory; the model never."""
+    MISS_LIMIT = 23
+    """A port that sends too many packets to unknown addresses; the model has no clock for that."""
+    UNRESOLVED = 24
+    TOO_BIG = 25
 
     @property
     def word(self) -> str:
@@ -93,13 +100,16 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What became of a packet, what it adds to the counters, and why, in words.
 
     `frame` is what comes out: for a tunnel verdict the outer packet from its IPv4 header on (the outer Ethernet header
-    is the underlay neighbour's business), for a drop or a pass the packet as it came in.
+    is the underlay neighbour's business), for a drop, a pass or a hold the packet as it came in. A reply with a reason
+    tells why the packet was dropped.
     """
 
     kind: VerdictKind
     frame: bytes
     steps: tuple[str, ...]
     ifindex: int = 0
+    sought: EndpointKey | None = None
+    """What a packet that is held waits for."""
     host_ip: Ip | None = None
     reason: DropReason | None = None
     counts: tuple[Count, ...] = ()
@@ -113,18 +123,22 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class Walk:
     """One packet's way through the tables: what it has met so far."""
 
-    __slots__ = ("counts", "frame", "ifindex", "now_ns", "steps", "tables")
+    __slots__ = ("counts", "frame", "held", "ifindex", "now_ns", "steps", "tables")
 
-    def __init__(self, tables: Tables, ifindex: int, frame: bytes, now_ns: int) -> None:
+    def __init__(self, tables: Tables, ifindex: int, frame: bytes, now_ns: int, *, held: bool = False) -> None:
         self.tables = tables
         self.ifindex = ifindex
         self.frame = frame
         self.now_ns = now_ns
+        self.held = held
+        """It was here before, and waited."""
         self.steps: list[str] = []
         self.counts: list[Count] = []
 
     def count_sent(self) -> None:
         """Step 3."""
+        if self.held:
+            return
         self.counts.append(Count(self.ifindex, Direction.SENT, len(self.frame)))
 
     def drop(self, reason: DropReason, text: str) -> Verdict:
@@ -138,11 +152,16 @@ class Walk:
         self.steps.append(f"11: deliver to interface {row.ifindex}")
         return self._end(VerdictKind.DELIVER, frame, ifindex=row.ifindex)
 
-    def reply(self, frame: bytes, text: str) -> Verdict:
-        """Back to who sent it."""
+    def reply(self, frame: bytes, text: str, reason: DropReason | None = None) -> Verdict:
+        """Back to who sent it; with a reason the packet is dropped, and this says so."""
         self.counts.append(Count(self.ifindex, Direction.RECEIVED, len(frame)))
         self.steps.append(f"{text}: back out of interface {self.ifindex}")
-        return self._end(VerdictKind.REPLY, frame, ifindex=self.ifindex)
+        return self._end(VerdictKind.REPLY, frame, ifindex=self.ifindex, reason=reason)
+
+    def hold(self, sought: EndpointKey) -> Verdict:
+        """Step H."""
+        self.steps.append(f"H: held, {format_ip(sought.ip)} of VNI {sought.vni} is asked for")
+        return self._end(VerdictKind.HOLD, self.frame, ifindex=self.ifindex, sought=sought)
 
     def tunnel(self, port: PortRow, row: RemoteRow, frame: bytes) -> Verdict:
         """Step 12."""
@@ -158,6 +177,11 @@ class Walk:
         self.steps.append(f"12: tunnel to host {format_ip(row.host_ip)} with VNI {port.vni}")
         return self._end(VerdictKind.TUNNEL, packet, host_ip=row.host_ip)
 
+    def forward(self, row: RemoteRow, packet: bytes, key: EndpointKey) -> Verdict:
+        """The tunnel's step 5: the outer packet, readdressed."""
+        self.steps.append(f"5: {format_ip(key.ip)} went to host {format_ip(row.host_ip)}: sent after it")
+        return self._end(VerdictKind.TUNNEL, packet, host_ip=row.host_ip)
+
     def pass_on(self, text: str) -> Verdict:
         """It is not ours."""
         self.steps.append(f"{text}: pass to the host's stack")
@@ -171,6 +195,7 @@ class Walk:
         ifindex: int = 0,
         host_ip: Ip | None = None,
         reason: DropReason | None = None,
+        sought: EndpointKey | None = None,
     ) -> Verdict:
         return Verdict(
             kind=kind,
@@ -180,6 +205,7 @@ class Walk:
             host_ip=host_ip,
             reason=reason,
             counts=tuple(self.counts),
+            sought=sought,
         )
 
     # ---- what steps have in common ----
@@ -205,7 +231,18 @@ class Walk:
         local = self.tables.local.get(key)
         if local is not None and (not local.flags & LocalFlag.GATEWAY or port.flags & PortFlag.ROUTED):
             return local
-        return self.tables.remote.get(key)
+        return self.remote(key)
+
+    def remote(self, key: EndpointKey) -> RemoteRow | None:
+        """Who on another host has the address, or where the port went that had it here; what was learnt is marked."""
+        row = self.tables.remote.get(key)
+        if row is None:
+            return self.tables.forwards.get(key)
+        if row.use == Use.ABSENT:
+            return None
+        if row.use == Use.IDLE:
+            self.tables.remote[key] = replace(row, use=int(Use.RECENT))
+        return row
 
     def permit(self, packet: Packet, data: bytes, party: Party) -> Verdict | None:
         """Policy of one party; a verdict when it refuses."""

@@ -61,6 +61,7 @@ _TEST: Final = struct.Struct("=IIIIQQIIIIQQIIII")
 _MAP_INFO: Final = struct.Struct("=IIIIII16s")
 _PROG_INFO: Final = struct.Struct("=II8sIIQQQIIQ16s")
 _SK_BUFF_BYTES: Final = 192
+_SK_BUFF_MARK: Final = 8
 _SK_BUFF_IFINDEX: Final = 40
 _SK_BUFF_CB: Final = struct.Struct("=5I")
 _SK_BUFF_CB_AT: Final = 48
@@ -375,7 +376,7 @@ def program_info(fd: int, name: str) -> ProgramInfo:
     return ProgramInfo(unpacked[1], unpacked[0], unpacked[2], unpacked[11].rstrip(b"\0").decode(), map_ids)
 
 
-def test_run(prog_fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> TestRun:
+def test_run(prog_fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1, mark: int = 0) -> TestRun:
     """Runs a tc program on one frame (14 bytes at least) as if it had arrived at `ifindex`, which must exist in the
     current network namespace; 0 stands for its loopback interface. Nothing is sent, whatever the program decides; maps
     are the real ones. With `repeat` the program runs so often over the same frame, rewritten as it is."""
@@ -383,6 +384,7 @@ def test_run(prog_fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1) -> T
     # Room for encapsulation.
     out = ctypes.create_string_buffer(len(frame) + 512)
     context = ctypes.create_string_buffer(_SK_BUFF_BYTES)
+    struct.pack_into("=I", context, _SK_BUFF_MARK, mark)
     struct.pack_into("=I", context, _SK_BUFF_IFINDEX, ifindex)
     at = ctypes.addressof(context)
     attributes = ctypes.create_string_buffer(

@@ -1,7 +1,7 @@
-"""The one door to libbpf: reads an object file, makes its maps or reuses existing ones, loads its programs.
+"""The one door to libbpf: reads an object file, makes or reuses maps, loads programs, reads rings.
 
-Called by program.py of the ebpf driver. ctypes over libbpf.so.1, a dependency of iproute2, so it is there; needs no
-compiler and no kernel headers on the host.
+Called by program.py and misses.py of the ebpf driver. ctypes over libbpf.so.1, a dependency of iproute2, so it is
+there; needs no compiler and no kernel headers on the host.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class _OpenOptions(ctypes.Structure):
     )
 
 
+_ON_RECORD = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
 @lru_cache(maxsize=1)
 def _libbpf() -> ctypes.CDLL:
     try:
@@ -59,6 +62,10 @@ def _libbpf() -> ctypes.CDLL:
         ("bpf_map__set_max_entries", number, (pointer, ctypes.c_uint32)),
         ("bpf_program__name", text, (pointer,)),
         ("bpf_program__fd", number, (pointer,)),
+        ("ring_buffer__new", pointer, (number, _ON_RECORD, pointer, pointer)),
+        ("ring_buffer__consume", number, (pointer,)),
+        ("ring_buffer__epoll_fd", number, (pointer,)),
+        ("ring_buffer__free", None, (pointer,)),
     ):
         function = getattr(lib, name)
         function.restype = result
@@ -152,3 +159,37 @@ class ObjectFile:
     def _ok(self, result: int, what: str) -> None:
         if result < 0:
             raise BpfError(what, -result)
+
+
+class RingBuffer:
+    """The reader of a ring that programs write records into. One thread at a time."""
+
+    def __init__(self, fd: int) -> None:
+        """Reads the ring of that map, which stays the caller's. Raises BpfError."""
+        self._lib = _libbpf()
+        self._taken: list[bytes] = []
+        self._callback = _ON_RECORD(self._on_record)
+        self._ring: int | None = self._lib.ring_buffer__new(fd, self._callback, None, None)
+        if not self._ring:
+            raise BpfError("read the ring", ctypes.get_errno())
+
+    def close(self) -> None:
+        """Lets go of it; records that wait stay in it."""
+        self._lib.ring_buffer__free(self._ring)
+        self._ring = None
+
+    def fileno(self) -> int:
+        """Readable when there is a record."""
+        return int(self._lib.ring_buffer__epoll_fd(self._ring))
+
+    def take(self) -> list[bytes]:
+        """Every record that waits, in the order of writing. Raises BpfError."""
+        result = self._lib.ring_buffer__consume(self._ring)
+        taken, self._taken = self._taken, []
+        if result < 0:
+            raise BpfError("read the ring", -result)
+        return taken
+
+    def _on_record(self, _context: int | None, data: int, size: int) -> int:
+        self._taken.append(ctypes.string_at(data, size))
+        return 0
