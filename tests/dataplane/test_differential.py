@@ -197,7 +197,7 @@ class Expected:
             self.drops.setdefault(verdict.ifindex, Counter())[int(verdict.reason)] += 1
 
 
-def _differences(verdict: Verdict, run: bpf.TestRun) -> list[str]:
+def _differences(packet: worlds.Packet, verdict: Verdict, run: bpf.TestRun) -> list[str]:
     """What the two sides disagree on; nothing, if all is well."""
     found = []
     detail = verdict.reason if verdict.kind is VerdictKind.DROP else verdict.ifindex
@@ -212,6 +212,7 @@ def _differences(verdict: Verdict, run: bpf.TestRun) -> list[str]:
     frame = run.frame
     if verdict.kind is VerdictKind.TUNNEL:
         frame = frame[ETHERNET:]
+    if verdict.kind is VerdictKind.TUNNEL and packet.ifindex:
         port = slice(OUTER_IP, OUTER_IP + 2)
         if frame[OUTER_IP] & 0xC0 != 0xC0:
             found.append(f"outer source port {frame[port].hex()} is outside 0xc000-0xffff")
@@ -289,7 +290,7 @@ def _run_packets(
         met[come_in, verdict.kind.name] += 1
         if verdict.sought is not None:
             held.append(Miss(verdict.sought, packet.ifindex, packet.frame))
-        differences = _differences(verdict, run)
+        differences = _differences(packet, verdict, run)
         if differences:
             pytest.fail(
                 f"seed {seed}: {come_in} at {packet.ifindex}, frame {packet.frame.hex()}\n"

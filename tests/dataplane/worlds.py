@@ -120,6 +120,9 @@ def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> P
     vni, source_mac = (port.vni, port.mac) if port else (VNIS[0], Mac(packets.mac(ifindex)))
     own = sorted(key.ip for key, row in tables.local.items() if row.ifindex == ifindex)
     own_v6 = [ip for ip in own if ip_version(ip) == 6]
+    if own and rng.random() < 0.1:
+        frame = _large(rng, tables, vni, source_mac, rng.choice(own))
+        return Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.2 else frame)
     if own_v6 and rng.random() < 0.3:
         frame = _nd(rng, tables, vni, source_mac, rng.choice(own_v6))
         return Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.4 else frame)
@@ -179,6 +182,38 @@ def _l2(rng: random.Random, tables: Tables, vni: int, source_mac: Mac, source: I
 def _routed(rng: random.Random, tables: Tables, vni: int, source_mac: Mac, source: Ip) -> bytes:
     destination = rng.choice((_known(rng, tables, vni), _known(rng, tables, vni), _any_address(rng)))
     return packets.ethernet(packets.ROUTER, source_mac, _ip_packet(rng, source, destination))
+
+
+def _large(rng: random.Random, tables: Tables, vni: int, source_mac: Mac, source: Ip) -> bytes:
+    """A packet that is too large for the smallest MTU, and around the size that an error quotes."""
+    version = ip_version(source)
+    known = sorted(
+        key.ip
+        for one in (tables.local, tables.remote)
+        for key in one
+        if key.vni == vni and ip_version(key.ip) == version
+    )
+    data = rng.randbytes(rng.choice((20, 41, 42, 61, 62, 79, 80, 81, 200)))
+    if version == 6:
+        to = rng.choice(known or [parse_ip(ADDRESSES_V6[0])])
+        payload, protocol = rng.choice(
+            (
+                (packets.udp(source, to, data), packets.UDP),
+                (packets.icmpv6(source, to, rng.choice((128, 2)), data), packets.ICMPV6),
+            )
+        )
+        return packets.ethernet(
+            packets.ROUTER, source_mac, packets.ipv6(source, to, payload, protocol=protocol), packets.IPV6
+        )
+    to = rng.choice(known or [parse_ip(ADDRESSES[0])])
+    payload, protocol = rng.choice(
+        (
+            (packets.udp(source, to, data), packets.UDP),
+            (packets.icmp_echo(kind=rng.choice((8, 3)), data=data), packets.ICMP),
+        )
+    )
+    packet = packets.ipv4(source, to, payload, protocol=protocol, fragment=rng.choice((0x4000, 0x4000, 0, 0x4001)))
+    return packets.ethernet(packets.ROUTER, source_mac, packet)
 
 
 def _ping_gateway(rng: random.Random, tables: Tables, vni: int, source_mac: Mac, source: Ip) -> bytes:
