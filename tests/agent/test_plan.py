@@ -32,7 +32,7 @@ class World(NamedTuple):
         touched.ports.update(touched.mentioned)
         tables = self.driver.tables
         carried = {key: policy.digest() for key, policy in tables.policies.items()}
-        plan = partial_plan(self.desired, touched, tables.ports, tables.gateways, carried)
+        plan = partial_plan(self.desired, touched, tables.ports, tables.gateways, carried, tables.on_demand)
         self.driver.apply(plan)
         return plan
 

@@ -39,7 +39,7 @@ Action = tuple[str, int, int, int]
 ACTIONS: st.SearchStrategy[Action] = st.tuples(
     st.sampled_from(
         [
-            *("port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet"),
+            *("port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet", "demand"),
             *("regroup", "regroup", "rule", "rule", "ungroup"),
         ]
     ),
@@ -67,6 +67,9 @@ class Rows(NamedTuple):
 
     def view(self) -> Groups:
         return Groups(self.groups.values(), self.rules.values(), self.identities.values())
+
+    def on_demand(self) -> set[Id]:
+        return {network.id for network in self.networks.values() if network.on_demand}
 
     def of_network(self, network: Id) -> list[Port]:
         return [port for port in self.ports.values() if port.network_id == network]
@@ -153,9 +156,11 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
     commit = Commit([], [], [], [], [], [], [], [], [], [], [], [], [], rows)
     touched: set[object] = set()
     for verb, index, host, address in actions:
-        row = {"node": ("node", host), "network": ("network", index % VPCS), "port": ("port", index)}.get(
+        row = {"node": ("node", host), "port": ("port", index)}.get(
             verb, ("subnet", index % VPCS) if "subnet" in verb else ("port", index)
         )
+        if verb in ("network", "demand"):
+            row = ("network", index % VPCS)
         if verb in ("rule", "ungroup"):
             row = ("group", index % GROUPS)
         if row not in touched:  # a row changes at most once a commit
@@ -197,9 +202,14 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         rows.nodes[host] = node
         commit.nodes.append(node)
     elif verb == "network":
-        network = replace(
-            _network(vpc, revision), mtu=1400 + address, cidr=parse_prefix("10.0.0.0/8") if address else None
-        )
+        cidr = parse_prefix("10.0.0.0/8") if address else None
+        before = rows.networks[network_id(vpc)]
+        network = replace(before, mtu=1400 + address, cidr=cidr, revision=revision)
+        rows.networks[network.id] = network
+        commit.networks.append(network)
+    elif verb == "demand":
+        before = rows.networks[network_id(vpc)]
+        network = replace(before, on_demand=not before.on_demand, revision=revision)
         rows.networks[network.id] = network
         commit.networks.append(network)
     elif verb == "subnet":

@@ -20,7 +20,7 @@ def of(*commits: Commit) -> Delta:
         commit.add_to(gathered)
     rows = commits[-1].after
     moved = [port for name in sorted(gathered.nodes) for port in rows.of_host(name)]
-    return delta(gathered, rows.nodes, moved, rows.view())
+    return delta(gathered, rows.nodes, moved, rows.view(), rows.on_demand())
 
 
 def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
@@ -30,7 +30,7 @@ def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
         claimed,
         rows.networks[network],
         rows.subnets_of(network),
-        rows.of_network(network),
+        () if rows.networks[network].on_demand else rows.of_network(network),
         rows.nodes,
         rows.view(),
     )
@@ -42,10 +42,11 @@ def test_incremental_equals_snapshot(history: list[list[Action]], data: st.DataO
     commits = play(history)
     subscriptions = Subscriptions()
     held = {(host, HOST_SCOPE): ScopeState(HOST_SCOPE) for host in HOSTS}
+    rows = start()
     while commits:
         size = data.draw(st.integers(1, len(commits)))
         batch, commits = commits[:size], commits[size:]
-        rows = batch[-1].after
+        before, rows = rows, batch[-1].after
         change = of(*batch)
         started, ended = subscriptions.shift(change.bound)
         for host, update in change.hosts.items():
@@ -59,6 +60,9 @@ def test_incremental_equals_snapshot(history: list[list[Action]], data: st.DataO
         for host, vpc in started:
             held[host, vpc] = ScopeState(vpc)
             held[host, vpc].merge(whole(rows, vpc))
+        for vpc in before.on_demand() ^ rows.on_demand():
+            for host in subscriptions.hosts(vpc):
+                held[host, vpc].merge(whole(rows, vpc))
         for (host, scope), state in held.items():
             truth = whole(rows, scope) if scope else host_snapshot(rows.revision, rows.of_host(host))
             assert sorted(truth.objects, key=lambda goal: goal.key) == list(state.objects())
@@ -82,11 +86,11 @@ def test_a_moved_port_is_a_tombstone_at_its_old_host() -> None:
     made, moved = play([[("port", 0, 0, 0)], [("port", 0, 1, 0)]])
     port = port_id(0, 2)
     change = of(moved)
-    assert change.hosts["a"].tombstones == (Tombstone(Kind.PORT, port, 3),)
-    assert [goal.id for goal in change.hosts["b"].objects] == [port]
     (endpoint,) = change.vpcs[network_id(0)].objects
     assert isinstance(endpoint, EndpointGoal)
     assert endpoint.host_ip == moved.after.nodes["b"].underlay_ip
+    assert change.hosts["a"].tombstones == (Tombstone(Kind.PORT, port, 3, endpoint),)
+    assert [goal.id for goal in change.hosts["b"].objects] == [port]
     assert {("a", network_id(0)): -1, ("b", network_id(0)): 1} == change.bound
     assert made.after.revision == 2
 

@@ -51,9 +51,16 @@ def test_any_order_of_a_vpcs_updates_converges(history: list[list[Action]], data
     vpc = network_id(data.draw(st.integers(0, 1)))
     moments = [start(), *(commit.after for commit in commits)]
     deltas = [whole(start(), vpc)]
-    deltas += [change.vpcs[vpc] for commit in commits if vpc in (change := of(commit)).vpcs]
+    for before, commit in zip(moments, commits, strict=False):
+        if vpc in before.on_demand() ^ commit.after.on_demand():
+            deltas.append(whole(commit.after, vpc))  # it crosses the threshold: everybody gets all of it
+        elif vpc in (change := of(commit)).vpcs:
+            deltas.append(change.vpcs[vpc])
     snapshots = [
-        whole(read, vpc, claimed.revision) for index, claimed in enumerate(moments) for read in moments[index:]
+        whole(read, vpc, claimed.revision)
+        for index, claimed in enumerate(moments)
+        for read in moments[index:]
+        if (vpc in read.on_demand()) == (vpc in claimed.on_demand())  # the network is as of what is claimed
     ]
     converge(whole(moments[-1], vpc), deltas, snapshots, data)
 

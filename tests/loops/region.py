@@ -43,6 +43,7 @@ from alcor.services.commands import (
     PortSpec,
     SubnetSpec,
 )
+from alcor.services.demand import DemandPolicy
 from alcor.sim.tables import DictionaryDriver, Tables
 from alcor.store.base import Changes, Query
 from alcor.store.memory import MemoryStore
@@ -132,6 +133,8 @@ class Region:
         self.bus_url = ""
         """Hosts and controllers made from now on use this bus."""
         self.bus: NatsBus | None = None
+        self.demand: DemandPolicy | None = None
+        """From how many ports on a network is on demand; None: as by default."""
         self._tasks: list[asyncio.Task[None]] = []
         self._revision = asyncio.Event()
         pki.make_ca(directory / "ca")
@@ -146,7 +149,13 @@ class Region:
             publisher.committed(revision, changes)
             loop.call_soon_threadsafe(self._revision.set)
 
-        self.committer = Committer(self.store, clock=lambda: 1_700_000_000_000, entropy=os.urandom, on_commit=committed)
+        self.committer = Committer(
+            self.store,
+            clock=lambda: 1_700_000_000_000,
+            entropy=os.urandom,
+            demand=self.demand,
+            on_commit=committed,
+        )
         status = StatusLoop(self.committer, random.random)
         credentials = load_credentials(tls_dir or self.directory / "tls", CONTROLLER)
         fast = GrpcDialer(partition=1, epoch=self.committer.epoch, credentials=credentials)

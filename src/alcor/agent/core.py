@@ -13,7 +13,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
@@ -23,11 +23,14 @@ from alcor.agent.config import AgentConfig
 from alcor.agent.feeds import FeedKey, Feeds
 from alcor.agent.reconcile import AgentStatus, News, Received, Reconciler, Refused
 from alcor.agent.relay import Relay
+from alcor.agent.resolver import Resolver
 from alcor.agent.server import AgentServer, Stream
+from alcor.agent.state import ScopeKey
 from alcor.bus.base import Bus
-from alcor.dataplane.base import Driver, PortCounters
+from alcor.dataplane.base import Driver, EndpointKey, PortCounters
 from alcor.model.ids import Id
 from alcor.paths.link import AGENT, load_credentials
+from alcor.wire.fields import WireError
 from alcor.wire.reports import (
     MAX_HEARTBEAT_SCOPES,
     Ack,
@@ -108,7 +111,8 @@ class Agent:
         self._clock = clock
         self._config = config
         self._driver = driver
-        self._reconciler = Reconciler(config, driver, clock, roll)
+        self._resolver = Resolver(config.host, driver.misses, clock, self._say)
+        self._reconciler = Reconciler(config, driver, clock, roll, self._serve)
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}
         """Partition -> the stream its later words go to."""
@@ -157,7 +161,10 @@ class Agent:
 
     async def _speak(self, failure: asyncio.Future[None]) -> None:
         """Heartbeats and the bus, until the worker fails."""
-        tasks = [asyncio.create_task(self._beat(), name="heartbeats")]
+        tasks = [
+            asyncio.create_task(self._beat(), name="heartbeats"),
+            asyncio.create_task(self._resolve(), name="resolver"),
+        ]
         if self._bus is not None and self._bus_end is not None and self._feeds is not None:
             await self._bus_end.start()
             self._bus.on_state(self._bus_changed)
@@ -189,6 +196,15 @@ class Agent:
         """See server.Intake."""
         self._work.put(_Bundle(stream, data, self._clock()))
 
+    def answers(self, stream: Stream, data: bytes) -> None:
+        """See server.Intake."""
+        if self._live.get(stream.partition) is not stream:
+            return  # of a session that is over, or not yet begun
+        try:
+            self._resolver.answers(stream.partition, data)
+        except WireError as error:
+            stream.end(str(error))
+
     @property
     def stuck(self) -> bool:
         """The worker has been at one thing for too long."""
@@ -199,6 +215,7 @@ class Agent:
         """See server.Intake."""
         if self._live.get(stream.partition) is stream:
             del self._live[stream.partition]
+            self._resolver.gone(stream.partition)
 
     def _deliver(self, reports: list[_Report]) -> None:
         for report in reports:
@@ -218,6 +235,17 @@ class Agent:
         self._live[stream.partition] = stream
         stream.send(hello, answers=False)
         self._tell_feeding(stream.partition)
+        self._resolver.live(stream.partition)
+
+    async def _resolve(self) -> None:
+        await self._resolver.run()
+
+    def _say(self, partition: int, report: bytes) -> bool:
+        """To the partition's controller; False: none listens."""
+        stream = self._live.get(partition)
+        if stream is not None:
+            stream.send(report, answers=False)
+        return stream is not None
 
     # Heartbeats and the bus, on the event loop.
 
@@ -275,6 +303,9 @@ class Agent:
         return await asyncio.wrap_future(answer)
 
     # On the worker thread.
+
+    def _serve(self, vpcs: Mapping[int, ScopeKey], learnt: Sequence[EndpointKey]) -> None:
+        self._on_loop(self._resolver.serve, vpcs, learnt)
 
     def _run_worker(self, failure: asyncio.Future[None]) -> None:
         try:

@@ -136,6 +136,7 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
             extra.discard(where)
             if observed.endpoints.get(where) != endpoint:
                 put_endpoints.append((where, endpoint))
+    on_demand = desired.on_demand().keys()
     unused = observed.policies.keys() - {policy.key for policy in wanted_policies}
     return Plan(
         remove_ports=tuple(sorted(observed.ports.keys() - desired.ports.keys())) if may_remove else (),
@@ -146,6 +147,8 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
         put_endpoints=tuple(sorted(put_endpoints, key=_where)),
         put_ports=tuple(put_ports),
         remove_policies=tuple(sorted(unused)) if may_remove else (),
+        put_on_demand=tuple(sorted(on_demand - observed.on_demand)),
+        remove_on_demand=tuple(sorted(observed.on_demand - on_demand)) if may_remove else (),
     )
 
 
@@ -155,9 +158,10 @@ def partial_plan(
     ports: Mapping[Id, LocalPort],
     carried_gateways: Set[EndpointKey],
     carried_policies: Mapping[PolicyKey, int],
+    carried_on_demand: Set[int],
 ) -> Plan:
-    """What the touched objects ask for. `ports`, `carried_gateways` and `carried_policies` (digests) are what the data
-    plane carries.
+    """What the touched objects ask for. `ports`, `carried_gateways`, `carried_policies` (digests) and
+    `carried_on_demand` (VNIs) are what the data plane carries.
 
     Endpoints are put or removed, and ports removed, without asking what is there: doing so twice changes nothing, no
     copy of the endpoints has to be kept, and what a failed attempt left half-made goes too.
@@ -203,6 +207,9 @@ def partial_plan(
             touched_vnis.add(vpc.vni)
             wanted.update(gateways(desired, key))
     put_policies, remove_policies = _policy_plan(desired, touched, carried_policies)
+    on_demand: Set[int] = carried_on_demand
+    if touched.vpcs or touched.gone_vnis:
+        on_demand = desired.on_demand().keys()
     carried = {gateway for gateway in carried_gateways if gateway.vni in touched_vnis} if touched_vnis else set()
     return Plan(
         remove_ports=tuple(remove_ports),
@@ -213,6 +220,10 @@ def partial_plan(
         put_endpoints=tuple(put_endpoints),
         put_ports=tuple(put_ports),
         remove_policies=tuple(sorted(remove_policies)),
+        put_forwards=tuple(sorted(touched.forwards.items(), key=_where)),
+        put_on_demand=tuple(sorted(on_demand - carried_on_demand)),
+        remove_on_demand=tuple(sorted(carried_on_demand - on_demand)),
+        remove_forwards=tuple(sorted(touched.followed - touched.forwards.keys())),
     )
 
 

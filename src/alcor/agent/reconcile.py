@@ -11,8 +11,8 @@ this life: a journal may be old, and what it does not know may be in use.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -29,6 +29,8 @@ from alcor.wire.reports import Ack, Held, Hello, PortAck, Timings
 
 _log = logging.getLogger(__name__)
 
+FORWARD_S = 60.0
+"""Packets for a port that left are sent after it for so long: by then everybody has heard where it is."""
 ASK_AGAIN_S = 2.0
 """A scope that is lacking is asked for at most this often."""
 MANY_BYTES = 1 << 20
@@ -105,13 +107,26 @@ class _Outcome(msgspec.Struct):
     """The tables as a whole could not be programmed."""
 
 
+Serve: TypeAlias = Callable[[Mapping[int, ScopeKey], Sequence[EndpointKey]], None]
+
+
+def _nobody(vpcs: Mapping[int, ScopeKey], learnt: Sequence[EndpointKey]) -> None:
+    """Nobody asks for endpoints."""
+
+
 class Reconciler:
     """See the module. `start` first; then `handle` and `tick`, from one thread."""
 
     def __init__(
-        self, config: AgentConfig, driver: Driver, clock: Callable[[], float], roll: Callable[[], float]
+        self,
+        config: AgentConfig,
+        driver: Driver,
+        clock: Callable[[], float],
+        roll: Callable[[], float],
+        serve: Serve = _nobody,
     ) -> None:
-        """`clock` answers monotonic seconds, `roll` a random number in [0, 1)."""
+        """`clock` answers monotonic seconds, `roll` a random number in [0, 1). `serve` is told which VPCs (by VNI) the
+        data plane holds packets of from now on, and what it was seen to have learnt of them."""
         self.desired = Desired()
         self._config = config
         self._driver = driver
@@ -123,6 +138,11 @@ class Reconciler:
         self._gateways: set[EndpointKey] = set()
         self._policies: dict[PolicyKey, int] = {}
         """Digests."""
+        self._on_demand: set[int] = set()
+        """VNIs."""
+        self._serve = serve
+        self._forwards: dict[EndpointKey, float] = {}
+        """Addresses of ports that left -> until when their packets are sent after them."""
         self._failed: dict[Id, _Retry] = {}
         self._broken = ""
         """Why the tables as a whole could not be programmed; empty when they could."""
@@ -177,9 +197,10 @@ class Reconciler:
         """When `tick` has something to do, by the clock."""
         if self._journal.grown:
             return 0.0
+        due = min(self._full_due, *self._forwards.values()) if self._forwards else self._full_due
         if self._broken or not self._failed:
-            return self._full_due
-        return min(self._full_due, *(retry.due for retry in self._failed.values()))
+            return due
+        return min(due, *(retry.due for retry in self._failed.values()))
 
     # Work.
 
@@ -257,13 +278,14 @@ class Reconciler:
         if self._journal.grown:
             self._rewrite_journal()
         touched = Touched()
+        touched.followed.update(key for key, due in self._forwards.items() if due <= now)
         if self._full_due <= now:
             touched.ports.update(self._failed)
             outcome = self._full(touched)
         else:
             if not self._broken:
                 touched.ports.update(port for port, retry in self._failed.items() if retry.due <= now)
-            if not touched.ports:
+            if not touched.ports and not touched.followed:
                 return []
             outcome = self._partial(touched)
         return self._later_words(outcome)
@@ -345,7 +367,7 @@ class Reconciler:
         """Brings what was touched up to date."""
         started = self._clock()
         touched.ports.update(touched.mentioned)
-        plan = partial_plan(self.desired, touched, self._ports, self._gateways, self._policies)
+        plan = partial_plan(self.desired, touched, self._ports, self._gateways, self._policies, self._on_demand)
         return self._apply(plan, touched.ports, started)
 
     def _full(self, touched: Touched) -> _Outcome:
@@ -359,14 +381,23 @@ class Reconciler:
         self._ports = dict(observed.ports)
         self._gateways = set(observed.gateways)
         self._policies = dict(observed.policies)
+        self._on_demand = set(observed.on_demand)
+        self._forwards = {key: self._forwards.get(key, started + FORWARD_S) for key in observed.forwards}
+        learnt = observed.learnt
         plan = full_plan(self.desired, observed, may_remove=self.in_sync)
         told = touched.ports - self.desired.ports.keys()  # gone on somebody's word: no need to be in sync for that
-        plan = msgspec.structs.replace(plan, remove_ports=tuple(sorted(told | set(plan.remove_ports))))
+        plan = msgspec.structs.replace(
+            plan,
+            remove_ports=tuple(sorted(told | set(plan.remove_ports))),
+            put_forwards=tuple(touched.forwards.items()),
+            remove_forwards=tuple(sorted(touched.followed - touched.forwards.keys())),
+        )
         orphans = observed.orphans
         del observed
         outcome = self._apply(plan, touched.ports, started)
         if outcome.failed:
             return outcome
+        self._serve(self.desired.on_demand(), learnt)
         if not plan.empty and not touched.mentioned:
             _log.warning("the data plane was not as desired: %s", _summary(plan))
         if orphans and self.in_sync:
@@ -421,8 +452,16 @@ class Reconciler:
             self._gateways.difference_update(plan.remove_gateways)
             self._gateways.update(plan.put_gateways)
             self._policies.update({policy.key: policy.digest() for policy in plan.put_policies})
-            for key in plan.remove_policies:
-                self._policies.pop(key, None)
+            for named in plan.remove_policies:
+                self._policies.pop(named, None)
+            self._on_demand.difference_update(plan.remove_on_demand)
+            self._on_demand.update(plan.put_on_demand)
+            until = self._clock() + FORWARD_S
+            self._forwards.update((key, until) for key, _ in plan.put_forwards)
+            for key in plan.remove_forwards:
+                self._forwards.pop(key, None)
+            if plan.put_on_demand or plan.remove_on_demand:
+                self._serve(self.desired.on_demand(), ())
 
     def _fail(self, reason: str, ports: Iterable[Id]) -> _Outcome:
         """The data plane as a whole refused: every port looked at has failed, and a full round is due."""

@@ -17,6 +17,7 @@ import grpc.aio
 from alcor.agent.relay import Relay
 from alcor.paths.link import CONTROLLER, EPOCH_HEADER, PARTITION_HEADER, SERVER_OPTIONS, Credentials, roles_of
 from alcor.wire.codec import METHOD, RELAY, SERVICE
+from alcor.wire.lookups import has_answers
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ class Intake(Protocol):
 
     def bundle(self, stream: Stream, data: bytes) -> None:
         """A bundle came."""
+        ...
+
+    def answers(self, stream: Stream, data: bytes) -> None:
+        """A bundle of answers came (wire.lookups): it is not acknowledged."""
         ...
 
     def gone(self, stream: Stream) -> None:
@@ -145,6 +150,9 @@ class AgentServer:
             if not isinstance(data, bytes):  # grpc.aio.EOF
                 stream.end("the controller closed the stream")
                 return
+            if has_answers(data):
+                self._intake.answers(stream, data)
+                continue
             stream.taken()
             self._intake.bundle(stream, data)
 

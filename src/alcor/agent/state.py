@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.base import Endpoint, EndpointKey
 from alcor.goalstate.merge import Change, ScopeState
-from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, PortGoal, ScopeUpdate, VpcGoal
+from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, PortGoal, ScopeUpdate, Tombstone, VpcGoal
 from alcor.model.addresses import Ip, with_link_local
 from alcor.model.ids import Id
 from alcor.wire.reports import Held
@@ -35,6 +35,8 @@ class Touched:
 
     __slots__ = (
         "addresses",
+        "followed",
+        "forwards",
         "fresh",
         "gone",
         "gone_vnis",
@@ -64,6 +66,10 @@ class Touched:
         self.gone: set[EndpointKey] = set()
         """Endpoints of VPCs, or VNIs, that are no longer there."""
         self.gone_vnis: set[int] = set()
+        self.forwards: dict[EndpointKey, Endpoint] = {}
+        """Addresses of ports that left this host, and where they went."""
+        self.followed: set[EndpointKey] = set()
+        """Addresses that were followed for long enough."""
         self.missed: set[ScopeKey] = set()
         """Scopes of which something before these updates never came: they are needed whole."""
 
@@ -98,6 +104,11 @@ class Desired:
     def vpcs(self) -> Iterator[ScopeKey]:
         """The VPCs held, sorted."""
         return iter(sorted(self._owners))
+
+    def on_demand(self) -> dict[int, ScopeKey]:
+        """The VPCs whose endpoints are asked for, by their VNIs."""
+        found = ((key, self.vpc(key)) for key in self._owners)
+        return {vpc.vni: key for key, vpc in found if vpc is not None and vpc.on_demand}
 
     def owners(self, key: ScopeKey) -> Owners:
         """The addresses of a VPC's endpoints."""
@@ -178,6 +189,7 @@ class Desired:
                 touched.mentioned[goal.id] = (key.partition, goal.revision)
             for tombstone in update.tombstones:
                 touched.mentioned[tombstone.id] = (key.partition, tombstone.revision)
+                self._follow(key.partition, state, tombstone, touched)
         addresses = touched.addresses.get(key) or dict[Ip, None]()
         fresh = touched.fresh.setdefault(key, set())
         owners = self._owners.get(key, {})
@@ -204,6 +216,17 @@ class Desired:
                 touched.ports.update(self.ports_of(key))
         if addresses:
             touched.addresses[key] = addresses
+
+    def _follow(self, partition: int, state: ScopeState, tombstone: Tombstone, touched: Touched) -> None:
+        """A port that is still here leaves for another host: what still comes for it is to be sent after it."""
+        goal, successor = state.ports.get(tombstone.id), tombstone.successor
+        if goal is None or successor is None or goal.revision > tombstone.revision:
+            return
+        vpc = self.vpc(ScopeKey(partition, goal.vpc_id))
+        if vpc is not None:
+            where = Endpoint(successor.mac, successor.host_ip, successor.identity)
+            ips = with_link_local(successor.ips, successor.mac)
+            touched.forwards.update((EndpointKey(vpc.vni, ip), where) for ip in ips)
 
     def _endpoint(self, owners: Owners, change: Change, addresses: dict[Ip, None], fresh: set[Ip]) -> None:
         before, after = change.before, change.after

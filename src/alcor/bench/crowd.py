@@ -165,6 +165,9 @@ class Host:
         if head.synced:
             self.synced_at = self.changed_at
 
+    def answers(self, stream: Stream, data: bytes) -> None:
+        """Nothing is on demand here."""
+
     def gone(self, stream: Stream) -> None:
         """See agent.server.Intake."""
         if self.stream is stream:

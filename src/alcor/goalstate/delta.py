@@ -167,9 +167,9 @@ def delta(
     bound: dict[tuple[str, Id], int] = {}
     moves: dict[Id, list[EndpointMove]] = {}
     for change in commits.ports.values():
-        _port(change, hosts, bound)
+        after = endpoint_goal(change.after, nodes, commits.revision) if change.after is not None else None
+        _port(change, after, hosts, bound)
         if change.visited:
-            after = endpoint_goal(change.after, nodes, commits.revision) if change.after is not None else None
             if change.network_id in on_demand:
                 moves.setdefault(change.network_id, []).append(EndpointMove(_addresses(change.before), after))
             elif after is not None:
@@ -299,7 +299,12 @@ def _addresses(port: Port | None) -> tuple[Ip, ...]:
     return with_link_local(tuple([fixed.ip for fixed in port.fixed_ips]), port.mac) if port is not None else ()
 
 
-def _port(change: PortChange, hosts: dict[str, _Update], bound: dict[tuple[str, Id], int]) -> None:
+def _port(
+    change: PortChange,
+    successor: EndpointGoal | None,
+    hosts: dict[str, _Update],
+    bound: dict[tuple[str, Id], int],
+) -> None:
     """One port's share of its host's scope, and of the count of ports there."""
     before, after = change.before, change.after
     host = after.host if after is not None else ""
@@ -310,5 +315,5 @@ def _port(change: PortChange, hosts: dict[str, _Update], bound: dict[tuple[str, 
     if old_host:
         bound[old_host, change.network_id] = bound.get((old_host, change.network_id), 0) - 1
     for other in change.visited - {host}:
-        gone = Tombstone(Kind.PORT, change.id, change.revision)
+        gone = Tombstone(Kind.PORT, change.id, change.revision, successor)
         hosts.setdefault(other, _Update()).tombstones.append(gone)

@@ -182,6 +182,8 @@ class Tombstone(msgspec.Struct, frozen=True, gc=False):
     kind: Kind
     id: Id
     revision: int
+    successor: EndpointGoal | None = None
+    """Of a port that went to another host: where it is now."""
 
     @property
     def key(self) -> Key:

@@ -15,11 +15,13 @@ from typing import Any
 from alcor.agent.config import AgentConfig
 from alcor.agent.core import Agent
 from alcor.agent.reconcile import Reconciler
+from alcor.agent.resolver import TICK_S
 from alcor.agent.server import Stream
 from alcor.kit.backoff import Backoff
 from alcor.paths.base import LineEnded
 from alcor.sim.network import BusParty, Network, Wire
 from alcor.sim.tables import DictionaryDriver, Tables
+from alcor.wire.lookups import has_answers
 
 PARTITION = 1
 HEARTBEAT_S = 2.0
@@ -104,6 +106,14 @@ class SimAgent(Agent):
         stream = Stream(self._numbers, PARTITION, epoch)
         self._tasks.append(asyncio.create_task(self._stream(stream, wire), name="stream"))
 
+    async def _resolve(self) -> None:
+        """Packets are taken every now and then: the loop of a simulation watches no descriptors."""
+        while True:
+            await asyncio.sleep(self._network.dice.uniform(*WORK_S) + TICK_S / 2)
+            await self._warm()
+            self._resolver.drain()
+            self._resolver.tick()
+
     async def _stream(self, stream: Stream, wire: Wire) -> None:
         await self._warm()
         self.greet(stream)
@@ -130,6 +140,9 @@ class SimAgent(Agent):
                 stream.end("the controller closed the stream")
                 return
             await self._warm()
+            if has_answers(data):
+                self.answers(stream, data)
+                continue
             stream.taken()
             self.bundle(stream, data)
 

@@ -240,14 +240,16 @@ class Endpoints(_message.Message):
     def __init__(self, ids: _Optional[bytes] = ..., revisions: _Optional[_Iterable[int]] = ..., macs: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., ip_counts: _Optional[_Iterable[int]] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ..., identities: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Tombstone(_message.Message):
-    __slots__ = ("kind", "id", "revision")
+    __slots__ = ("kind", "id", "revision", "successor")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSOR_FIELD_NUMBER: _ClassVar[int]
     kind: int
     id: bytes
     revision: int
-    def __init__(self, kind: _Optional[int] = ..., id: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
+    successor: Endpoints
+    def __init__(self, kind: _Optional[int] = ..., id: _Optional[bytes] = ..., revision: _Optional[int] = ..., successor: _Optional[_Union[Endpoints, _Mapping]] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("hello", "ack", "heartbeat", "feeding", "lookup")

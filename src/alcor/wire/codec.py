@@ -140,7 +140,9 @@ def encode_update(update: ScopeUpdate) -> bytes:
     if endpoints:
         _encode_endpoints(message.endpoints, endpoints)
     for tombstone in update.tombstones:
-        message.tombstones.add(kind=tombstone.kind, id=tombstone.id, revision=tombstone.revision)
+        encoded = message.tombstones.add(kind=tombstone.kind, id=tombstone.id, revision=tombstone.revision)
+        if tombstone.successor is not None:
+            _encode_endpoints(encoded.successor, [tombstone.successor])
     return message.SerializeToString()
 
 
@@ -388,7 +390,13 @@ def _decode_tombstone(message: pb.Tombstone, where: str) -> Tombstone:
         kind = Kind(message.kind)
     except ValueError:
         raise WireError(f"{where}.kind: {message.kind} is not a kind of object") from None
-    return Tombstone(kind, check_id(message.id, f"{where}.id"), check_revision(message.revision, f"{where}.revision"))
+    successor = None
+    if message.HasField("successor"):
+        if len(message.successor.ids) != 16 or kind is not Kind.PORT:
+            raise WireError(f"{where}.successor: it is of a port, and one endpoint")
+        (successor,) = _decode_endpoints(message.successor, f"{where}.successor")
+    identifier = check_id(message.id, f"{where}.id")
+    return Tombstone(kind, identifier, check_revision(message.revision, f"{where}.revision"), successor)
 
 
 # Reports up.
