@@ -10,6 +10,7 @@ from alcor.lab.tally import Campaign, Upgrade
 OVER_HOST = 1.5
 SINGLE_P50_MS, SINGLE_P99_MS = 20.0, 100.0
 RULE_CHANGE_MS = 500.0
+FIRST_PACKET_MS = 10.0
 HOST_RATE = 35_000
 AGENT_MIB = 100
 STANDBY_S, RELAY_S, FAULTS = 3.0, 5.0, 200
@@ -26,6 +27,7 @@ def goals(
     host: HostFigures,
     normal_ms: Sequence[float] = (),
     rule_changes_ms: Sequence[float] = (),
+    first_packets_ms: Sequence[float] = (),
 ) -> tuple[Goal, ...]:
     """One line per goal that was measured."""
     found = []
@@ -46,6 +48,16 @@ def goals(
                 goal=f"p99 at most {RULE_CHANGE_MS:.0f} ms",
                 measured=f"p50 {median:.0f} ms, p99 {tail:.0f} ms, over {len(rule_changes_ms):,} hosts and changes",
                 reached=tail <= RULE_CHANGE_MS,
+            )
+        )
+    if first_packets_ms:
+        median, tail = percentile(list(first_packets_ms), 0.5), percentile(list(first_packets_ms), 0.99)
+        found.append(
+            Goal(
+                name="the first packet between strangers, on demand",
+                goal=f"none lost, p99 at most {FIRST_PACKET_MS:.0f} ms more than the second",
+                measured=f"p50 {median:.1f} ms, p99 {tail:.1f} ms more, over {len(first_packets_ms):,} pairs",
+                reached=tail <= FIRST_PACKET_MS and max(first_packets_ms) < float("inf"),
             )
         )
     if scales:

@@ -152,7 +152,8 @@ class LiveLab:
             pki.make_ca(self.run.data / "ca")
             self.listener = self._stack.enter_context(listen_for_api(self.options.api_port))
         with self._stages.stage("server"):
-            start_server(self.processes, self.topology, self.listener)
+            above = self.options.on_demand_above
+            start_server(self.processes, self.topology, self.listener, on_demand_above=above)
             self.client = Client(self.api_port)
             self._stack.callback(self.client.close)
             self.await_server()

@@ -269,7 +269,7 @@ def to_toml(values: Mapping[str, object]) -> str:
     return "".join(f"{key} = {value(one)}\n" for key, one in values.items() if one is not None)
 
 
-def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller: str) -> Path:
+def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller: str, on_demand_above: int) -> Path:
     """The server's configuration and certificate."""
     tls = run.data / "controller" / "tls"
     pki.issue(run.data / "ca", tls, "controller", role="controller", addresses=[controller])
@@ -281,6 +281,7 @@ def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller:
         "tls_dir": tls,
         "bus_listen": f"{controller}:{BUS_PORT}",
         "max_mtu": mtu - 50,
+        "on_demand_above": on_demand_above,
         "log_level": "WARNING",
     }
     path.write_text(to_toml(values))
@@ -387,13 +388,22 @@ def _accepts(target: tuple[str, int]) -> bool:
         return attempt.connect_ex(target) == 0
 
 
-def start_server(processes: Processes, topology: Topology, listener: socket.socket) -> Process:
-    """The server, in the controller's namespace, its API on `listener`. Call again after it was killed."""
+def start_server(
+    processes: Processes, topology: Topology, listener: socket.socket, *, on_demand_above: int = 10_000
+) -> Process:
+    """The server, in the controller's namespace, its API on `listener`. Call again after it was killed: it is then
+    configured as it was."""
     host, port = listener.getsockname()
     run, controller = topology.run, topology.controller
     config = controller.data_dir / "server.toml"
     if not config.exists():
-        write_server_config(run, listen=f"{host}:{port}", mtu=topology.mtu, controller=controller.address)
+        write_server_config(
+            run,
+            listen=f"{host}:{port}",
+            mtu=topology.mtu,
+            controller=controller.address,
+            on_demand_above=on_demand_above,
+        )
     return processes.start(
         "server",
         ["server", "--config", str(config)],

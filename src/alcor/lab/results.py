@@ -65,6 +65,11 @@ class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
     """Decides which fault strikes whom, when."""
 
+    @property
+    def on_demand_above(self) -> int:
+        """The server's setting: the lab's VPC is below four fifths of it, so that it can be crossed both ways."""
+        return max(10, int(1.3 * self.ports))
+
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """One claim about the network, and what real packets said."""
@@ -158,11 +163,13 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
     host: HostFigures
     machine: MachineFacts
     problems: tuple[str, ...] = ()
+    """What could not be measured, and why."""
     normal_ms: tuple[float, ...] = ()
+    """Single ports by the normal path, over the bus."""
     rule_changes_ms: tuple[float, ...] = ()
     """From the request to the packets of one host, for each host and change of a rule."""
-    """Single ports by the normal path, over the bus."""
-    """What could not be measured, and why."""
+    first_packets_ms: tuple[float, ...] = ()
+    """By how much the first packet between two that are strangers was slower than the second."""
     faults: Campaign | None = None
     """What a campaign of faults found; None: there was none."""
 

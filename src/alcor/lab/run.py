@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from alcor.lab import dualstack, fakeproofs, measures, onehost, policing, proofs, report, scenario, survival
+from alcor.lab import demand, dualstack, fakeproofs, measures, onehost, policing, proofs, report, scenario, survival
 from alcor.lab.facts import facts
 from alcor.lab.goals import fault_goals, goals
 from alcor.lab.live import LiveLab, choose_driver
@@ -129,6 +129,7 @@ class _Session:
         self._singles: list[float] = []
         self._normal: list[float] = []
         self._rule_changes: list[float] = []
+        self._first_packets: list[float] = []
         self._host = HostFigures()
         self._problems: list[str] = []
 
@@ -147,12 +148,21 @@ class _Session:
             hosts=len(self._lab.hosts),
             provisioned=provisioned,
             proofs=tuple(self._proofs),
-            goals=goals(provisioned, self._scales, self._singles, self._host, self._normal, self._rule_changes),
+            goals=goals(
+                provisioned,
+                self._scales,
+                self._singles,
+                self._host,
+                self._normal,
+                self._rule_changes,
+                self._first_packets,
+            ),
             steps=tuple(self._stages.steps),
             scales=tuple(self._scales),
             singles_ms=tuple(self._singles),
             normal_ms=tuple(self._normal),
             rule_changes_ms=tuple(self._rule_changes),
+            first_packets_ms=tuple(self._first_packets),
             host=self._host,
             machine=machine,
             problems=tuple(self._problems),
@@ -201,6 +211,10 @@ class _Session:
             self._rule_changes += [*found.allowed_ms, *found.cut_ms]
         with self._stages.stage("IPv6"):
             self._proofs += dualstack.prove(lab.client, lab.hosts, lab.check)
+        with self._stages.stage("on demand, first packets, ports that move", demand.count()) as advance:
+            asked = demand.prove(lab, world, vpc, advance)
+            self._proofs += asked.proofs
+            self._first_packets += asked.added_ms
         with self._stages.stage("agents killed under a ping"):
             self._proofs += survival.killed_agents(lab, world, vpc)
         with self._stages.stage("ports deleted again"):
