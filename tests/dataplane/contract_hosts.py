@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from tests.dataplane import packets
 
-from alcor.dataplane.base import Applied, Driver, LocalPort, Observed, Plan, PortCounters
+from alcor.dataplane.base import Applied, Driver, LocalPort, Misses, Observed, Plan, PortCounters
 from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
 from alcor.dataplane.fake.driver import FakeDriver
 from alcor.dataplane.fake.switch import Switch
@@ -198,6 +198,10 @@ class _OnThread:
     def __init__(self, inside: ThreadPoolExecutor, config: EbpfConfig) -> None:
         self._inside = inside
         self._driver = inside.submit(EbpfDriver, config).result()
+
+    @property
+    def misses(self) -> Misses:
+        return self._driver.misses
 
     def observe(self) -> Observed:
         return self._inside.submit(self._driver.observe).result()

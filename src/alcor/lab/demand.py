@@ -11,6 +11,7 @@ import os
 import random
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from alcor.lab.pings import Ping, Stream, StreamResult, echo_request, forget_nei
 from alcor.lab.proofs import SILENCE_S, Drops, World
 from alcor.lab.results import Proof, percentile
 from alcor.lab.scenario import Vpc
+from alcor.lab.transfers import Transfer, echo
 from alcor.lab.workloads import Pair, Workload, by_host, ring
 
 STREAMS = 5
@@ -30,6 +32,8 @@ INTERVAL_S = 0.005
 SETTLE_S = 0.5
 FIRST_PACKETS = 300
 BURSTS, BURST = 20, 20
+CONNECTS, CONNECT_BYTES, LOST_SYN_S = 20, 256 << 10, 0.9
+TRANSFER_BYTES = 8 << 20
 PATIENCE_S = 5.0
 MIGRATIONS = 3
 NEGATIVE = 5
@@ -55,24 +59,25 @@ def prove(lab: LiveLab, world: World, vpc: Vpc, progress: Callable[[int], None])
         return found
     extra = lab.options.on_demand_above - len(world.vpc) + 50
     body = {"network_id": vpc.id, "name": "filler", "device_owner": "lab:filler"}
-    with _streams(world) as streams:
+    with _streams(world) as streams, _transfers(world) as transfers:
         fillers = [port["id"] for port in lab.client.create_many("ports", [body] * extra)]
         _await_demand(lab, vpc, on_demand=True)
         time.sleep(SETTLE_S)
-    found.proofs.append(_crossed("a VPC grows too large to be preloaded", streams))
+    found.proofs.append(_crossed("a VPC grows too large to be preloaded", streams, transfers))
     pairs = _strangers(world)
     bursts, pairs = pairs[: min(BURSTS, len(pairs) // 4)], pairs[min(BURSTS, len(pairs) // 4) :]
     found.added_ms += _first_packets(pairs[:FIRST_PACKETS], progress)
     found.proofs.append(_judge_first(found.added_ms, min(len(pairs), FIRST_PACKETS)))
     found.proofs.append(_bursts(bursts))
+    found.proofs.append(_connects(_strangers(world, across=True)[:CONNECTS]))
     found.proofs.append(_nobody(world, lab.drops))
     found.proofs += _migrations(lab, world, lambda done: progress(FIRST_PACKETS + done))
-    with _streams(world) as streams:
+    with _streams(world) as streams, _transfers(world) as transfers:
         for identifier in fillers:
             lab.client.delete("ports", identifier)
         _await_demand(lab, vpc, on_demand=False)
         time.sleep(SETTLE_S)
-    found.proofs.append(_crossed("it shrinks, and is preloaded again", streams))
+    found.proofs.append(_crossed("it shrinks, and is preloaded again", streams, transfers))
     return found
 
 
@@ -90,6 +95,26 @@ def _streams(world: World) -> Iterator[list[StreamResult]]:
         results += [stream.stop() for stream in streams]
 
 
+@contextmanager
+def _transfers(world: World) -> Iterator[list[Transfer]]:
+    """Bulk TCP between two hosts meanwhile, in segments that the kernel has yet to cut; what came of it, afterwards."""
+    here, there = ring(world.vpc)[-1]
+    results: list[Transfer] = []
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.is_set():
+            results.append(echo(here.netns, there.netns, there.ip, TRANSFER_BYTES, seed=len(results)))
+
+    thread = threading.Thread(target=repeat, name="transfers")
+    thread.start()
+    try:
+        yield results
+    finally:
+        over.set()
+        thread.join()
+
+
 def _await_demand(lab: LiveLab, vpc: Vpc, *, on_demand: bool) -> None:
     def shown() -> bool:
         return bool(lab.client.get(f"/v2.0/networks/{vpc.id}")["network"]["on_demand"]) is on_demand
@@ -97,20 +122,21 @@ def _await_demand(lab: LiveLab, vpc: Vpc, *, on_demand: bool) -> None:
     await_true(shown, f"the VPC to be {'' if on_demand else 'not '}on demand", 30.0, 0.02, lab.check)
 
 
-def _crossed(name: str, streams: Sequence[StreamResult]) -> Proof:
+def _crossed(name: str, streams: Sequence[StreamResult], transfers: Sequence[Transfer]) -> Proof:
     sent, lost = sum(one.sent for one in streams), sum(one.lost for one in streams)
     worst = max((one.worst_rtt_ms for one in streams), default=0.0)
     return Proof(
         name=name,
-        expectation="pings that run meanwhile lose nothing",
+        expectation="pings that run meanwhile lose nothing, TCP goes on",
         measured=f"{lost} of {sent:,} lost, {len(streams)} streams of {1 / INTERVAL_S:.0f} a second, "
-        f"slowest {worst:.1f} ms",
-        passed=lost == 0 and sent > 0,
+        f"slowest {worst:.1f} ms; {sum(one.equal for one in transfers)}/{len(transfers)} transfers equal",
+        passed=lost == 0 < sent and all(one.equal for one in transfers),
     )
 
 
-def _strangers(world: World) -> list[Pair]:
-    """Pairs on different hosts, in one subnet, that did not speak since the VPC is on demand; each workload once."""
+def _strangers(world: World, *, across: bool = False) -> list[Pair]:
+    """Pairs on different hosts that did not speak since the VPC is on demand, in one subnet or `across` two; each
+    workload once."""
     rng = random.Random(SEED)
     busy = {one.id for pair in ring(world.vpc) for one in pair}
     them = [one for one in world.vpc if one.id not in busy]
@@ -118,13 +144,14 @@ def _strangers(world: World) -> list[Pair]:
     pairs = []
     waiting: dict[str, list[Workload]] = {}
     for one in them:
-        partners = waiting.setdefault(one.subnet_id, [])
-        partner = next((other for other in partners if other.host.name != one.host.name), None)
-        if partner is None:
-            partners.append(one)
+        partners = waiting.setdefault("" if across else one.subnet_id, [])
+        for partner in partners:
+            if partner.host.name != one.host.name and (partner.subnet_id != one.subnet_id) is across:
+                partners.remove(partner)
+                pairs.append((one, partner))
+                break
         else:
-            partners.remove(partner)
-            pairs.append((one, partner))
+            partners.append(one)
     return pairs
 
 
@@ -181,6 +208,20 @@ def _bursts(pairs: Sequence[Pair]) -> Proof:
         expectation=f"{BURST} packets at once to an unknown address: all are answered, in order",
         measured=f"{whole}/{len(pairs)} whole, {ordered}/{len(pairs)} in order",
         passed=whole == ordered == len(pairs) > 0,
+    )
+
+
+def _connects(pairs: Sequence[Pair]) -> Proof:
+    """TCP between subnets: the first packet is a SYN, its checksum not made yet. A lost one would cost a second."""
+    transfers = [echo(here.netns, there.netns, there.ip, CONNECT_BYTES) for here, there in pairs]
+    forget_neighbours([one.netns for pair in pairs for one in pair])
+    equal = sum(one.equal for one in transfers)
+    slowest = max((one.seconds for one in transfers), default=0.0)
+    return Proof(
+        name="TCP between strangers on demand",
+        expectation=f"routed between subnets, {CONNECT_BYTES >> 10} KiB there and back: no SYN is lost",
+        measured=f"{equal}/{len(pairs)} equal, slowest {1000 * slowest:.0f} ms",
+        passed=equal == len(pairs) > 0 and slowest < LOST_SYN_S,
     )
 
 

@@ -1,4 +1,4 @@
-"""`alcor bench api|host|fastpath|bus|dataplane|all`: measures, prints the table of goals, writes JSON. Called by main.
+"""`alcor bench NAME` or `all`: measures, prints the table of goals, writes JSON. Called by main.
 
 A bench that misses a goal still exits with 0: it measures, it does not judge. It exits with 1 when it cannot measure.
 """
@@ -93,6 +93,14 @@ def policy(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = N
     _measure("policy", out, lambda say: run(rounds, say))
 
 
+@app.command()
+def ondemand(out: Out = None) -> None:
+    """Large VPCs on demand: lookups a second at the controller, first packets between containers."""
+    from alcor.bench.ondemand import run
+
+    _measure("ondemand", out, lambda say: run(progress=say))
+
+
 @app.command("all")
 def everything(out: Out = None) -> None:
     """All of them, one after another."""
@@ -102,6 +110,7 @@ def everything(out: Out = None) -> None:
     bus(out=out)
     dataplane(out=out)
     policy(out=out)
+    ondemand(out=out)
 
 
 def _measure(name: str, out: Path | None, run: Callable[[Callable[[str], None]], Bench]) -> None:

@@ -96,7 +96,7 @@ class EbpfDriver:
                 self._hands.program = self._program.from_port
                 self.misses = EbpfMisses(self._program, attaching.HOLD)
                 if self._on_demand():
-                    attaching.make_held(self._hands.netlink, self._program)
+                    self._make_way_back()
             except BaseException:
                 self._program.close()
                 raise
@@ -220,9 +220,13 @@ class EbpfDriver:
     def _begin(self, plan: Plan) -> None:
         self._program.forwards.update_batch(*tables.pack_endpoints(plan.put_forwards), len(plan.put_forwards))
         if plan.put_on_demand:
-            attaching.make_held(self._hands.netlink, self._program)
+            self._make_way_back()
             self.misses.begin(plan.put_on_demand)
         self.misses.stop_learning(plan.remove_on_demand)
+
+    def _make_way_back(self) -> None:
+        attaching.make_held(self._hands.netlink, self._program)
+        self.misses.connect()
 
     def _write_tables(self, plan: Plan) -> None:
         program = self._program

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Final
 
-from alcor.dataplane.base import Endpoint, EndpointKey, Miss
+from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, Miss
 from alcor.dataplane.ebpf import tables
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.tables import EndpointUse
@@ -32,6 +32,7 @@ _MARK: Final = struct.Struct("=I")
 _VNET: Final = struct.Struct("=BBHHHH")
 NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 1, 0, 1, 4, 5
 ETHERNET, TCP, UDP = 14, 6, 17
+SEND_BUFFER = 4 << 20
 _CHECKSUM_AT: Final = {TCP: 16, UDP: 6}
 
 
@@ -39,7 +40,7 @@ class EbpfMisses:
     """See the module."""
 
     def __init__(self, program: Program, device: str) -> None:
-        """`device` is the end of the pair that packets are written into; it need not be there before the first."""
+        """`device` is the end of the pair that packets are written into, once `connect`ed."""
         self._program = program
         self._device = device
         self._ring = RingBuffer(program.misses.fd)
@@ -54,6 +55,20 @@ class EbpfMisses:
             self._wire.close()
 
     # What the driver does.
+
+    def connect(self) -> None:
+        """Opens the way back, in the network namespace of the calling thread. Idempotent. Raises DataPlaneError."""
+        if self._wire is not None:
+            return
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            wire.bind((self._device, 0))
+        except OSError as error:
+            wire.close()
+            raise DataPlaneError(f"held packets cannot go on by interface '{self._device}' ({error})") from None
+        self._wire = wire
 
     def begin(self, vnis: Sequence[int]) -> None:
         """Packets for unknown addresses of these VNIs are held from now on."""
@@ -122,26 +137,17 @@ class EbpfMisses:
 
     def release(self, misses: Sequence[Miss]) -> None:
         """See dataplane.base."""
-        try:
-            wire = self._wire or self._open()
-            for miss in misses:
-                header = vnet_header(miss.frame, miss.gso_size)
-                mark = (socket.SOL_SOCKET, SO_MARK, _MARK.pack(miss.ifindex))
-                wire.sendmsg([header, miss.frame], [mark])
-        except OSError as error:
-            _log.warning("%d held packets could not be sent on: %s", len(misses), error)
-
-    def _open(self) -> socket.socket:
-        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        try:
-            wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-            wire.bind((self._device, 0))
-        except OSError:
-            wire.close()
-            raise
-        self._wire = wire
-        return wire
+        assert self._wire is not None, "packets are held only once there is a way back"
+        refused = ""
+        for miss in misses:
+            header = vnet_header(miss.frame, miss.gso_size)
+            mark = (socket.SOL_SOCKET, SO_MARK, _MARK.pack(miss.ifindex))
+            try:
+                self._wire.sendmsg([header, miss.frame], [mark])
+            except OSError as error:
+                refused = str(error)
+        if refused:
+            _log.warning("of %d held packets some could not be sent on: %s", len(misses), refused)
 
 
 def vnet_header(frame: bytes, gso_size: int) -> bytes:

@@ -1,0 +1,264 @@
+"""What a host learns of VPCs on demand: one question at a time, nothing lost within bounds, the newest answer wins."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alcor.agent.demand import Demand, DemandLimits, Step
+from alcor.agent.state import ScopeKey
+from alcor.dataplane.base import Endpoint, EndpointKey, Miss
+from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip
+from alcor.model.ids import Id
+from alcor.wire.lookups import Answer, Found, Wanted
+
+VPC = ScopeKey(1, Id(b"v" * 16))
+VNI = 7
+HOST = parse_ip("172.16.0.2")
+
+
+def ip(number: int) -> Ip:
+    return ip_from_int(0x0A000000 + number, 4)
+
+
+def key(number: int) -> EndpointKey:
+    return EndpointKey(VNI, ip(number))
+
+
+def miss(number: int, frame: bytes = b"frame") -> Miss:
+    return Miss(key(number), 5, frame)
+
+
+def found(number: int, mac: int = 1) -> Found:
+    return Found(ip(number), Mac(bytes((2, 0, 0, 0, 0, mac))), HOST, 0)
+
+
+def end(number: int, mac: int = 1) -> tuple[EndpointKey, Endpoint]:
+    one = found(number, mac)
+    return key(number), Endpoint(one.mac, one.host_ip, one.identity)
+
+
+def demand(**limits: float) -> Demand:
+    one = Demand(DemandLimits(**limits))  # type: ignore[arg-type]
+    one.serve({VNI: VPC}, (), 0.0)
+    return one
+
+
+def asked(one: Demand, now: float = 0.0) -> list[Ip]:
+    """Everything that it asks now."""
+    ips: list[Ip] = []
+    while (lookup := one.lookup(1, now)) is not None:
+        for wanted in lookup.vpcs:
+            ips += wanted.ips
+    return ips
+
+
+def answer(one: Demand, *rows: Found, absent: tuple[Ip, ...] = (), revision: int = 5, now: float = 0.0) -> Step:
+    return one.answered(1, [Answer(VPC.scope, revision, rows, absent)], now)
+
+
+def test_many_packets_are_one_question() -> None:
+    """However many packets wait for an address it is asked for once, and all go on when it is known."""
+    one = demand()
+    misses = [miss(1, bytes((n,))) for n in range(5)]
+    one.missed(misses[:3], 0.0)
+    assert [ip(1)] == asked(one)
+    one.missed(misses[3:], 0.0)
+    assert not asked(one)
+    step = answer(one, found(1))
+    assert (misses, [end(1)]) == (step.release, step.found)
+
+
+def test_a_packet_behind_the_answer_goes_on_at_once() -> None:
+    """It was in the ring while the answer came: the data plane is told again, and nothing is asked."""
+    one = demand()
+    one.missed([miss(1)], 0.0)
+    asked(one)
+    answer(one, found(1))
+    step = one.missed([miss(1)], 0.0)
+    assert ([miss(1)], [end(1)]) == (step.release, step.found)
+    assert not asked(one)
+
+
+def test_nobody_is_believed_for_a_while() -> None:
+    """An absent address is told to the data plane, and forgotten when its time is over."""
+    one = demand(absent_s=30.0)
+    one.missed([miss(1)], 0.0)
+    asked(one)
+    step = answer(one, absent=(ip(1),))
+    assert ([key(1)], [miss(1)]) == (step.absent, step.release)
+    assert not one.due(29.0)
+    assert [key(1)] == one.aged(one.due(30.0), frozenset(), 30.0).forget
+    lookup = one.lookup(1, 30.0)
+    assert lookup is not None
+    assert (Wanted(VPC.scope, (), (ip(1),)),) == lookup.vpcs
+
+
+def test_what_is_used_stays() -> None:
+    """An entry that packets followed is looked at again later; one that none followed goes."""
+    one = demand(idle_s=100.0)
+    one.missed([miss(1), miss(2)], 0.0)
+    asked(one)
+    answer(one, found(1), found(2))
+    due = one.due(100.0)
+    assert [key(1), key(2)] == sorted(due)
+    assert [key(2)] == one.aged(due, frozenset({key(1)}), 100.0).forget
+    assert [key(1)] == one.due(200.0)
+
+
+def test_the_newest_answer_wins() -> None:
+    """A correction that comes before the answer which it corrects is what counts."""
+    one = demand()
+    one.missed([miss(1)], 0.0)
+    asked(one)
+    answer(one, found(1, mac=9), revision=8)
+    assert not answer(one, found(1, mac=1), revision=5).found
+    assert one.entries[key(1)].endpoint == end(1, mac=9)[1]
+
+
+def test_what_nobody_asked_for_is_not_learnt() -> None:
+    """Word of an address that was forgotten meanwhile, or of a VPC that is not on demand, changes nothing."""
+    one = demand()
+    assert answer(one, found(1)) == Step()
+    assert one.answered(1, [Answer(Id(b"x" * 16), 5, (found(1),))], 0.0) == Step()
+    assert not one.entries
+
+
+def test_a_packet_waits_only_so_long() -> None:
+    """Without an answer the question is asked again, and in the end its packets are let go."""
+    one = demand(hold_s=3.0, ask_again_s=1.0)
+    one.missed([miss(1)], 0.0)
+    assert [ip(1)] == asked(one, 0.5)
+    assert one.tick(1.0) == Step()
+    assert not asked(one, 1.0)
+    one.tick(1.6)
+    assert [ip(1)] == asked(one, 1.6)
+    assert [miss(1)] == one.tick(3.0).release
+    assert not one.waiting
+
+
+def test_the_bounds_let_go_what_is_too_much() -> None:
+    """Packets beyond a bound are released at once: the data plane drops and counts them."""
+    one = demand(packets_each=2, waiting=2, packets=3, bytes=1000)
+    step = one.missed([miss(1), miss(1), miss(1), miss(2), miss(2), miss(3)], 0.0)
+    assert [miss(1), miss(2), miss(3)] == step.release
+    assert [miss(9, bytes(1001))] == demand(bytes=1000).missed([miss(9, bytes(1001))], 0.0).release
+
+
+def test_the_oldest_entry_makes_room() -> None:
+    """More entries than may be: what is due first goes, and the controller hears of it."""
+    one = demand(entries=2)
+    one.missed([miss(number) for number in range(3)], 0.0)
+    asked(one)
+    for number in range(3):
+        step = answer(one, found(number), now=float(number))
+    assert [key(0)] == step.forget
+    assert [key(1), key(2)] == sorted(one.entries)
+
+
+def test_a_new_session_asks_for_everything_anew() -> None:
+    """First for what packets wait for, then a part at a time for what is held."""
+    one = demand(refresh=2)
+    one.missed([miss(number) for number in range(5)], 0.0)
+    asked(one)
+    answer(one, *[found(number) for number in range(5)])
+    one.missed([miss(9)], 0.0)
+    asked(one)
+    one.restart(1)
+    assert [ip(9), ip(0), ip(1)] == asked(one)
+    answer(one, found(0), found(1))
+    assert [ip(2), ip(3)] == asked(one)
+
+
+def test_an_earlier_life_is_taken_over() -> None:
+    """What the data plane holds after a restart is asked for, and corrected by the answer."""
+    one = Demand()
+    one.serve({VNI: VPC}, [key(1), key(2), EndpointKey(8, ip(3))], 0.0)
+    assert [ip(1), ip(2)] == sorted(asked(one))
+    step = answer(one, found(1), absent=(ip(2),))
+    assert ([end(1)], [key(2)]) == (step.found, step.absent)
+
+
+def test_a_vpc_that_is_preloaded_again_lets_everything_go() -> None:
+    """Its entries are forgotten here (the data plane does it by itself), its packets go on: now they find their way."""
+    one = demand()
+    one.missed([miss(1), miss(2)], 0.0)
+    asked(one)
+    answer(one, found(1))
+    step = one.serve({}, (), 1.0)
+    assert [miss(2)] == step.release
+    assert not one.entries
+    assert not one.waiting
+
+
+def test_packets_before_the_vpc_is_known_wait() -> None:
+    """The data plane may hold a packet before this end was told that its VPC is on demand."""
+    one = Demand()
+    one.missed([miss(1)], 0.0)
+    assert not asked(one)
+    one.serve({VNI: VPC}, (), 0.0)
+    assert [ip(1)] == asked(one)
+
+
+def test_what_is_to_be_unlearnt_goes() -> None:
+    """The controller keeps track of it no more: the next packet asks again."""
+    one = demand()
+    one.missed([miss(1)], 0.0)
+    asked(one)
+    answer(one, found(1))
+    step = one.answered(1, [Answer(VPC.scope, 6, unlearn=(ip(1),))], 0.0)
+    assert [key(1)] == step.forget
+    one.missed([miss(1)], 0.0)
+    assert [ip(1)] == asked(one)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("miss"), st.integers(0, 5)),
+        st.tuples(st.just("ask"), st.just(0)),
+        st.tuples(st.just("answer"), st.integers(0, 5)),
+        st.tuples(st.just("absent"), st.integers(0, 5)),
+        st.tuples(st.just("unlearn"), st.integers(0, 5)),
+        st.tuples(st.just("age"), st.integers(0, 5)),
+        st.tuples(st.just("restart"), st.just(0)),
+        st.tuples(st.just("time"), st.integers(1, 50)),
+        st.tuples(st.just("serve"), st.integers(0, 1)),
+    ),
+    max_size=60,
+)
+
+
+@given(EVENTS)
+def test_every_packet_is_let_go_exactly_once(events: list[tuple[str, int]]) -> None:
+    """Whatever happens in whatever order: no packet is lost here or doubled, and the bookkeeping comes out even."""
+    one, now, revision = demand(entries=3, waiting=3, packets_each=2, packets=5), 0.0, 1
+    taken: list[Miss] = []
+    released: list[Miss] = []
+    for number, (what, which) in enumerate(events):
+        step = Step()
+        if what == "miss":
+            packet = miss(which, number.to_bytes(2, "big"))
+            taken.append(packet)
+            step = one.missed([packet], now)
+        elif what == "ask":
+            asked(one, now)
+        elif what == "answer":
+            revision += 1
+            step = answer(one, found(which), revision=revision, now=now)
+        elif what == "absent":
+            step = answer(one, absent=(ip(which),), revision=revision, now=now)
+        elif what == "unlearn":
+            step = one.answered(1, [Answer(VPC.scope, revision, unlearn=(ip(which),))], now)
+        elif what == "age":
+            step = one.aged(one.due(now), frozenset({key(which)}), now)
+        elif what == "restart":
+            one.restart(1)
+        elif what == "time":
+            now += which
+            step = one.tick(now)
+        else:
+            step = one.serve({VNI: VPC} if which else {}, (), now)
+        released += step.release
+        assert len(one.entries) <= 3
+    now += 1000.0
+    released += one.tick(now).release
+    assert sorted(taken) == sorted(released)
+    assert not one.waiting
