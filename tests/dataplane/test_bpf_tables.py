@@ -16,6 +16,7 @@ from alcor.dataplane.ebpf import rules, tables
 from alcor.dataplane.ebpf.tables import (
     DropReason,
     EndpointFlag,
+    EndpointUse,
     HostConfig,
     LocalRow,
     PortFlag,
@@ -32,12 +33,14 @@ FIELDS = {
     "port": (tables.PORT, ("id", "vni", "mtu", "mac", "flags", "identity", "zero", "digest")),
     "address_key": (tables.ADDRESS_KEY, ("vni", "ip")),
     "local_endpoint": (tables.LOCAL, ("ifindex", "flags", "mac", "identity", "zero")),
-    "remote_endpoint": (tables.REMOTE, ("host_ip", "mac", "identity")),
+    "remote_endpoint": (tables.REMOTE, ("host_ip", "mac", "identity", "use")),
+    "miss": (tables.MISS, ("sought.vni", "sought.ip", "ifindex", "length", "gso_size")),
+    "miss_rate": (tables.MISS_RATE, ("since_ns", "count", "zero")),
     "traffic": (tables.TRAFFIC, ("sent_packets", "sent_bytes", "received_packets", "received_bytes")),
     "drop_key": (tables.DROP_KEY, ("ifindex", "reason")),
     "host_config": (
         tables.CONFIG,
-        ("underlay_ip", "underlay_ifindex", "vxlan_port", "zero", "onlink_mask"),
+        ("underlay_ip", "underlay_ifindex", "vxlan_port", "zero", "onlink_mask", "held_ifindex", "miss_rate"),
     ),
     "sender_key": (tables.SENDER_KEY, ("prefix_length", "ifindex", "mac", "zero", "ip")),
     "flow_key": (
@@ -56,6 +59,14 @@ FIELDS = {
     ),
     "prefix_key": (rules.PREFIX_KEY, ("prefix_length", "vni", "identity", "side", "zero", "ip")),
 }
+
+NUMBERS = (
+    (DropReason, "DROP"),
+    (Verdict, "VERDICT"),
+    (PortFlag, "PORT"),
+    (EndpointFlag, "ENDPOINT"),
+    (EndpointUse, "USE"),
+)
 
 PORT = LocalPort(
     id=Id(bytes(range(16))),
@@ -100,7 +111,7 @@ def test_layouts_are_the_compilers() -> None:
             claims.append(f"__builtin_offsetof(struct {name}, {field}) == {at}")
             claims.append(f"sizeof(((struct {name} *)0)->{field}) == {size}")
             at += size
-    for kind, prefix in ((DropReason, "DROP"), (Verdict, "VERDICT"), (PortFlag, "PORT"), (EndpointFlag, "ENDPOINT")):
+    for kind, prefix in NUMBERS:
         claims += [f"{prefix}_{member.name} == {member.value}" for member in kind]
     source = f'#include "{HEADER}"\n' + "".join(f'_Static_assert({c}, "{c}");\n' for c in claims)
     source += "static const __u8 router_mac[6] = ROUTER_MAC_BYTES;\n"
@@ -129,7 +140,7 @@ def platform_triplet() -> str:
 def test_every_reason_of_the_header_is_known() -> None:
     """A reason, verdict or flag that is added to alcor.h must be added to tables.py."""
     text = HEADER.read_text(encoding="ascii")
-    for kind, prefix in ((DropReason, "DROP"), (Verdict, "VERDICT"), (PortFlag, "PORT"), (EndpointFlag, "ENDPOINT")):
+    for kind, prefix in NUMBERS:
         named = dict(re.findall(rf"^\t{prefix}_(\w+) = (\d+),", text, re.MULTILINE))
         assert {member.name: str(member.value) for member in kind} == named
 

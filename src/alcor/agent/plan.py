@@ -166,17 +166,7 @@ def partial_plan(
     Endpoints are put or removed, and ports removed, without asking what is there: doing so twice changes nothing, no
     copy of the endpoints has to be kept, and what a failed attempt left half-made goes too.
     """
-    remove_ports: list[Id] = []
-    put_ports: list[LocalPort] = []
-    # A port may have waited for them, whether or not it is carried as it was before.
-    waited = {identifier for key in touched.policies for identifier in desired.ports_of(key)}
-    for identifier in sorted(touched.ports | waited):
-        if identifier in desired.ports:
-            port = local_port(desired, identifier)
-            if port is not None and ports.get(identifier) != port:
-                put_ports.append(port)
-        else:
-            remove_ports.append(identifier)
+    put_ports, remove_ports = _port_plan(desired, touched, ports)
     put_endpoints: list[tuple[EndpointKey, Endpoint]] = []
     remove_endpoints = set(touched.gone)
     for key in sorted(touched.addresses):
@@ -225,6 +215,22 @@ def partial_plan(
         remove_on_demand=tuple(sorted(carried_on_demand - on_demand)),
         remove_forwards=tuple(sorted(touched.followed - touched.forwards.keys())),
     )
+
+
+def _port_plan(desired: Desired, touched: Touched, carried: Mapping[Id, LocalPort]) -> tuple[list[LocalPort], list[Id]]:
+    """Ports to put and to remove."""
+    put: list[LocalPort] = []
+    remove: list[Id] = []
+    # A port may have waited for them, whether or not it is carried as it was before.
+    waited = {identifier for key in touched.policies for identifier in desired.ports_of(key)}
+    for identifier in sorted(touched.ports | waited):
+        if identifier in desired.ports:
+            port = local_port(desired, identifier)
+            if port is not None and carried.get(identifier) != port:
+                put.append(port)
+        else:
+            remove.append(identifier)
+    return put, remove
 
 
 def _policy_plan(

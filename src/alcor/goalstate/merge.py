@@ -8,6 +8,9 @@ Whoever has merged the same updates, in any order, holds the same objects and di
 delta cannot bring it back and no tombstone up to it needs to be kept. A snapshot raises the floor; so does dropping
 the oldest tombstones when there are too many. A snapshot that reaches at least as far as the floor is believed whole:
 that is how a mistake is repaired.
+
+A VPC that is on demand has no endpoints in its scope. It says so as of its own revision: endpoints up to that are none,
+and a snapshot without them means nothing once a newer word has it preloaded.
 """
 
 from __future__ import annotations
@@ -91,6 +94,8 @@ class ScopeState:
         changes: list[Change] = []
         held_before = len(self)
         self._merge_objects(update, changes)
+        if self.endpoints and changes and changes[0].kind is Kind.VPC:
+            self._drop_endpoints(changes)
         for tombstone in update.tombstones:
             self._bury(tombstone, changes)
         if update.snapshot:
@@ -148,9 +153,10 @@ class ScopeState:
                 kind_of = type(goal)
                 kind = KIND_OF[kind_of]
                 table = self._table(kind)
+                least = max(floor, self._on_demand_as_of()) if kind is Kind.ENDPOINT else floor
             identifier = goal.id
             held = table.get(identifier)
-            if (goal.revision <= floor) if held is None else (held.revision >= goal.revision):
+            if (goal.revision <= least) if held is None else (held.revision >= goal.revision):
                 continue
             if tombstones:
                 buried = tombstones.get((kind, identifier))
@@ -160,6 +166,17 @@ class ScopeState:
                     del tombstones[kind, identifier]
             table[identifier] = goal
             changes.append(Change(kind, identifier, held, goal))
+
+    def _on_demand_as_of(self) -> int:
+        """The revision as of which the VPC is on demand; 0: it is not."""
+        vpc = self.vpcs.get(self.scope)
+        return vpc.revision if vpc is not None and vpc.on_demand else 0
+
+    def _drop_endpoints(self, changes: list[Change]) -> None:
+        """The VPC changed: if it is on demand now, what it had is not there."""
+        as_of = self._on_demand_as_of()
+        for identifier in [one.id for one in self.endpoints.values() if one.revision <= as_of]:
+            changes.append(Change(Kind.ENDPOINT, identifier, self.endpoints.pop(identifier), None))
 
     def _bury(self, tombstone: Tombstone, changes: list[Change]) -> None:
         table = self._table(tombstone.kind)
@@ -175,7 +192,11 @@ class ScopeState:
 
     def _remove_missing(self, update: ScopeUpdate, changes: list[Change]) -> None:
         present = {(KIND_OF[type(goal)], goal.id) for goal in update.objects}
+        vpc = next((goal for goal in update.objects if isinstance(goal, VpcGoal)), None)
+        outdated = vpc is not None and vpc.on_demand and not self._on_demand_as_of()
         for kind in Kind:
+            if kind is Kind.ENDPOINT and outdated:
+                continue
             table = self._table(kind)
             missing = [
                 identifier
