@@ -103,6 +103,22 @@ def test_a_packet_waits_once(pair: Pair) -> None:
     assert {"unresolved": 1} == dropped(here, a)
 
 
+def test_a_port_may_miss_only_so_often(pair: Pair) -> None:
+    """What is too much in one moment is dropped and counted; nothing is lost without a word."""
+    here, _ = pair
+    a, far = strangers(pair)
+    sent = 6000
+    with here.wire(a) as sender:
+        for number in range(sent):
+            sender.send(udp(a, far, number.to_bytes(4, "big")))
+    held = 0
+    while misses := take(here, 0):
+        held += len(misses)
+    counted = dropped(here, a)
+    assert 0 < held < sent
+    assert {"miss_limit": sent - held} == counted
+
+
 def test_what_packets_follow_is_used(pair: Pair) -> None:
     """What was learnt counts as used; then only what packets were sent to since it was last asked about."""
     here, there = pair
