@@ -227,3 +227,26 @@ def test_a_network_that_is_down_takes_its_ports_down() -> None:
         changed = msgspec.structs.replace(goal, revision=revision, admin_state_up=up)
         plan = world.take(ScopeUpdate(scope=vpc, revision=revision, snapshot=False, objects=(changed,)))
         assert [port.admin_state_up for port in plan.put_ports] == [up]
+
+
+def test_a_vpc_that_comes_back_at_once_keeps_its_policies() -> None:
+    """Its last port goes and another comes in one go (found by the simulator): what is carried is right, and stays."""
+    made, regrouped, again = play(
+        [[("port", 0, 0, 0)], [("regroup", 0, 0, 1)], [("port", 2, 0, 1), ("regroup", 0, 0, 1)]]
+    )
+    rows, vpc = again.after, network_id(0)
+    world = make_world()
+    world.take(whole(regrouped.after, vpc), host_snapshot(3, regrouped.after.of_host("a")))
+    carried = dict(world.driver.tables.policies)
+    assert [PolicyKey(100, 1)] == list(carried)
+    touched = Touched()
+    for updates in ([host_snapshot(4, [])], [host_snapshot(5, rows.of_host("a")), whole(rows, vpc, 5)]):
+        world.desired.take(1, 1, updates, synced=False, touched=touched)
+    tables = world.driver.tables
+    digests = {key: policy.digest() for key, policy in carried.items()}
+    plan = partial_plan(world.desired, touched, tables.ports, tables.gateways, digests, tables.on_demand)
+    assert plan.remove_policies == ()
+    world.driver.apply(plan)
+    assert carried == tables.policies
+    assert full_plan(world.desired, world.driver.observe(), may_remove=True).empty
+    assert made.after.revision == 2

@@ -250,7 +250,9 @@ def _policy_plan(
             wanted = used
         put += [one for one in policies(desired, key, wanted) if carried.get(one.key) != one.digest()]
         gone |= {one for one in carried if one.vni == vpc.vni and one.identity not in used}
-    return put, gone - {one.key for one in put}
+        # A VPC that went and came back in one go: what is carried of it is right.
+        gone -= {PolicyKey(vpc.vni, one) for one in used}
+    return put, gone
 
 
 def _endpoint_of(held: Id | tuple[Id, ...], goals: Mapping[Id, EndpointGoal], local: Container[Id]) -> Endpoint | None:

@@ -248,9 +248,10 @@ def _migrations(lab: LiveLab, world: World, progress: Callable[[int], None]) -> 
     hosts = list(by_host(world.vpc).values())
     gaps: list[float] = []
     after_lost = after_sent = deaf_lost = deaf_sent = 0
-    for number in range(min(MIGRATIONS, len(hosts) - 3)):
-        mover = hosts[number][-1]
-        target, hearing, deaf = hosts[number + 1][0].host, hosts[number + 2][-1], hosts[number + 3][-1]
+    for number in range(min(MIGRATIONS, len(hosts))):
+        first, second, *others = hosts[number:] + hosts[:number]
+        mover, target = first[-1], second[0].host
+        deaf, hearing = others[0][-1], (others[1] if len(others) > 1 else second)[-1]
         moved = msgspec.structs.replace(mover, host=target, netns=target.netns_dir / mover.id)
         running = [Stream(Ping(source=one.netns, target=mover.ip), INTERVAL_S) for one in (hearing, deaf)]
         time.sleep(SETTLE_S)

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from alcor.dataplane.base import Endpoint, EndpointKey
+import msgspec
+
+from alcor.dataplane.base import Endpoint, EndpointKey, Miss, Plan
 from alcor.loops.commit import Committer
 from alcor.loops.publish import Publisher
 from alcor.loops.status import StatusLoop
-from alcor.model.addresses import parse_ip, parse_prefix
+from alcor.model.addresses import ip_from_int, ip_to_int, parse_ip, parse_prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import Port, PortStatus
 from alcor.paths.base import Dialer, PathName
@@ -36,6 +38,7 @@ from alcor.services.commands import (
     SubnetSpec,
     UpdatePort,
 )
+from alcor.services.demand import DemandPolicy
 from alcor.services.errors import DomainError
 from alcor.sim.host import PARTITION, SimHost
 from alcor.sim.network import FastDialer, Network, RescueDialer
@@ -45,6 +48,8 @@ from alcor.store.memory import MemoryStore
 COMMIT_S = (0.0005, 0.01)
 VPCS = 3
 MAX_PORTS = 14
+DEMAND = DemandPolicy(above=5, below=4)
+"""So few ports make a VPC too large to be preloaded: VPCs cross it both ways all the time."""
 
 
 class Broken(AssertionError):
@@ -77,7 +82,12 @@ class Controller:
             self.publisher.committed(revision, changes)
 
         self.writer = _Writer(
-            world.store, dice, clock=lambda: 1_700_000_000_000, entropy=dice.randbytes, on_commit=committed
+            world.store,
+            dice,
+            clock=lambda: 1_700_000_000_000,
+            entropy=dice.randbytes,
+            demand=DEMAND,
+            on_commit=committed,
         )
         epoch = self.writer.epoch
         self.status = StatusLoop(self.writer, dice.random)
@@ -202,6 +212,7 @@ class World:
     async def work(self) -> None:
         """One change, or a few: ports come, move, change and go."""
         dice, ports = self.dice, self.ports()
+        self._miss()
         act = dice.random()
         if len(ports) < 3 or (act < 0.4 and len(ports) < MAX_PORTS):
             vpc = dice.choice(self.vpcs)
@@ -213,6 +224,17 @@ class World:
             await self.do(UpdatePort(id=dice.choice(ports).id, host=dice.choice(sorted(self.hosts))))
         else:
             await self.do(UpdatePort(id=dice.choice(ports).id, admin_state_up=dice.random() < 0.5))
+
+    def _miss(self) -> None:
+        """A packet of a VPC on demand for some address, on some host."""
+        host = self.hosts[self.dice.choice(sorted(self.hosts))]
+        if host.agent is not None and host.tables.on_demand:
+            sought = EndpointKey(self.dice.choice(sorted(host.tables.on_demand)), ip_from_int(self._address(), 4))
+            if sought not in host.tables.learnt:
+                host.agent.driver.misses.miss(Miss(sought, 1, b""))
+
+    def _address(self) -> int:
+        return ip_to_int(parse_ip("10.0.0.0")) + self.dice.randrange(2, 2 + MAX_PORTS)
 
     def ports(self) -> list[Port]:
         """Every port."""
@@ -255,6 +277,16 @@ class World:
         ports = self.ports()
         underlay = {node.name: node.underlay_ip for node in self.store.nodes()}
         vnis = {network.id: network.vni for network in self.store.networks()}
+        large = {network.vni for network in self.store.networks() if network.on_demand}
+        everywhere = {
+            EndpointKey(vnis[port.network_id], fixed.ip): (
+                Endpoint(port.mac, underlay[port.host], port.identity),
+                port.host,
+            )
+            for port in ports
+            if port.host
+            for fixed in port.fixed_ips
+        }
         wrong = [f"{port.id.hex()} is {port.status} {port.status_reason}" for port in ports if not _settled(port)]
         for name, host in self.hosts.items():
             mine = {port.id for port in ports if port.host == name}
@@ -263,11 +295,15 @@ class World:
                 wrong.append(f"{name} carries {stale} ports too many, {len(mine - set(host.tables.ports))} too few")
             vpcs = {port.network_id for port in ports if port.host == name}
             endpoints = {
-                EndpointKey(vnis[port.network_id], fixed.ip): Endpoint(port.mac, underlay[port.host], port.identity)
-                for port in ports
-                if port.network_id in vpcs and port.host and port.host != name
-                for fixed in port.fixed_ips
+                key: where
+                for key, (where, at) in everywhere.items()
+                if at != name and key.vni in {vnis[vpc] for vpc in vpcs} - large
             }
+            if host.tables.on_demand != {vnis[vpc] for vpc in vpcs} & large:
+                wrong.append(f"{name} asks for endpoints of VNIs {sorted(host.tables.on_demand)}")
+            for key, learnt in host.tables.learnt.items():
+                if learnt != everywhere.get(key, (None, ""))[0]:
+                    wrong.append(f"{name} learnt {learnt} of {key}, which is {everywhere.get(key)}")
             if dict(host.tables.endpoints) != endpoints:
                 stale = len(host.tables.endpoints.keys() - endpoints.keys())
                 missing = len(endpoints.keys() - host.tables.endpoints.keys())
@@ -278,8 +314,12 @@ class World:
         return wrong
 
     def activity(self) -> tuple[int, ...]:
-        """Grows when an agent changes its data plane, or a host is dialled into a new session."""
-        plans = sum(len(host.agent.driver.plans) for host in self.hosts.values() if host.agent is not None)
+        """Grows when an agent changes its data plane (other than to follow no longer a port that left long ago), or a
+        host is dialled into a new session."""
+        agents = [host.agent for host in self.hosts.values() if host.agent is not None]
+        plans = sum(
+            msgspec.structs.replace(plan, remove_forwards=()) != Plan() for one in agents for plan in one.driver.plans
+        )
         return (plans, self.controller.delivery.sessions if self.controller is not None else 0)
 
     def lagging(self) -> list[str]:
