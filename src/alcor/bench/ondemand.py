@@ -47,8 +47,10 @@ from alcor.wire.reports import Ack, Hello, encode_ack, encode_hello
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ASKERS, FAR = 16, 200
 """Hosts that ask, and hosts that nobody runs: the VPCs' ports are there."""
-BATCHES = (64, 1)
-"""Addresses in one question: what waits together when a host is busy, and one by one."""
+BATCHES = (64, 8, 1)
+"""Addresses in one question: what waits together when a host is busy, when it is less so, and one by one."""
+JUDGED = (64, 8)
+"""A question of one address costs what a message costs, whatever is in it."""
 IN_FLIGHT = 4
 """Questions of one host under way."""
 WARM_S, MEASURE_S = 1.0, 4.0
@@ -59,8 +61,8 @@ SAMPLES = 20_000
 """Addresses of each VPC that are asked for."""
 PATIENCE_S = 60.0
 GOAL_LOOKUPS = 20_000
-GOAL_FLAT = 1.25
-"""The slowest size against the fastest."""
+GOAL_FLAT = 2.0
+"""The fastest size against the slowest, a thousand times as large: a larger database is read from further away."""
 LAB_HOSTS, LAB_PORTS = 10, 400
 
 Progress = Callable[[str], None]
@@ -119,20 +121,20 @@ def _goals(sized: Sequence[Sized], added: Sequence[float]) -> tuple[Goal, ...]:
         rates = [one.per_core for one in some]
         shown = ", ".join(f"{one.ports:,}: {one.per_core:,.0f}" for one in some)
         rows = ", ".join(f"{one.rows_per_core:,.0f}" for one in some)
-        waiting = batch == max(BATCHES)
+        judged = batch in JUDGED
         found.append(
             Goal(
                 name=f"lookups a second and controller core, {batch} in a question, by ports in the VPC",
-                goal=f"at least {GOAL_LOOKUPS:,}" if waiting else "for information",
+                goal=f"at least {GOAL_LOOKUPS:,}" if judged else "for information",
                 measured=f"{shown} (the database alone: {rows})",
-                reached=min(rates) >= GOAL_LOOKUPS if waiting else None,
+                reached=min(rates) >= GOAL_LOOKUPS if judged else None,
             )
         )
-        if waiting:
+        if judged:
             ratio = max(rates) / min(rates)
             found.append(
                 Goal(
-                    name=f"the same, from {some[0].ports:,} to {some[-1].ports:,} ports",
+                    name=f"the same, {some[0].ports:,} against {some[-1].ports:,} ports",
                     goal=f"flat: within {GOAL_FLAT}x",
                     measured=f"{ratio:.2f}x",
                     reached=ratio <= GOAL_FLAT,
