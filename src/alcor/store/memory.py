@@ -28,7 +28,9 @@ from alcor.store.base import (
     StoreError,
 )
 from alcor.store.record import record_of
-from alcor.store.schema import NETWORKS, NODES, PORTS, RULES, SECURITY_GROUPS, SUBNETS, Table
+from alcor.store.schema import NETWORKS, NODES, PORTS, SUBNETS
+from alcor.store.table import Table
+from alcor.store.tables_security import RULES, SECURITY_GROUPS
 
 KEPT_COMMITS = 4096
 

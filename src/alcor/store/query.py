@@ -13,7 +13,8 @@ from typing import Any
 
 from alcor.model.ids import Id, ordinal_of
 from alcor.store.base import MarkerNotFound, Query, QueryError
-from alcor.store.schema import PORTS, SUBNETS, Table, place_of_ip
+from alcor.store.schema import PORTS, SUBNETS, place_of_ip
+from alcor.store.table import Table
 
 Read = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 

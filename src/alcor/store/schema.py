@@ -9,35 +9,31 @@ port; with 16-byte ids as keys 14 us and 448 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from alcor.model.addresses import Ip, Mac, Prefix, ip_from_int, parse_prefix
+from alcor.model.addresses import Ip, Mac, ip_from_int, parse_prefix
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import (
     AddressPair,
-    Direction,
     FixedIp,
-    Identity,
     Network,
     Node,
     Pool,
     Port,
     PortKind,
     PortStatus,
-    SecurityGroup,
-    SecurityGroupRule,
     Subnet,
 )
+from alcor.store.table import OWNED, TIMES, Table, cidr_text, id_bytes, ids_of, mac_number, words_text
+from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
 SCHEMA_VERSION = 4
 
-SCHEMA = """
+BASE_SCHEMA = """
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     epoch INTEGER NOT NULL,
@@ -98,32 +94,14 @@ CREATE INDEX port_error ON ports (status) WHERE status = 'ERROR';
 CREATE TABLE addresses (
     subnet INTEGER NOT NULL, place INTEGER NOT NULL, port INTEGER NOT NULL, PRIMARY KEY (subnet, place)
 ) WITHOUT ROWID;
+"""
 
-CREATE TABLE security_groups (
-    n INTEGER PRIMARY KEY, id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
-    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL
-);
-CREATE INDEX security_group_name ON security_groups (name) WHERE name <> '';
-CREATE INDEX security_group_project ON security_groups (project_id) WHERE project_id <> '';
-
-CREATE TABLE security_group_rules (
-    n INTEGER PRIMARY KEY, id BLOB NOT NULL, group_id BLOB NOT NULL, project_id TEXT NOT NULL,
-    description TEXT NOT NULL, direction TEXT NOT NULL, version INTEGER NOT NULL, protocol INTEGER,
-    protocol_name TEXT NOT NULL, port_min INTEGER, port_max INTEGER, remote_prefix TEXT NOT NULL,
-    remote_group BLOB NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL
-);
-CREATE INDEX security_group_rule_group ON security_group_rules (group_id);
-CREATE INDEX security_group_rule_project ON security_group_rules (project_id) WHERE project_id <> '';
-
--- What a number stands for in a network: the ids of security groups, one after another.
-CREATE TABLE identities (
-    network INTEGER NOT NULL, number INTEGER NOT NULL, groups BLOB NOT NULL, revision INTEGER NOT NULL,
-    PRIMARY KEY (network, number)
-) WITHOUT ROWID;
-
+LOG_SCHEMA = """
 -- One row a commit: what it touched, by id, as msgpack of store.base.ChangeRecord.
 CREATE TABLE changes (revision INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
+
+SCHEMA = BASE_SCHEMA + SECURITY_SCHEMA + LOG_SCHEMA
 
 MIGRATIONS = {
     1: """
@@ -142,8 +120,7 @@ ALTER TABLE ports ADD COLUMN security_groups BLOB NOT NULL DEFAULT x'';
 ALTER TABLE ports ADD COLUMN port_security_enabled INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE ports ADD COLUMN address_pairs BLOB NOT NULL DEFAULT x'';
 ALTER TABLE ports ADD COLUMN identity INTEGER NOT NULL DEFAULT 0;
-{SCHEMA[SCHEMA.index("CREATE TABLE security_groups") : SCHEMA.index("-- One row a commit")]}
-""",
+{SECURITY_SCHEMA}""",
     3: "ALTER TABLE networks ADD COLUMN on_demand INTEGER NOT NULL DEFAULT 0;",
 }
 """From that version to the next; each in a transaction of its own."""
@@ -154,23 +131,6 @@ _PAIRS_ENCODER = msgspec.msgpack.Encoder()
 _PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[AddressPair, ...])
 _NOTHING = bytearray()
 _WORDS_DECODER = msgspec.json.Decoder(tuple[str, ...])
-
-
-class Table(NamedTuple):
-    """One noun's table: how it is written, read, filtered and sorted."""
-
-    name: str
-    word: str
-    """The noun, for messages."""
-    columns: tuple[str, ...]
-    """In the order of `row`."""
-    row: Callable[[Any], tuple[Any, ...]]
-    noun: Callable[[tuple[Any, ...]], Any]
-    """From a row of `columns` without `n`."""
-    attributes: dict[str, Callable[[Any], Any]]
-    """What can be filtered and sorted by -> a value of the noun's type as the column holds it."""
-    drivers: tuple[str, ...]
-    """Attributes that have an index, the most selective first."""
 
 
 def place_of_ip(ip: bytes) -> int:
@@ -186,7 +146,7 @@ def network_row(network: Network) -> tuple[Any, ...]:
         network.project_id,
         network.name,
         network.description,
-        _cidr(network.cidr),
+        cidr_text(network.cidr),
         network.vni,
         network.mtu,
         network.admin_state_up,
@@ -225,11 +185,11 @@ def subnet_row(subnet: Subnet) -> tuple[Any, ...]:
         subnet.project_id,
         subnet.name,
         subnet.description,
-        _cidr(subnet.cidr),
+        cidr_text(subnet.cidr),
         subnet.gateway or b"",
         _POOLS_ENCODER.encode(subnet.pools),
         subnet.enable_dhcp,
-        _words(subnet.dns_nameservers),
+        words_text(subnet.dns_nameservers),
         subnet.created_at,
         subnet.updated_at,
         subnet.revision,
@@ -359,7 +319,7 @@ def port_of(row: tuple[Any, ...]) -> Port:
         status=_STATUSES[row[17]],
         status_reason=row[18],
         realised_revision=row[19],
-        security_groups=_ids(row[20]),
+        security_groups=ids_of(row[20]),
         port_security_enabled=bool(row[21]),
         address_pairs=_PAIRS_DECODER.decode(row[22]) if row[22] else (),
         identity=row[23],
@@ -370,113 +330,9 @@ def port_of(row: tuple[Any, ...]) -> Port:
     )
 
 
-def security_group_row(group: SecurityGroup) -> tuple[Any, ...]:
-    return (
-        ordinal_of(group.id),
-        group.id,
-        group.project_id,
-        group.name,
-        group.description,
-        group.created_at,
-        group.updated_at,
-        group.revision,
-    )
-
-
-def security_group_of(row: tuple[Any, ...]) -> SecurityGroup:
-    return SecurityGroup(
-        id=Id(row[0]),
-        project_id=row[1],
-        name=row[2],
-        description=row[3],
-        created_at=row[4],
-        updated_at=row[5],
-        revision=row[6],
-    )
-
-
-def rule_row(rule: SecurityGroupRule) -> tuple[Any, ...]:
-    return (
-        ordinal_of(rule.id),
-        rule.id,
-        rule.group_id,
-        rule.project_id,
-        rule.description,
-        rule.direction.value,
-        rule.version,
-        rule.protocol,
-        rule.protocol_name,
-        rule.port_min,
-        rule.port_max,
-        _cidr(rule.remote_prefix),
-        rule.remote_group or b"",
-        rule.created_at,
-        rule.updated_at,
-        rule.revision,
-    )
-
-
-def rule_of(row: tuple[Any, ...]) -> SecurityGroupRule:
-    return SecurityGroupRule(
-        id=Id(row[0]),
-        group_id=Id(row[1]),
-        project_id=row[2],
-        description=row[3],
-        direction=Direction(row[4]),
-        version=row[5],
-        protocol=row[6],
-        protocol_name=row[7],
-        port_min=row[8],
-        port_max=row[9],
-        remote_prefix=parse_prefix(row[10]) if row[10] else None,
-        remote_group=Id(row[11]) if row[11] else None,
-        created_at=row[12],
-        updated_at=row[13],
-        revision=row[14],
-    )
-
-
-def identity_row(identity: Identity) -> tuple[Any, ...]:
-    return ordinal_of(identity.network_id), identity.number, b"".join(identity.groups), identity.revision
-
-
-def identity_of(row: tuple[Any, ...]) -> Identity:
-    """`network_id` is the network's id, joined in, where `identity_row` has its number."""
-    return Identity(network_id=Id(row[0]), number=row[1], groups=_ids(row[2]), revision=row[3])
-
-
-@lru_cache(maxsize=8192)
-def _ids(column: bytes) -> tuple[Id, ...]:
-    """Ids one after another. Ports share few sets of them."""
-    return tuple([Id(column[at : at + 16]) for at in range(0, len(column), 16)])
-
-
 _KINDS = {kind.value: kind for kind in PortKind}
 _STATUSES = {status.value: status for status in PortStatus}
 
-
-def _cidr(value: Prefix | None) -> str:
-    return "" if value is None else str(value)
-
-
-def _words(value: Sequence[str]) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _bytes(value: Any) -> bytes:
-    return b"" if value is None else bytes(value)
-
-
-def _mac(value: Any) -> int:
-    return int.from_bytes(value, "big")
-
-
-_TIMES: dict[str, Callable[[Any], Any]] = dict.fromkeys(("created_at", "updated_at", "revision"), int)
-_OWNED: dict[str, Callable[[Any], Any]] = {"id": _bytes, "project_id": str, "name": str, "description": str, **_TIMES}
 
 NETWORKS = Table(
     "networks",
@@ -484,7 +340,7 @@ NETWORKS = Table(
     ("n", *Network.__struct_fields__),
     network_row,
     network_of,
-    {**_OWNED, "cidr": _cidr, "vni": int, "mtu": int, "admin_state_up": int, "shared": int, "on_demand": int},
+    {**OWNED, "cidr": cidr_text, "vni": int, "mtu": int, "admin_state_up": int, "shared": int, "on_demand": int},
     ("id", "vni", "name", "project_id"),
 )
 SUBNETS = Table(
@@ -494,13 +350,13 @@ SUBNETS = Table(
     subnet_row,
     subnet_of,
     {
-        **_OWNED,
-        "network_id": _bytes,
-        "cidr": _cidr,
-        "gateway": _bytes,
+        **OWNED,
+        "network_id": id_bytes,
+        "cidr": cidr_text,
+        "gateway": id_bytes,
         "enable_dhcp": int,
         "ip_version": int,
-        "dns_nameservers": _words,
+        "dns_nameservers": words_text,
     },
     ("id", "name", "network_id", "project_id"),
 )
@@ -511,15 +367,15 @@ NODES = Table(
     node_row,
     node_of,
     {
-        "id": _bytes,
+        "id": id_bytes,
         "name": str,
-        "underlay_ip": _bytes,
+        "underlay_ip": id_bytes,
         "agent_host": str,
         "agent_port": int,
         "availability_zone": str,
         "failure_domain": str,
         "admin_state_up": int,
-        **_TIMES,
+        **TIMES,
     },
     ("id", "name", "underlay_ip"),
 )
@@ -530,9 +386,9 @@ PORTS = Table(
     port_row,
     port_of,
     {
-        **_OWNED,
-        "network_id": _bytes,
-        "mac": _mac,
+        **OWNED,
+        "network_id": id_bytes,
+        "mac": mac_number,
         "host": str,
         "device_id": str,
         "device_owner": str,
@@ -544,40 +400,12 @@ PORTS = Table(
         "status_reason": str,
         "realised_revision": int,
         "port_security_enabled": int,
-        "ip": _bytes,
-        "subnet_id": _bytes,
-        "security_group": _bytes,
+        "ip": id_bytes,
+        "subnet_id": id_bytes,
+        "security_group": id_bytes,
     },
     (
         *("id", "ip", "mac", "device_id", "name", "host", "subnet_id", "network_id", "security_group"),
         *("device_owner", "project_id"),
     ),
-)
-SECURITY_GROUPS = Table(
-    "security_groups",
-    "security groups",
-    ("n", *SecurityGroup.__struct_fields__),
-    security_group_row,
-    security_group_of,
-    _OWNED,
-    ("id", "name", "project_id"),
-)
-RULES = Table(
-    "security_group_rules",
-    "security group rules",
-    ("n", *SecurityGroupRule.__struct_fields__),
-    rule_row,
-    rule_of,
-    {
-        **{name: convert for name, convert in _OWNED.items() if name != "name"},
-        "group_id": _bytes,
-        "direction": str,
-        "version": int,
-        "protocol_name": str,
-        "port_min": int,
-        "port_max": int,
-        "remote_prefix": _cidr,
-        "remote_group": _bytes,
-    },
-    ("id", "group_id", "project_id"),
 )

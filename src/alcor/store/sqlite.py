@@ -32,17 +32,14 @@ from alcor.store.schema import (
     NETWORKS,
     NODES,
     PORTS,
-    RULES,
     SCHEMA,
     SCHEMA_VERSION,
-    SECURITY_GROUPS,
     SUBNETS,
-    Table,
-    identity_of,
-    identity_row,
     place_of_ip,
 )
 from alcor.store.sqlite_check import check_connection
+from alcor.store.table import Table
+from alcor.store.tables_security import RULES, SECURITY_GROUPS, identity_of, identity_row
 
 CHUNK = 128
 """Rows of one INSERT. Measured: 32 to 512 are a tie."""
