@@ -170,7 +170,10 @@ def _age(program: Program, tables: Tables, seconds: int) -> None:
     """Makes every connection older, on both sides."""
     for key, value in list(program.flows.items()):
         seen_ns, *rest = rows.FLOW.unpack(value)
-        program.flows.put(key, rows.FLOW.pack(seen_ns - seconds * 10**9, *rest))
+        aged_ns = (seen_ns - seconds * 10**9) % (
+            1 << 64
+        )  # the kernel counts from its start, which may be less long ago
+        program.flows.put(key, rows.FLOW.pack(aged_ns, *rest))
     for flow in tables.policy.flows.values():
         flow.seen_ns -= seconds * 10**9
 

@@ -7,6 +7,7 @@ can be a hole that takes connections and answers nothing; the underlay, where pe
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,44 +24,54 @@ from alcor.services.commands import DeletePorts
 
 
 class Management:
-    """The way from the controller to one host's agent."""
+    """The way from the controller to one host's agent.
+
+    It accepts by hand: asyncio's server, closed between accepting a caller and serving it, forgets that one half made
+    (an
+    AssertionError in its log, a socket for the garbage collector).
+    """
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
+        self._callers: dict[asyncio.Task[None], socket.socket] = {}
         self.address = f"127.0.2.{host.number}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, self.address, self._host.port)
+        self._listener = socket.create_server((self.address, self._host.port))
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     async def cut(self) -> None:
         """Ends what is there and refuses what comes."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in list(self._tasks):
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        callers, self._callers = self._callers, {}
+        for task in callers:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*callers, return_exceptions=True)
+        for caller in callers.values():
+            caller.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._server is None:
-            writer.transport.abort()
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        writers = [writer]
-        try:
-            inner_reader, inner_writer = await asyncio.open_connection(self._host.address, self._host.port)
-            writers.append(inner_writer)
-            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            for one in writers:
-                one.transport.abort()
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError, ConnectionError):
+            caller, _ = listener.accept()
+            self._callers[asyncio.create_task(self._serve(caller))] = caller
+
+    async def _serve(self, caller: socket.socket) -> None:
+        writers: list[asyncio.StreamWriter] = []
+        with suppress(OSError, asyncio.CancelledError):
+            try:
+                reader, writer = await asyncio.open_connection(sock=caller)
+                writers.append(writer)
+                inner_reader, inner_writer = await asyncio.open_connection(self._host.address, self._host.port)
+                writers.append(inner_writer)
+                await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+            finally:
+                for one in writers:
+                    one.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -76,6 +77,10 @@ class Machine:
             limits=DeliveryLimits(ladder=LadderLimits(backoff=Backoff(first_s=0.02, cap_s=0.2))),
         )
         self.events.path = self.delivery
+        self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        """Where processes say that they are ready, as systemd would have it."""
+        self.ready.bind(str(directory / "notify"))
+        self.ready.settimeout(20)
 
     def start(self, name: str) -> None:
         """`agent` or `standby`."""
@@ -83,7 +88,10 @@ class Machine:
         with (self.directory / f"{name}.log").open("ab") as log:
             command = [sys.executable, "-c", "from alcor.roles.main import main; main()", "agent"]
             config = ["--config", str(self.directory / "agent.toml")]
-            self.processes[name] = subprocess.Popen([*command, *config, *flags], stdout=log, stderr=log)
+            environment = os.environ | {"NOTIFY_SOCKET": str(self.directory / "notify")}
+            self.processes[name] = subprocess.Popen(
+                [*command, *config, *flags], stdout=log, stderr=log, env=environment
+            )
 
     def kill(self, name: str) -> None:
         process = self.processes.pop(name)
@@ -154,6 +162,7 @@ async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
         await asyncio.gather(task, return_exceptions=True)
         for name in list(machine.processes):
             machine.kill(name)
+        machine.ready.close()
 
 
 async def test_the_standby_serves_while_the_agent_is_dead_and_yields(machine: Machine) -> None:
@@ -234,8 +243,9 @@ async def test_a_standby_without_work_ends_when_told(machine: Machine) -> None:
     """SIGTERM ends it at once, whether it waits or serves, with code 0."""
     machine.start("agent")
     await machine.until_served(standby=False, since=0)
+    assert await asyncio.to_thread(machine.ready.recv, 64) == b"READY=1"
     machine.start("standby")
-    await asyncio.sleep(0.5)
+    assert await asyncio.to_thread(machine.ready.recv, 64) == b"READY=1"
     machine.processes["standby"].terminate()
     assert await asyncio.to_thread(machine.processes.pop("standby").wait, 10) == 0
     machine.kill("agent")

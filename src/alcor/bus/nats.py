@@ -138,6 +138,14 @@ class NatsBus:
             with suppress(nats.errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await parting()
+        self._abort()
+
+    def _abort(self) -> None:
+        """Ends the connection's socket, if it has one: nats-py leaves what it could not close in time, and a connection
+        that failed half made, to the garbage collector."""
+        writer: asyncio.StreamWriter | None = getattr(self._client._transport, "_bare_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
 
     async def _part(self) -> None:
         """What was said last still goes out."""
@@ -198,6 +206,8 @@ class NatsBus:
 
     async def _failed(self, error: Exception) -> None:
         text = str(error)
+        if self._client.is_connecting or self._client.is_reconnecting:
+            self._abort()  # the next attempt would forget it
         if isinstance(error, nats.errors.SlowConsumerError):
             self.dropped += 1
             text = f"messages of {error.subject} are dropped: they come faster than they are handled"

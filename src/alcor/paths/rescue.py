@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
@@ -127,23 +128,35 @@ class _Door:
         self.reason = ""
         """Why nothing is carried any more; empty: the relay did not say."""
         self._relay = relay
-        self._tasks: list[asyncio.Task[None]] = []
+        self._caller: socket.socket | None = None
+        self._carrying: asyncio.Task[None] | None = None
 
-    def welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def welcome(self, listener: socket.socket) -> None:
         """A caller. gRPC knocks again after a failure; it is not let in twice: a relay carries one connection."""
-        if self._tasks:
-            writer.close()
-            return
-        self._tasks = [
-            asyncio.create_task(self._out(reader), name="relay out"),
-            asyncio.create_task(self._back(writer), name="relay back"),
-        ]
+        with suppress(BlockingIOError, ConnectionError):
+            caller, _ = listener.accept()
+            if self._carrying is not None:
+                caller.close()
+                return
+            self._caller = caller
+            self._carrying = asyncio.create_task(self._carry(caller), name="relay")
 
     async def close(self) -> None:
         """Ends what is carried."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._carrying is not None and self._caller is not None:
+            self._carrying.cancel()
+            await asyncio.gather(self._carrying, return_exceptions=True)
+            self._caller.close()  # a task that was cancelled before it began closed nothing
+
+    async def _carry(self, caller: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=caller)
+        out = asyncio.create_task(self._out(reader), name="relay out")
+        try:
+            await self._back(writer)
+        finally:
+            writer.close()
+            out.cancel()
+            await asyncio.gather(out, return_exceptions=True)
 
     async def _out(self, reader: asyncio.StreamReader) -> None:
         with suppress(OSError, grpc.aio.AioRpcError, asyncio.InvalidStateError):  # `_back` knows why
@@ -161,8 +174,6 @@ class _Door:
             self.reason = f"{error.code().name}: {error.details()}"
         except (WireError, OSError) as error:
             self.reason = str(error)
-        finally:
-            writer.close()
 
 
 @asynccontextmanager
@@ -171,12 +182,18 @@ async def _door(relay: _Relay) -> AsyncIterator[_Door]:
     door = _Door(relay)
     door.path = str(Path(directory) / "s")
     try:
-        server = await asyncio.start_unix_server(door.welcome, door.path)
-        try:
-            yield door
-        finally:
-            server.close()
-            await door.close()
+        # By hand: asyncio's server, closed between accepting a caller and serving it, forgets that one half made.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.setblocking(False)
+            listener.bind(door.path)
+            listener.listen()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listener, door.welcome, listener)
+            try:
+                yield door
+            finally:
+                loop.remove_reader(listener)
+                await door.close()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
