@@ -5,6 +5,7 @@ Real publisher, mailboxes, codec, agents' core; the network, and the moment at w
 
 import random
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,10 @@ class RacingStore(MemoryStore):
         self._race()
         return super().ports_of_network(network_id)
 
+    def get_ports(self, ids: Iterable[Id]) -> list[Port]:
+        self._race()
+        return super().get_ports(ids)
+
 
 async def weather(commits: list[Commit], dice: random.Random, directory: Path) -> tuple[Network, list[PortReport]]:
     """Plays the commits through a publisher in random weather, then lets the sun out until nothing moves."""
@@ -207,6 +212,11 @@ async def weather(commits: list[Commit], dice: random.Random, directory: Path) -
             site.cut()
             site.reconciler.close()
             site.boot()
+        if dice.random() < 0.05:  # another controller over the same store
+            for one in network.sites.values():
+                one.cut()
+            store.publisher = publisher = Publisher(store)
+            publisher._reports = reports.extend
     for site in network.sites.values():
         if site.session is None:
             network.greet(publisher, site)

@@ -23,6 +23,7 @@ def test_no_order_of_events_breaks_a_promise(rules: Rules, states: int) -> None:
         ("modest", SESSION_ONLY, "claims revision"),
         ("compare", SESSION_ONLY, "claims revision"),
         ("confirm", BUS_ONLY, "claims revision"),
+        ("prove", BOTH, "claims revision"),
     ],
 )
 def test_a_rule_that_is_left_out_is_missed(left_out: str, among: Rules, what: str) -> None:

@@ -180,14 +180,15 @@ def test_the_change_log_names_what_a_commit_touched(store: Store) -> None:
     write(store, changed_ports=[(one, moved), (two, renamed)], deleted_ports=[three], subnets=[inside])
     write(store, deleted_subnets=[inside])
     assert store.changes_since(1, 10) == [
-        ChangeRecord(2, ports=(one.id, two.id, three.id)),
+        ChangeRecord(2, ports=(one.id, two.id, three.id), port_networks=((owner.id, 3),)),
         ChangeRecord(
             3,
             subnets=(inside.id,),
             ports=(one.id, two.id),
             departures=(Departure(three.id, owner.id, "h1"), Departure(one.id, owner.id, "h1")),
+            port_networks=((owner.id, 2),),
         ),
-        ChangeRecord(4, deleted_subnets=(inside.id,)),
+        ChangeRecord(4, deleted_subnets=(inside.id,), subnet_networks=(inside.network_id,)),
     ]
     assert [2] == [record.revision for record in store.changes_since(1, 1) or []]
 

@@ -175,6 +175,7 @@ class Reconciler:
         if epoch < newest:
             raise Refused(_older(epoch, newest))
         self.desired.epochs[partition] = epoch
+        self.desired.doubted.pop(partition, None)
         self._asked.clear()
         heartbeat_ms = int(self._config.heartbeat_s * 1000)
         return Hello(self._config.host, epoch, self.desired.held(partition), self._config.standby, heartbeat_ms)
@@ -228,7 +229,8 @@ class Reconciler:
                     decoded = self._clock()
                     self._journal.append(without_feeds(unchecked) if head.feeds else bundle.data)
                     journal_s += self._clock() - decoded
-                    self.desired.take(head.partition, head.epoch, updates, synced=head.synced, touched=touched)
+                    synced = self.desired.take(head.partition, head.epoch, updates, synced=head.synced, touched=touched)
+                    head = msgspec.structs.replace(head, synced=synced)
                     keys = tuple(dict.fromkeys(ScopeKey(head.partition, update.scope) for update in updates))
                     accepted[len(answers)] = (head.partition, head, keys)
                 except (WireError, JournalError) as error:

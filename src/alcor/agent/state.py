@@ -83,6 +83,9 @@ class Desired:
         """Partition -> newest epoch seen."""
         self.ports: dict[Id, int] = {}
         """Local port -> its partition."""
+        self.doubted: dict[int, bool] = {}
+        """Partitions of which it is known that the host's own scope is not as it should be, until it comes whole or in
+        a new session -> whether `synced` was said meanwhile: it then counts from when the scope has come."""
         self._owners: dict[ScopeKey, Owners] = {}
         self._ports_of: dict[ScopeKey, set[Id]] = {}
         self._identities: dict[ScopeKey, Counter[int]] = {}
@@ -139,10 +142,11 @@ class Desired:
 
     def take(
         self, partition: int, epoch: int, updates: Iterable[ScopeUpdate], *, synced: bool, touched: Touched
-    ) -> None:
+    ) -> bool:
         """Merges one bundle's updates and forgets the VPCs that have no port here any more.
 
-        A delta of a VPC that is not held is ignored: it is late, or its snapshot is to come.
+        A delta of a VPC that is not held is ignored: it is late, or its snapshot is to come. Returns whether the host
+        is in sync with this: `synced`, or what was said before while its own scope was in doubt.
         """
         self.epochs[partition] = max(epoch, self.epochs.get(partition, 0))
         left: set[ScopeKey] = set()
@@ -154,8 +158,7 @@ class Desired:
             if state is None:
                 continue
             if update.confirms is not None:
-                if not state.confirm(update.revision, update.confirms):
-                    touched.missed.add(key)  # something late came in between
+                self._prove(key, state, update, touched, left)
                 continue
             if not update.snapshot and update.previous > state.revision and update.scope != HOST_SCOPE:
                 # What came is true; that nothing lies between is not.
@@ -164,12 +167,31 @@ class Desired:
             self.merge(key, state, update, touched, left)
             if update.snapshot:
                 touched.missed.discard(key)
+                if update.scope == HOST_SCOPE:
+                    synced = self.doubted.pop(partition, False) or synced
+        if synced and partition in self.doubted:
+            self.doubted[partition], synced = True, False
         for key in self._owners if synced else left:
             if key.partition == partition and not self._ports_of.get(key):
                 left.add(key)
         for key in sorted(left):
             if not self._ports_of.get(key):
                 self._forget(key, touched)
+        return synced
+
+    def _prove(
+        self, key: ScopeKey, state: ScopeState, update: ScopeUpdate, touched: Touched, left: set[ScopeKey]
+    ) -> None:
+        """Takes what a Hello showed to be missing, and looks whether it is now as it should be."""
+        if update.objects or update.tombstones:
+            self.merge(key, state, replace(update, revision=max(1, state.revision)), touched, left)
+        if state.confirm(update.revision, update.confirms or 0):
+            if key.scope == HOST_SCOPE:
+                self.doubted.pop(key.partition, None)
+        else:  # the host held something else than it said; or something late came in between
+            touched.missed.add(key)
+            if key.scope == HOST_SCOPE:
+                self.doubted.setdefault(key.partition, False)
 
     def make_scope(self, key: ScopeKey) -> ScopeState:
         """The scope's state, made when it is not there."""

@@ -2,8 +2,8 @@
 
 A real `alcor server`, a real nats-server, and simulated hosts (bench.crowd) in this process; all on loopback and on the
 same cores, so what the hosts cost is in the figures. Measured: one change of a VPC until the last of a thousand hosts
-has it, beside the same bytes published bare; ten thousand hosts that come back at once; and how much later healthy
-hosts get what is theirs when others are dead.
+has it, beside the same bytes published bare; ten thousand hosts that come back at once; how much later healthy hosts
+get what is theirs when others are dead; and what one host costs that was away for a moment.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
+from alcor.bench import away as away_bench
 from alcor.bench.api_load import Connection, post, request
 from alcor.bench.crowd import Crowd, Host, own_ports
 from alcor.bench.serving import Server, serve
@@ -35,6 +36,7 @@ from alcor.model.ids import Id, parse_id
 
 FANOUT_HOSTS = 1_000
 STORM_HOSTS = 10_000
+AWAY_OBJECTS = 10_000
 STORM_PORTS = 2
 """Per host."""
 STORM_VPC_HOSTS = 100
@@ -100,22 +102,31 @@ class BusBench(msgspec.Struct, frozen=True, kw_only=True):
     fanout: Fanout
     storms: tuple[Storm, ...]
     dead: Dead
+    away: away_bench.Away
     goals: tuple[Goal, ...]
 
 
-def run(fanout: int = FANOUT_HOSTS, storm: int = STORM_HOSTS, progress: Progress | None = None) -> BusBench:
+def run(
+    fanout: int = FANOUT_HOSTS,
+    storm: int = STORM_HOSTS,
+    progress: Progress | None = None,
+    *,
+    away: int = AWAY_OBJECTS,
+) -> BusBench:
     """Measures. Raises LabError."""
     say = progress or (lambda _: None)
     with tempfile.TemporaryDirectory(prefix="alcor-bench-bus-") as made:
-        return uvloop.run(_run(Path(made), fanout, storm, say))
+        return uvloop.run(_run(Path(made), fanout, storm, away, say))
 
 
-async def _run(where: Path, fanout: int, storm: int, say: Progress) -> BusBench:
+async def _run(where: Path, fanout: int, storm: int, away: int, say: Progress) -> BusBench:
     bus = EmbeddedBus(EmbeddedOptions(directory=where / "nats", port=_free_port()))
     await bus.start()
     try:
         # No host listens for the fast path here, so no host is worth a dial on it.
         environment = {"ALCOR_SERVER_BUS": bus.url, "ALCOR_SERVER_FAST_CHANNELS": "0"}
+        with serve(where, "away", environment | {"ALCOR_SERVER_ON_DEMAND_ABOVE": "1000000"}) as server:
+            caught = await _away(server, bus, away, say)
         with serve(where, "fanout", environment) as server:
             names = [f"host-{number}" for number in range(fanout)]
             crowd = Crowd(bus.url, names)
@@ -133,7 +144,26 @@ async def _run(where: Path, fanout: int, storm: int, say: Progress) -> BusBench:
             storms = await _storms(server, bus, storm, say)
     finally:
         await bus.stop()
-    return BusBench(fanout=fanned, storms=tuple(storms), dead=dead, goals=_goals(fanned, storms, dead))
+    goals = (*_goals(fanned, storms, dead), away_bench.goal(caught))
+    return BusBench(fanout=fanned, storms=tuple(storms), dead=dead, away=caught, goals=goals)
+
+
+# ---- one host that was away ----
+
+
+async def _away(server: Server, bus: EmbeddedBus, objects: int, say: Progress) -> away_bench.Away:
+    say(f"a host of {objects:,} objects that was away")
+    names = ("host-away", "host-there")
+    crowd = Crowd(bus.url, list(names))
+    await crowd.start()
+    try:
+        network = await _vpc(server, "away")
+        await _hosts(server, names)
+        await _ports(server, [(network, name) for name in names])
+        await _settled(crowd, 1, say)
+        return await away_bench.measure(crowd, names, network, objects, lambda places: _ports(server, places))
+    finally:
+        await crowd.stop()
 
 
 # ---- one change, a thousand hosts ----

@@ -87,6 +87,10 @@ class Host:
         """When it was last told that it holds all it should; 0: not in this session."""
         self.changed_at = 0.0
         """When something was last merged."""
+        self.greeted_at = 0.0
+        """When its session began."""
+        self.taken = 0
+        """Bytes of bundles, in its session."""
         self._cable = _Cable(bus)
         self._end = BusEnd(self._cable, name, (PARTITION,), self)
         self._feeds = Feeds(self._cable, self._news, self._told)
@@ -113,6 +117,11 @@ class Host:
         """Is there again; its controller sees that something was lost."""
         self._cable.cut, self.synced_at = False, 0.0
         self.beat()
+
+    def leave(self) -> None:
+        """Ends its session, as an agent that restarts does."""
+        if self.stream is not None:
+            self.stream.end("it restarts")
 
     def beat(self) -> None:
         """One heartbeat, in its session and out of it."""
@@ -141,7 +150,8 @@ class Host:
 
     def greet(self, stream: Stream) -> None:
         """See agent.server.Intake."""
-        self.stream, self.synced_at = stream, 0.0
+        self.stream, self.synced_at, self.taken, self.greeted_at = stream, 0.0, 0, time.monotonic()
+        self.desired.doubted.pop(PARTITION, None)
         held = self.desired.held(PARTITION)
         hello = Hello(self.name, stream.epoch, held, heartbeat_ms=int(HEARTBEAT_S * 1000))
         stream.send(encode_hello(hello), answers=False)
@@ -149,20 +159,22 @@ class Host:
 
     def bundle(self, stream: Stream, data: bytes) -> None:
         """See agent.server.Intake."""
+        self.taken += len(data)
         head, unchecked = decode_bundle(data)
         updates = decode_scopes(unchecked)
         touched = Touched()
-        self.desired.take(head.partition, head.epoch, updates, synced=head.synced, touched=touched)
+        synced = self.desired.take(head.partition, head.epoch, updates, synced=head.synced, touched=touched)
         self._feeds.offer(head.partition, head.epoch, head.feeds)
         ports = []
         for identifier, (_, named) in touched.mentioned.items():
             goal = self.desired.port(identifier)
             revision = goal.revision if goal is not None else named
             ports.append(PortAck(identifier, revision, goal is None, "", 0))
-        scopes = tuple(self.desired.held_of(ScopeKey(PARTITION, update.scope)) for update in updates)
+        keys = dict.fromkeys(ScopeKey(PARTITION, update.scope) for update in updates)
+        scopes = tuple(Held(key.scope, 0, 0) if key in touched.missed else self.desired.held_of(key) for key in keys)
         stream.send(encode_ack(Ack(sequence=head.sequence, ports=tuple(ports), scopes=scopes)), answers=True)
         self.changed_at = time.monotonic()
-        if head.synced:
+        if synced:
             self.synced_at = self.changed_at
 
     def answers(self, stream: Stream, data: bytes) -> None:

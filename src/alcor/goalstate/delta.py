@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from alcor.goalstate.digest import object_digest
 from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, ScopeUpdate, Tombstone, identity_id
 from alcor.goalstate.snapshot import Groups, endpoint_goal, identity_goal, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import Ip, with_link_local
@@ -198,6 +199,30 @@ def delta(
         vpcs={vpc: update.finish(vpc, commits.revision) for vpc, update in sorted(vpcs.items())},
         bound={pair: change for pair, change in sorted(bound.items()) if change},
         moves=moves,
+    )
+
+
+def digest_shifts(
+    commits: Commits, changed: Mapping[Id, ScopeUpdate], nodes: Mapping[str, Node], wanted: Container[Id]
+) -> dict[Id, int]:
+    """Of the wanted VPCs in `changed` (a Delta's) of which nothing but ports changed: by how much their digests did,
+    before they are taken modulo. `nodes` as for `delta`."""
+    if commits.nodes or commits.deleted_nodes:
+        return {}
+    shifts = {vpc: 0 for vpc, update in changed.items() if vpc in wanted and _only_endpoints(update)}
+    for change in commits.ports.values() if shifts else ():
+        if change.network_id in shifts:
+            for port, sign in ((change.after, 1), (change.before, -1)):
+                goal = endpoint_goal(port, nodes, commits.revision) if port is not None else None
+                if goal is not None:
+                    shifts[change.network_id] += sign * object_digest(Kind.ENDPOINT, goal.id, goal.revision)
+    return shifts
+
+
+def _only_endpoints(update: ScopeUpdate) -> bool:
+    """Both are sorted by kind."""
+    return all(
+        some[0].key.kind is some[-1].key.kind is Kind.ENDPOINT for some in (update.objects, update.tombstones) if some
     )
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from alcor.goalstate.digest import DIGEST_MODULUS, object_digest
 from alcor.goalstate.objects import (
+    HOST_SCOPE,
     EndpointGoal,
     Goal,
     GroupGoal,
@@ -113,8 +114,8 @@ class ScopeState:
 
     def confirm(self, revision: int, digest: int) -> bool:
         """What has that digest is the scope as of `revision`: if that is what is held, what is not held is not there.
-        False: something else is held."""
-        if digest == self.digest and self.complete:
+        False: something else is held. (A VPC's scope is held only if a snapshot came first.)"""
+        if digest == self.digest and (self.complete or self.scope == HOST_SCOPE):
             self.restore(revision=revision, floor=revision, complete=True)
             return True
         return False

@@ -205,4 +205,5 @@ class ScopeUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     previous: int = 0
     """Of a delta: the revision of the scope's last change before it. Who holds less has missed something. 0: unsaid."""
     confirms: int | None = None
-    """Of a delta without objects: who holds what has this digest holds the scope as of `revision`."""
+    """Of a delta that answers a Hello: who has merged it and then holds what has this digest holds the scope as of
+    `revision`. Who holds something else needs the scope whole."""

@@ -8,9 +8,10 @@ are wanted, and reads those at its leisure.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from alcor.goalstate.digest import DIGEST_MODULUS
 from alcor.goalstate.objects import HOST_SCOPE
 from alcor.model.ids import Id
 from alcor.wire.reports import Held
@@ -48,16 +49,27 @@ class Drift:
         """The VPC's last change that was published."""
         return self._published.get(vpc, self._start)
 
-    def publish(self, revision: int, vpcs: Iterable[Id], hosts: Iterable[str]) -> None:
-        """These scopes change with that revision."""
+    def __contains__(self, vpc: object) -> bool:
+        """The VPC's digest is known."""
+        return vpc in self._digests
+
+    def digest(self, vpc: Id) -> int | None:
+        """Of the VPC as of its last published change; None: not known."""
+        known = self._digests.get(vpc)
+        return known.digest if known is not None else None
+
+    def publish(self, revision: int, vpcs: Iterable[Id], hosts: Iterable[str], shifts: Mapping[Id, int]) -> None:
+        """These scopes change with that revision; `shifts`: by how much the digests of some do."""
         for vpc in vpcs:
             self._published[vpc] = revision
-            self._digests.pop(vpc, None)
+            known = self._digests.pop(vpc, None)
+            if known is not None and vpc in shifts:
+                self._digests[vpc] = Known(revision, (known.digest + shifts[vpc]) % DIGEST_MODULUS)
         for host in hosts:
             self._published_hosts[host] = revision
 
     def learn(self, vpc: Id, digest: int) -> None:
-        """The VPC's digest, read after its last published change."""
+        """The VPC's digest as of its last published change, and of nothing newer."""
         self.wanted.pop(vpc, None)
         self._digests[vpc] = Known(self.published(vpc), digest)
         self._digests.move_to_end(vpc)

@@ -16,18 +16,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
 
 import msgspec
 
-from alcor.goalstate.delta import Commits, Delta, delta
+from alcor.goalstate.delta import Commits, Delta, delta, digest_shifts
 from alcor.goalstate.digest import digest
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
 from alcor.goalstate.snapshot import host_snapshot, port_goal, vpc_snapshot
 from alcor.loops.answer import Answers
+from alcor.loops.catchup import CatchUp
 from alcor.loops.drift import Drift
 from alcor.loops.scopes import VpcScopes
 from alcor.loops.views import Views
@@ -46,6 +47,8 @@ ROUND_GREETINGS = 64
 """Hosts that are compared before commits are looked at again: after a restart of the controller thousands greet."""
 AUDIT_S = 0.2
 """Between reading two VPCs only to know their digests."""
+LATER_COMMITS = 64
+"""Committed and not yet published, while a VPC was read: so many are looked at for what left it."""
 SMALL_WORK = 16
 """Hosts whose own ports change in one round: so many are worth the fast path."""
 REPORT_REFUSAL_AFTER = 2
@@ -66,6 +69,7 @@ class Publisher:
         self._views = Views(store)
         self._answers = Answers(store, self._views)
         self._scopes = VpcScopes()
+        self._catch_up = CatchUp(store, self._views)
         self._commits: deque[tuple[int, Changes]] = deque()
         self._greetings: deque[tuple[Session, Hello]] = deque()
         self._owed: dict[str, set[Id]] = {}
@@ -206,7 +210,9 @@ class Publisher:
             self._scopes.drop(vpc)
             started += [(host, vpc) for host in views.subscriptions.hosts(vpc) if (host, vpc) not in started]
         outbox, news = self._encode(path, changed, frozenset(started))
-        self._drift.publish(commits.revision, changed.vpcs, changed.hosts)
+        shifts = digest_shifts(commits, changed.vpcs, views.nodes, self._drift)
+        self._drift.publish(commits.revision, {*changed.vpcs, *crossed}, changed.hosts, shifts)
+        self._catch_up.publish(changed, crossed, commits.deleted_networks, commits.revision)
         for host, vpc in started:
             if path.listening(host):
                 outbox.setdefault(host, []).extend(await self._vpc_parcels(vpc))
@@ -281,30 +287,43 @@ class Publisher:
             self._report_unsettled(host, rows, future)
             path.reset(session, future)
             return
-        parcels: list[Parcel] = []
-        truth = host_snapshot(self._views.revision, rows)
-        if _digest(held, HOST_SCOPE) != digest(truth.objects):
-            parcels.append(_parcel(truth))
-        elif unsettled := [row for row in rows if not _settled(row)]:
-            # It holds them already: naming them makes it say how they are.
-            objects = tuple(sorted((port_goal(row) for row in unsettled), key=lambda goal: goal.id))
-            again = ScopeUpdate(scope=HOST_SCOPE, revision=self._views.revision, snapshot=False, objects=objects)
-            parcels.append(_parcel(again))
+        parcels = self._host_answer(host, held.get(HOST_SCOPE), rows)
         for vpc in self._views.subscriptions.vpcs(host):
-            scope = await self._vpc_parcels(vpc, fresh=vpc in held)
-            if vpc not in held or held[vpc].digest != self._scopes.digest(vpc):
-                parcels += scope
-            elif held[vpc].revision < self._drift.published(vpc):
-                # It lacks nothing, but would think so when the next delta says what it follows.
-                confirmed = held[vpc].digest
-                parcels.append(
-                    _parcel(
-                        ScopeUpdate(
-                            scope=vpc, revision=self._views.revision, snapshot=False, objects=(), confirms=confirmed
-                        )
-                    )
-                )
+            parcels += await self._vpc_answer(vpc, held.get(vpc))
         path.begin(session, parcels)
+
+    def _host_answer(self, host: str, held: Held | None, rows: Sequence[Port]) -> list[Parcel]:
+        """What the host lacks of its own scope, and the ports that it has not answered for."""
+        truth = host_snapshot(self._views.revision, rows)
+        known = digest(truth.objects)
+        unsettled = [row for row in rows if not _settled(row)]
+        if known != (held.digest if held is not None else 0):
+            since = self._catch_up.host(host, held.revision, rows, unsettled, known) if held is not None else None
+            return [since or _parcel(truth)]
+        if not unsettled:
+            return []
+        # It holds them already: naming them makes it say how they are.
+        objects = tuple(sorted((port_goal(row) for row in unsettled), key=lambda goal: goal.id))
+        again = ScopeUpdate(scope=HOST_SCOPE, revision=self._views.revision, snapshot=False, objects=objects)
+        return [_parcel(again)]
+
+    async def _vpc_answer(self, vpc: Id, held: Held | None) -> list[Parcel]:
+        """What the host lacks of the VPC's scope."""
+        if held is None:
+            return await self._vpc_parcels(vpc)
+        if vpc not in self._drift:
+            await self._vpc_parcels(vpc, fresh=True)
+        exact = self._drift.digest(vpc)
+        if held.digest != (self._scopes.digest(vpc) if exact is None else exact):
+            since = await self._catch_up.vpc(vpc, held.revision, exact) if exact is not None else None
+            return [since] if since is not None else await self._vpc_parcels(vpc)
+        if held.revision < self._drift.published(vpc):
+            # It lacks nothing, but would think so when the next delta says what it follows.
+            confirmed = ScopeUpdate(
+                scope=vpc, revision=self._views.revision, snapshot=False, objects=(), confirms=held.digest
+            )
+            return [_parcel(confirmed)]
+        return []
 
     def _from_the_future(self, held: Iterable[Held]) -> str:
         """Why a host cannot be brought into sync: it has seen commits that this store never made. Empty: it can."""
@@ -343,18 +362,27 @@ class Publisher:
         network = self._views.networks.get(vpc)
         if network is None:
             return []
-        parcel, truth = await asyncio.to_thread(self._read_vpc, network)
+        parcel, truth, exact = await asyncio.to_thread(self._read_vpc, network)
         self._scopes.put(parcel, truth)
-        self._drift.learn(vpc, truth)
+        if exact:
+            self._drift.learn(vpc, truth)
         return [parcel]
 
-    def _read_vpc(self, network: Network) -> tuple[Parcel, int]:
-        """On a thread, while the loop's task waits: the views do not change under it."""
+    def _read_vpc(self, network: Network) -> tuple[Parcel, int, bool]:
+        """On a thread, while the loop's task waits: the views do not change under it. The scope, its digest, and
+        whether that is of the last published commit, or of rows some of which are newer."""
         views = self._views
         rows = () if network.on_demand else self._store.ports_of_network(network.id)
         subnets = views.subnets.get(network.id, {}).values()
         snapshot = vpc_snapshot(views.revision, network, subnets, rows, views.nodes, views.groups)
-        return _parcel(snapshot), digest(snapshot.objects)
+        later = self._store.changes_since(views.revision, LATER_COMMITS)
+        exact = (
+            all(row.revision <= views.revision for row in rows)
+            and later is not None
+            and len(later) < LATER_COMMITS
+            and not any(one.network_id == network.id for record in later for one in record.departures)
+        )
+        return _parcel(snapshot), digest(snapshot.objects), exact
 
 
 def _nobody(reports: Iterable[PortReport]) -> None:
@@ -381,11 +409,6 @@ def _hurried(changes: Changes) -> Iterable[str]:
 
 def _parcel(update: ScopeUpdate) -> Parcel:
     return Parcel(update.scope, encode_part(update), update.snapshot)
-
-
-def _digest(held: Mapping[Id, Held], scope: Id) -> int:
-    state = held.get(scope)
-    return state.digest if state is not None else 0
 
 
 def _settled(port: Port) -> bool:

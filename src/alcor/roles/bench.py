@@ -69,12 +69,13 @@ def fastpath(
 def bus(
     hosts: Annotated[int, typer.Option(min=100, max=10_000, help="Hosts that share one VPC.")] = 1000,
     storm: Annotated[int, typer.Option(min=100, max=50_000, help="Hosts that come back at once.")] = 10_000,
+    away: Annotated[int, typer.Option(min=10, max=100_000, help="Objects of the host that was away.")] = 10_000,
     out: Out = None,
 ) -> None:
-    """The normal path: one change to a thousand hosts, ten thousand that come back at once, dead hosts among living."""
+    """The normal path: one change to a thousand hosts, ten thousand at once, dead among living, one that was away."""
     from alcor.bench.bus import run
 
-    _measure("bus", out, lambda say: run(hosts, storm, say))
+    _measure("bus", out, lambda say: run(hosts, storm, say, away=away))
 
 
 @app.command()

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.goalstate.digest import digest
 from alcor.goalstate.merge import ScopeState
@@ -35,6 +37,8 @@ OBJECTS = (Id(b"a" * 16), Id(b"b" * 16))
 FIRST = 1
 """Revision of the empty VPC."""
 MAX_SESSION, MAX_NEWS, MAX_REPEATS = 3, 2, 1
+LOG = 2
+"""Commits that the change log reaches back."""
 
 
 class Rules(NamedTuple):
@@ -54,6 +58,10 @@ class Rules(NamedTuple):
     """Deltas may come in the session."""
     bus: bool = True
     """Deltas may come by the bus."""
+    log: bool = True
+    """A host that missed no more than the log holds is sent that, with the digest which must come of it."""
+    prove: bool = True
+    """It looks at that digest; else it believes that it holds what the controller thinks."""
     compare: bool = True
     """A Hello is compared by digest; else the controller believes that the host holds what it once sent."""
 
@@ -68,7 +76,9 @@ class Message(NamedTuple):
     chained: bool = False
     """It says what it follows."""
     confirms: bool = False
-    """It only says that what has the digest of the rows at `upto` is the scope as of `revision`."""
+    """It says that what has the digest of the rows at `upto`, once it is merged, is the scope as of `revision`."""
+    log: bool = False
+    """It is what changed after `since`; else, if it confirms, nothing."""
 
 
 Row = tuple[int, int]
@@ -163,8 +173,8 @@ def _goal(row: Row) -> Goal:
 @cache
 def _update(commits: tuple[int, ...], message: Message) -> ScopeUpdate:
     rows = dict(_rows(commits, message.upto))
-    if message.confirms:
-        known = digest([_goal(row) for row in sorted(rows.items())])
+    known = digest([_goal(row) for row in sorted(rows.items())]) if message.confirms else None
+    if message.confirms and not message.log:
         return ScopeUpdate(scope=VPC, revision=message.revision, snapshot=False, objects=(), confirms=known)
     if message.snapshot:
         objects = tuple(_goal(row) for row in sorted(rows.items()))
@@ -179,6 +189,7 @@ def _update(commits: tuple[int, ...], message: Message) -> ScopeUpdate:
             Tombstone(Kind.ENDPOINT, OBJECTS[item], message.revision) for item in sorted(changed) if item not in rows
         ),
         previous=message.since if message.chained else 0,
+        confirms=known,
     )
 
 
@@ -186,7 +197,7 @@ def _update(commits: tuple[int, ...], message: Message) -> ScopeUpdate:
 
 
 @cache
-def _take(held: Held, update: ScopeUpdate, gaps: bool, newest_wins: bool) -> tuple[Held, bool]:
+def _take(held: Held, update: ScopeUpdate, rules: Rules) -> tuple[Held, bool]:
     """What the host holds after the update, and whether it says that it misses something."""
     desired = Desired()
     if held.complete or held.rows:
@@ -195,22 +206,20 @@ def _take(held: Held, update: ScopeUpdate, gaps: bool, newest_wins: bool) -> tup
         state.digest = digest(state.endpoints.values())
         state._tombstones = {(Kind.ENDPOINT, OBJECTS[item]): revision for item, revision in held.tombstones}
         state.restore(revision=held.revision, floor=held.floor, complete=held.complete)
-        if not newest_wins:
+        if not rules.newest_wins:
             _forget_order(state, update)
-    if not gaps:
-        update = ScopeUpdate(
-            scope=VPC,
-            revision=update.revision,
-            snapshot=update.snapshot,
-            objects=update.objects,
-            tombstones=update.tombstones,
-            confirms=update.confirms,
-        )
+    if not rules.gaps:
+        update = replace(update, previous=0)
+    believed = not rules.prove and update.confirms is not None
+    if believed:
+        update = replace(update, confirms=None)
     touched = Touched()
     desired.take(1, 1, [update], synced=False, touched=touched)
     after = desired.scopes.get(KEY)
     if after is None:
         return held, True
+    if believed:
+        after.restore(revision=update.revision, floor=update.revision, complete=after.complete)
     return (
         Held(
             after.revision,
@@ -284,7 +293,7 @@ def _arrivals(state: State, rules: Rules) -> Iterator[tuple[str, State]]:
 
 
 def _arrive(state: State, message: Message, rules: Rules) -> State:
-    held, misses = _take(state.held, _update(state.commits, message), rules.gaps, rules.newest_wins)
+    held, misses = _take(state.held, _update(state.commits, message), rules)
     if not held.complete:
         held = state.held  # a delta of a scope that is not held
     state = state._replace(held=held)
@@ -305,7 +314,15 @@ def _hello(state: State, rules: Rules) -> Iterator[tuple[str, State]]:
     state = state._replace(session=())
     truth = _rows(state.commits, _newest(state))
     known = state.held.complete and state.held.rows == truth if rules.compare else state.sent
-    if not known:
+    if (
+        not known
+        and rules.log
+        and state.held.complete
+        and _newest(state) == state.published <= state.held.revision + LOG
+    ):
+        missed = Message(False, state.published, state.published, since=state.held.revision, confirms=True, log=True)
+        yield "hello, missed little", state._replace(session=(missed,))
+    elif not known:
         yield "hello, differs", _owe(state, rules)
     elif state.held.revision < state.published:
         upto = _newest(state) if rules.confirm else state.published

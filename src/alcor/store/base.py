@@ -128,6 +128,10 @@ class ChangeRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
     identities: tuple[tuple[Id, int], ...] = ()
     """New ones: (network, number)."""
     deleted_identities: tuple[tuple[Id, int], ...] = ()
+    port_networks: tuple[tuple[Id, int], ...] = ()
+    """The networks of `ports`, run by run: (network, how many in a row). Records of older versions have none."""
+    subnet_networks: tuple[Id, ...] = ()
+    """The networks of `deleted_subnets`, one each. Records of older versions have none."""
 
 
 class Store(Protocol):

@@ -5,6 +5,11 @@ Called by sqlite and memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain, groupby
+
+from alcor.model.ids import Id
+from alcor.model.nouns import Port
 from alcor.store.base import ChangeRecord, Changes, Departure
 
 
@@ -16,12 +21,13 @@ def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
         for before, after in changes.changed_ports
         if before.host and before.host != after.host
     ]
+    changed = [after for _, after in changes.changed_ports]
     record = ChangeRecord(
         revision=revision,
         networks=tuple(network.id for network in changes.networks),
         subnets=tuple(subnet.id for subnet in changes.subnets),
         nodes=tuple(node.id for node in changes.nodes),
-        ports=tuple([after.id for _, after in changes.changed_ports] + [port.id for port in changes.new_ports]),
+        ports=tuple([port.id for port in changed] + [port.id for port in changes.new_ports]),
         deleted_networks=tuple(network.id for network in changes.deleted_networks),
         deleted_subnets=tuple(subnet.id for subnet in changes.deleted_subnets),
         deleted_nodes=tuple(node.id for node in changes.deleted_nodes),
@@ -30,5 +36,12 @@ def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
         deleted_security_groups=tuple(group.id for group in changes.deleted_security_groups),
         identities=tuple((one.network_id, one.number) for one in changes.identities),
         deleted_identities=tuple((one.network_id, one.number) for one in changes.deleted_identities),
+        port_networks=_runs(chain(changed, changes.new_ports)),
+        subnet_networks=tuple(subnet.network_id for subnet in changes.deleted_subnets),
     )
     return record if record != ChangeRecord(revision) else None
+
+
+def _runs(ports: Iterable[Port]) -> tuple[tuple[Id, int], ...]:
+    """Their networks, run by run: a request's ports are in few."""
+    return tuple([(network, sum(1 for _ in run)) for network, run in groupby(port.network_id for port in ports)])
