@@ -21,6 +21,7 @@ from alcor.bus.nats import NatsBus, NatsOptions
 from alcor.kit import pki
 from alcor.kit.backoff import Backoff
 from alcor.loops.commit import Committer
+from alcor.loops.health import HealthMonitor
 from alcor.loops.publish import Publisher
 from alcor.loops.status import StatusLoop
 from alcor.model.addresses import parse_ip, parse_prefix
@@ -63,6 +64,7 @@ class Host:
         self.port = 0
         self.address = "127.0.0.1"
         self.bus_url = ""
+        self.heartbeat_s = 10.0
         self.bus: NatsBus | None = None
         self.agent: Agent | None = None
         self.driver: DictionaryDriver | None = None
@@ -77,7 +79,7 @@ class Host:
             port=self.port,
             tls_dir=self.directory / "tls",
             retry=QUICK,
-            heartbeat_s=0.1 if self.bus_url else 10.0,
+            heartbeat_s=0.1 if self.bus_url else self.heartbeat_s,
             relay=RelayLimits(ports=frozenset(range(1, 1 << 16)), loopback=True),
         )
         self.driver = DictionaryDriver(self.tables)
@@ -144,6 +146,7 @@ class Region:
         """Starts a controller over the store."""
         loop = asyncio.get_running_loop()
         publisher = Publisher(self.store)
+        self.monitor = HealthMonitor(publisher, lambda: int(loop.time() * 1000), loop.time)
 
         def committed(revision: int, changes: Changes) -> None:
             publisher.committed(revision, changes)
@@ -165,11 +168,12 @@ class Region:
             partition=1,
             epoch=self.committer.epoch,
             dialers=dialers,
-            events=publisher,
+            events=self.monitor,
             roll=random.random,
             limits=limits or DeliveryLimits(ladder=LadderLimits(backoff=QUICK)),
             bus=self.bus,
         )
+        self.monitor.probes = self.path.probing
         dialers[PathName.RESCUE] = RescueDialer(dialer=fast, healthy=self.path.healthy, roll=random.random)
         if self.bus is not None:
             normal = NormalDialer(
@@ -182,6 +186,7 @@ class Region:
             asyncio.create_task(publisher.run(self.path, status.add)),
             asyncio.create_task(status.run()),
             asyncio.create_task(self.path.run()),
+            asyncio.create_task(self.monitor.run()),
         ]
 
     async def stop(self) -> None:

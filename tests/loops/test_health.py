@@ -3,11 +3,12 @@
 import pytest
 from tests.paths.wires import Recorder
 
-from alcor.loops.health import MAX_EVENTS, HealthMonitor
+from alcor.loops.health import MAX_EVENTS, POKE_S, HealthMonitor
 from alcor.loops.metrics import Metrics
 from alcor.model.ids import Id
 from alcor.paths.base import PathName, Session
-from alcor.services.health import Reach
+from alcor.services.health import Peers, Reach
+from alcor.wire.probes import Seen, Sighting
 from alcor.wire.reports import Ack, Heartbeat, Hello, PortAck
 
 INTERVAL_MS = 1000
@@ -134,6 +135,7 @@ def test_the_page_for_prometheus(watch: Watch) -> None:
         failing=lambda: {"x": 2},
         states=watch.monitor.states,
         revision=lambda: 42,
+        seen=watch.monitor.seen,
         refused=lambda: {"malformed": 7},
     )
     page = watch.metrics.render().decode()
@@ -143,8 +145,129 @@ def test_the_page_for_prometheus(watch: Watch) -> None:
         'alcor_port_wiring_seconds_bucket{le="0.002",path="rescue"} 2.0',
         'alcor_sessions{path="rescue"} 1.0',
         'alcor_hosts{state="up"} 1.0',
+        'alcor_hosts_by_peers{seen="no word"} 1.0',
         'alcor_bus_refused{reason="malformed"} 7.0',
         "alcor_hosts_failing 1.0",
         "alcor_revision 42.0",
     ):
         assert line in page
+
+
+# ---- what peers say ----
+
+
+class Probes:
+    """Everybody watches everybody, but a stranger nobody. Fills loops.health.Probes."""
+
+    def __init__(self) -> None:
+        self.poked: list[str] = []
+
+    def watches(self, watcher: str, host: str) -> bool:
+        return watcher != "stranger"
+
+    def poke(self, host: str) -> bool:
+        self.poked.append(host)
+        return True
+
+
+class Probed(Watch):
+    """Host h and those that probe it, all up."""
+
+    def __init__(self, *watchers: str) -> None:
+        super().__init__()
+        self.probes = self.monitor.probes = Probes()
+        for name in ("h", *watchers):
+            self.greet(name)
+        self.say(Seen.REACHED, *watchers)
+
+    def say(self, seen: Seen | None, *watchers: str) -> None:
+        """How these see h; None: they have no word."""
+        for watcher in watchers:
+            sightings = (Sighting("h", seen),) if seen else ()
+            self.monitor.heard(watcher, PathName.FAST, Heartbeat(watcher, 1, INTERVAL_MS, (), False, sightings))
+
+    @property
+    def state(self) -> Reach:
+        return self.monitor.health("h").state
+
+    @property
+    def peers(self) -> Peers:
+        return self.monitor.health("h").peers
+
+
+def test_a_host_that_no_peer_reaches_is_asked_and_is_down_if_it_does_not_answer() -> None:
+    """Long before a heartbeat is missed; each step is told."""
+    watch = Probed("a", "b")
+    watch.say(Seen.SILENT, "a")
+    assert (watch.state, watch.probes.poked) == (Reach.UP, [])
+    watch.say(Seen.SILENT, "b")
+    assert (watch.state, watch.probes.poked) == (Reach.SUSPECT, ["h"])
+    assert watch.wait(POKE_S - 0.01) is Reach.SUSPECT
+    assert watch.wait(0.02) is Reach.DOWN
+    assert watch.events() == [("up", "suspect"), ("suspect", "down")]
+    assert watch.monitor.seen() == {"silent": 1, "no word": 2}
+
+
+def test_a_host_that_answers_is_up_whatever_its_peers_say() -> None:
+    """Its underlay is cut, or they lie; that is shown, and asked once."""
+    watch = Probed("a", "b")
+    watch.say(Seen.SILENT, "a", "b")
+    watch.now += 0.1
+    watch.beat()
+    assert watch.wait(POKE_S) is Reach.UP
+    watch.say(Seen.SILENT, "a", "b")
+    assert watch.wait(0.3) is Reach.UP
+    assert (watch.peers, watch.probes.poked) == (Peers(silent=2), ["h"])
+
+
+def test_a_host_that_only_its_peers_reach_is_not_down() -> None:
+    """Its management network is cut: suspect for as long as a peer that is up reaches it."""
+    watch = Probed("a", "b")
+    for _ in range(10):
+        watch.say(Seen.REACHED, "a")
+        watch.say(Seen.SILENT, "b")
+        watch.wait(0.9)
+    assert watch.state is Reach.SUSPECT
+    assert watch.events() == [("up", "suspect")]
+    watch.say(Seen.SILENT, "a")
+    assert watch.state is Reach.DOWN  # silent for long, and now nobody reaches it
+    watch.say(Seen.REACHED, "b")
+    assert watch.state is Reach.SUSPECT
+    assert watch.wait(0.5) is Reach.SUSPECT
+
+
+def test_a_machine_without_an_agent_is_suspect_at_once() -> None:
+    """Its standby may take over: down is what stays silent."""
+    watch = Probed("a", "b")
+    watch.say(Seen.REFUSED, "a", "b")
+    assert (watch.state, watch.peers) == (Reach.SUSPECT, Peers(refused=2))
+    assert watch.wait(1.0) is Reach.SUSPECT
+    watch.say(Seen.REFUSED, "a", "b")
+    assert watch.wait(2.1) is Reach.DOWN
+
+
+def test_only_the_word_of_hosts_that_are_up_counts() -> None:
+    """Who is down itself may have said so long ago; who was not told to probe it says nothing."""
+    watch = Probed("a", "b")
+    watch.greet("stranger")
+    watch.say(Seen.SILENT, "stranger")
+    assert watch.peers == Peers(reached=2)
+    watch.say(Seen.SILENT, "b")
+    for _ in range(4):
+        watch.now += 0.9
+        watch.beat()
+        watch.say(Seen.SILENT, "b")
+        watch.monitor.look()
+    assert watch.monitor.health("a").state is Reach.DOWN
+    assert (watch.peers, watch.probes.poked) == (Peers(silent=1), ["h"])
+    watch.say(None, "b")
+    assert watch.peers == Peers()
+
+
+def test_words_are_forgotten_with_their_hosts() -> None:
+    """Nodes that were removed leave nothing."""
+    watch = Probed("a", "b")
+    for name in ("a", "h", "b"):
+        watch.monitor.forget(name)
+    assert (watch.monitor._told, watch.monitor._words, watch.monitor.seen()) == ({}, {}, {})
+    assert watch.wait(10) is Reach.DOWN

@@ -15,7 +15,7 @@ from alcor.bus.base import Bus, Subscription, down_subject, up_subject
 from alcor.wire.codec import MAX_MESSAGE_BYTES
 from alcor.wire.fields import WireError
 from alcor.wire.frames import BusMessage, End, Hail, Piece, decode_bus_message, encode_bus_message
-from alcor.wire.lookups import has_answers
+from alcor.wire.lookups import is_aside
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class BusEnd:
             self._leave(session, f"a bundle of more than {MAX_MESSAGE_BYTES} bytes")
         elif not piece.more:
             bundle, session.pieces, session.size = b"".join(session.pieces), [], 0
-            if has_answers(bundle):
+            if is_aside(bundle):
                 self._intake.answers(session.stream, bundle)
                 return
             if session.stream.full:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from alcor.agent.bus import BusEnd
 from alcor.agent.config import AgentConfig
 from alcor.agent.feeds import FeedKey, Feeds
+from alcor.agent.probe import Prober, UdpProbes
 from alcor.agent.reconcile import AgentStatus, News, Received, Reconciler, Refused
 from alcor.agent.relay import Relay
 from alcor.agent.resolver import Resolver
@@ -31,6 +32,7 @@ from alcor.dataplane.base import Driver, EndpointKey, PortCounters
 from alcor.model.ids import Id
 from alcor.paths.link import AGENT, load_credentials
 from alcor.wire.fields import WireError
+from alcor.wire.probes import decode_peers, has_peers
 from alcor.wire.reports import (
     MAX_HEARTBEAT_SCOPES,
     Ack,
@@ -112,6 +114,7 @@ class Agent:
         self._config = config
         self._driver = driver
         self._resolver = Resolver(config.host, driver.misses, clock, self._say)
+        self._prober = Prober(self._tell_sightings, clock, roll)
         self._reconciler = Reconciler(config, driver, clock, roll, self._serve)
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}
@@ -147,8 +150,10 @@ class Agent:
         server = AgentServer(f"{host}:{config.port}", credentials, self, Relay(config.relay))
         worker = threading.Thread(target=self._run_worker, args=(failure,), name="alcor-agent", daemon=True)
         worker.start()
+        probes: UdpProbes | None = None
         try:
             self.port = await server.start()
+            probes = self._prober.pinger = UdpProbes(self._prober, config.listen, self.port)
             _log.info("agent of host %s listens at %s:%d", config.host, host, self.port)
             self._started.set()
             await self._speak(failure)
@@ -156,6 +161,8 @@ class Agent:
             if self._bus_end is not None:
                 await self._bus_end.stop()
             await server.stop()
+            if probes is not None:  # last: who is not answered any more has no session either
+                probes.close()
             self._work.put(None)
             await asyncio.to_thread(worker.join)
 
@@ -164,6 +171,7 @@ class Agent:
         tasks = [
             asyncio.create_task(self._beat(), name="heartbeats"),
             asyncio.create_task(self._resolve(), name="resolver"),
+            asyncio.create_task(self._prober.run(), name="prober"),
         ]
         if self._bus is not None and self._bus_end is not None and self._feeds is not None:
             await self._bus_end.start()
@@ -201,9 +209,20 @@ class Agent:
         if self._live.get(stream.partition) is not stream:
             return  # of a session that is over, or not yet begun
         try:
-            self._resolver.answers(stream.partition, data)
+            if has_peers(data):
+                self._take_peers(stream, data)
+            else:
+                self._resolver.answers(stream.partition, data)
         except WireError as error:
             stream.end(str(error))
+
+    def _take_peers(self, stream: Stream, data: bytes) -> None:
+        """Probes these from now on, and says that it is there. Raises WireError."""
+        peers = decode_peers(data)
+        if peers.host != self._config.host or peers.partition != stream.partition:
+            raise WireError(f"bundle.peers: for host '{peers.host}' and partition {peers.partition}")
+        self._prober.serve(peers)
+        self._tell_sightings()
 
     @property
     def stuck(self) -> bool:
@@ -216,6 +235,7 @@ class Agent:
         if self._live.get(stream.partition) is stream:
             del self._live[stream.partition]
             self._resolver.gone(stream.partition)
+            self._prober.gone(stream.partition)
 
     def _deliver(self, reports: list[_Report]) -> None:
         for report in reports:
@@ -272,16 +292,27 @@ class Agent:
             if len(held) > MAX_HEARTBEAT_SCOPES:
                 start = self._turn % len(held)
                 held = (held[start:] + held[:start])[:MAX_HEARTBEAT_SCOPES]
-            config, stream = self._config, self._live.get(partition)
-            epoch = stream.epoch if stream is not None else 0
-            report = encode_heartbeat(
-                Heartbeat(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby)
-            )
-            if stream is not None:
-                stream.send(report, answers=False)
-            if self._bus_end is not None:
-                self._bus_end.beat(partition, report)
+            self._say_there(partition, held)
         self._turn += MAX_HEARTBEAT_SCOPES
+
+    def _tell_sightings(self) -> None:
+        """How peers are seen, between two heartbeats. Nothing of scopes: what is held was not asked for now."""
+        if not self.stuck:
+            for partition in sorted(self._live):
+                self._say_there(partition, ())
+
+    def _say_there(self, partition: int, held: tuple[Held, ...]) -> None:
+        """On every path that is open."""
+        config, stream = self._config, self._live.get(partition)
+        epoch = stream.epoch if stream is not None else 0
+        seen = self._prober.sightings(partition)
+        report = encode_heartbeat(
+            Heartbeat(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby, seen)
+        )
+        if stream is not None:
+            stream.send(report, answers=False)
+        if self._bus_end is not None:
+            self._bus_end.beat(partition, report)
 
     def _tell_feeding(self, partition: int) -> None:
         stream = self._live.get(partition)

@@ -17,7 +17,7 @@ import grpc.aio
 from alcor.agent.relay import Relay
 from alcor.paths.link import CONTROLLER, EPOCH_HEADER, PARTITION_HEADER, SERVER_OPTIONS, Credentials, roles_of
 from alcor.wire.codec import METHOD, RELAY, SERVICE
-from alcor.wire.lookups import has_answers
+from alcor.wire.lookups import is_aside
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Intake(Protocol):
         ...
 
     def answers(self, stream: Stream, data: bytes) -> None:
-        """A bundle of answers came (wire.lookups): it is not acknowledged."""
+        """A bundle of answers or peers came (wire.lookups, wire.probes): it is not acknowledged."""
         ...
 
     def gone(self, stream: Stream) -> None:
@@ -150,7 +150,7 @@ class AgentServer:
             if not isinstance(data, bytes):  # grpc.aio.EOF
                 stream.end("the controller closed the stream")
                 return
-            if has_answers(data):
+            if is_aside(data):
                 self._intake.answers(stream, data)
                 continue
             stream.taken()

@@ -7,7 +7,7 @@ from typing import cast
 import msgspec
 from msgspec import UNSET
 
-from alcor.api.bodies import AgentConfigurations, AgentUpdate, AgentView, HealthEventView, UpdateReader
+from alcor.api.bodies import AgentConfigurations, AgentPeers, AgentUpdate, AgentView, HealthEventView, UpdateReader
 from alcor.api.context import Context
 from alcor.api.convert import member, time_text
 from alcor.api.errors import Reply
@@ -103,5 +103,8 @@ class Agents:
                 standby=health.standby,
                 heartbeat_s=health.interval_s,
                 since=time_text(health.since) if health.since else None,
+                peers=AgentPeers(
+                    reached=health.peers.reached, refused=health.peers.refused, silent=health.peers.silent
+                ),
             ),
         )

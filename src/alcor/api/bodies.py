@@ -335,6 +335,14 @@ class AgentUpdate(Input, kw_only=True):
     admin_state_up: bool | UnsetType = UNSET
 
 
+class AgentPeers(msgspec.Struct, kw_only=True):
+    """How many of the hosts that probe it reach it, find its machine but no agent, or hear nothing."""
+
+    reached: int
+    refused: int
+    silent: int
+
+
 class AgentConfigurations(msgspec.Struct, kw_only=True):
     """How a host is: its state and since when, who speaks for it, by which path it was last heard, how often it is."""
 
@@ -344,6 +352,7 @@ class AgentConfigurations(msgspec.Struct, kw_only=True):
     attempts: int
     standby: bool
     heartbeat_s: float
+    peers: AgentPeers
 
 
 class AgentView(View, kw_only=True):

@@ -42,12 +42,13 @@ class Metrics:
         paths: Callable[[], Mapping[str, PathName]],
         failing: Callable[[], Mapping[str, int]],
         states: Callable[[], Tally[Reach]],
+        seen: Callable[[], Tally[str]],
         revision: Callable[[], int],
         refused: Callable[[], Mapping[str, int]],
     ) -> None:
-        """What is read at every scrape: sessions, hosts not in sync, hosts by state, the newest commit, bus messages
-        refused by reason."""
-        self._registry.register(_Reader(paths, failing, states, revision, refused))
+        """What is read at every scrape: sessions, hosts not in sync, hosts by state and as their peers see them, the
+        newest commit, bus messages refused by reason."""
+        self._registry.register(_Reader(paths, failing, states, seen, revision, refused))
 
     def acknowledged(self, session: Session, ack: Ack) -> None:
         """See loops.health.Hearing."""
@@ -75,12 +76,14 @@ class _Reader(Collector):
         paths: Callable[[], Mapping[str, PathName]],
         failing: Callable[[], Mapping[str, int]],
         states: Callable[[], Tally[Reach]],
+        seen: Callable[[], Tally[str]],
         revision: Callable[[], int],
         refused: Callable[[], Mapping[str, int]],
     ) -> None:
         self._paths = paths
         self._failing = failing
         self._states = states
+        self._seen = seen
         self._revision = revision
         self._refused = refused
 
@@ -97,8 +100,12 @@ class _Reader(Collector):
         refused = GaugeMetricFamily("alcor_bus_refused", "Bus messages refused, by reason.", labels=("reason",))
         for reason, count in sorted(self._refused().items()):
             refused.add_metric((reason,), count)
+        by_peers = GaugeMetricFamily("alcor_hosts_by_peers", "Hosts, as their peers see them.", labels=("seen",))
+        for word, count in sorted(self._seen().items()):
+            by_peers.add_metric((word,), count)
         yield sessions
         yield hosts
+        yield by_peers
         yield refused
         yield GaugeMetricFamily("alcor_hosts_failing", "Hosts not in sync.", value=len(self._failing()))
         yield GaugeMetricFamily("alcor_revision", "The newest commit.", value=self._revision())

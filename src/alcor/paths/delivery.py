@@ -24,6 +24,7 @@ from alcor.paths import ladder
 from alcor.paths.base import Dialer, Events, LineEnded, Parcel, PathName, Session
 from alcor.paths.ladder import Event, LadderLimits, Outcome
 from alcor.paths.news import News
+from alcor.paths.probing import Probing
 from alcor.paths.sender import TooLarge
 from alcor.paths.session import Conversation, Ending, SessionEnded, SessionLimits, Terms
 from alcor.paths.turns import Turns
@@ -53,6 +54,8 @@ class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Dials at a time that still wait for their Hello, each counted for at most `dial_turn_s`; as many again of hosts
     that failed before."""
     dial_turn_s: float = 1.0
+    probe_s: float = 0.0
+    """Between two probes of a host by each of its peers; 0: hosts do not probe each other."""
     fast_channels: int = 4096
     """Hosts on the fast path at a time, if the others can be on the normal path; 40 KB of memory each."""
 
@@ -91,6 +94,7 @@ class Delivery:
         self.hopeful = Turns(self.limits.dials, self.limits.dial_turn_s)
         self.doubtful = Turns(self.limits.dials, self.limits.dial_turn_s)
         self.group: asyncio.TaskGroup | None = None
+        self.probing = Probing(partition, epoch, self.limits.probe_s, self._tell)
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
         self._fast: OrderedDict[str, _Host] = OrderedDict()
@@ -111,6 +115,7 @@ class Delivery:
 
     def connect(self, node: Node) -> None:
         """See base.Path."""
+        self.probing.connect(node)
         host = self._hosts.get(node.name)
         if host is not None:
             if _place(host.node) == _place(node):
@@ -123,6 +128,7 @@ class Delivery:
 
     def disconnect(self, host: str) -> None:
         """See base.Path."""
+        self.probing.disconnect(host)
         known = self._hosts.pop(host, None)
         if known is not None:
             known.stop()
@@ -163,10 +169,8 @@ class Delivery:
 
     def answer(self, host: str, answers: Sequence[Answer]) -> None:
         """See base.Path."""
-        conversation = self._conversation(host)
-        if conversation is not None:
-            conversation.answer(encode_answers(self.terms.partition, self.terms.epoch, host, answers))
-            self._used(host)
+        self._tell(host, encode_answers(self.terms.partition, self.terms.epoch, host, answers))
+        self._used(host)
 
     def withdraw(self, host: str, scope: Id) -> None:
         """See base.Path."""
@@ -267,6 +271,12 @@ class Delivery:
             and not host.state.rung(PathName.NORMAL).failed
             and normal.open(host.node)
         )
+
+    def _tell(self, host: str, bundle: bytes) -> None:
+        """Aside: ahead of whatever waits, not acknowledged."""
+        conversation = self._conversation(host)
+        if conversation is not None:
+            conversation.answer(bundle)
 
     def _used(self, host: str) -> None:
         if host in self._fast:
@@ -414,6 +424,7 @@ class _Host:
         finally:
             if conversation is not None and self.conversation is conversation:
                 self.conversation, mine = None, True
+                delivery.probing.ended(self.node.name)
                 delivery.set_healthy(self.node, False)
         if conversation is None:
             return Event.FAILED, reason
@@ -434,6 +445,7 @@ class _Host:
             if task is not None:
                 task.cancel()
         self._delivery.terms.events.greeted(conversation.session, hello)
+        self._delivery.probing.greeted(self.node.name)
 
     def _note(self, event: Event, path: PathName) -> None:
         delivery = self._delivery

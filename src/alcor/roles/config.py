@@ -39,6 +39,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A .creds file; by default bus.creds of `tls_dir`, if it is there. With `tls://` its certificate is shown, too."""
     fast_channels: int = 4096
     """Hosts that are kept on the fast path at a time, the busiest first, while the others can be on the bus."""
+    probe_s: float = 0.0
+    """How often hosts probe each other, each three others (UDP, to the port of their agents): 0.02 to 60 s. A host that
+    no peer reaches any more is found after three of these. 0: they do not; heartbeats alone show who is silent."""
     on_demand_above: int = 10_000
     """A network with more ports is not preloaded: its hosts ask where an address is when a packet for it comes. With a
     fifth fewer ports it is preloaded again."""

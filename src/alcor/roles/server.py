@@ -98,10 +98,12 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
     committer.start()
     try:
         async with ways.delivery(config, credentials, committer.epoch, monitor) as path, asyncio.TaskGroup() as group:
+            monitor.probes = path.probing
             metrics.watch(
                 paths=path.paths,
                 failing=path.failures,
                 states=monitor.states,
+                seen=monitor.seen,
                 revision=store.revision,
                 refused=lambda: ways.refused(path),
             )

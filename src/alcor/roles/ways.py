@@ -19,6 +19,7 @@ from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.fast import GrpcDialer
 from alcor.paths.link import CONTROLLER, Credentials
 from alcor.paths.normal import NormalDialer
+from alcor.paths.probing import MAX_INTERVAL_S, MIN_INTERVAL_S
 from alcor.paths.rescue import RescueDialer
 from alcor.roles.config import ConfigError, ServerConfig, parse_listen
 
@@ -30,6 +31,8 @@ async def delivery(
     config: ServerConfig, credentials: Credentials, epoch: int, events: Events
 ) -> AsyncIterator[Delivery]:
     """The delivery, not yet running, with everything that it speaks over. Raises ConfigError."""
+    if config.probe_s and not MIN_INTERVAL_S <= config.probe_s <= MAX_INTERVAL_S:
+        raise ConfigError(f"probe_s = {config.probe_s:g} must be 0 or {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g} seconds")
     async with _bus(config) as bus:
         dialers: dict[PathName, Dialer] = {}
         path = Delivery(
@@ -38,7 +41,7 @@ async def delivery(
             dialers=dialers,
             events=events,
             roll=random.random,
-            limits=DeliveryLimits(fast_channels=config.fast_channels),
+            limits=DeliveryLimits(fast_channels=config.fast_channels, probe_s=config.probe_s),
             bus=bus,
         )
         fast = GrpcDialer(partition=config.partition, epoch=epoch, credentials=credentials)

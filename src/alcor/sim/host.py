@@ -19,9 +19,9 @@ from alcor.agent.resolver import TICK_S
 from alcor.agent.server import Stream
 from alcor.kit.backoff import Backoff
 from alcor.paths.base import LineEnded
-from alcor.sim.network import BusParty, Network, Wire
+from alcor.sim.network import BusParty, Network, Probes, Wire
 from alcor.sim.tables import DictionaryDriver, Tables
-from alcor.wire.lookups import has_answers
+from alcor.wire.lookups import is_aside
 
 PARTITION = 1
 HEARTBEAT_S = 2.0
@@ -53,6 +53,7 @@ class SimAgent(Agent):
         self.bus_party: BusParty = network.bus.party(config.host)
         self.driver = DictionaryDriver(tables)
         super().__init__(config, self.driver, self.bus_party, (PARTITION,), clock=loop.time, roll=network.dice.random)
+        self._prober.pinger = Probes(network, config.host, self._prober)
         self.frozen = False
         self.dead = False
         self._network = network
@@ -140,7 +141,7 @@ class SimAgent(Agent):
                 stream.end("the controller closed the stream")
                 return
             await self._warm()
-            if has_answers(data):
+            if is_aside(data):
                 self.answers(stream, data)
                 continue
             stream.taken()

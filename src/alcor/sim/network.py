@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from alcor.agent.probe import Prober
 from alcor.bus.base import Handler
 from alcor.model.nouns import Node
 from alcor.paths import peers
 from alcor.paths.base import Line, LineEnded
 from alcor.paths.peers import Peer
+from alcor.wire.probes import Target
 
 DELAY_S = (0.0002, 0.004)
 IN_ORDER_S = 1e-6
@@ -29,6 +31,8 @@ TRY_S = 1.5
 
 class Callee(Protocol):
     """A host's process that listens, as the network sees it."""
+
+    frozen: bool
 
     def answer(self, wire: Wire, epoch: int) -> None:
         """A controller called; `wire` is the agent's end."""
@@ -79,6 +83,34 @@ class Network:
         """The controller died."""
         for wire in list(self.wires):
             wire.end("the controller died")
+
+
+class Probes:
+    """Datagrams between hosts: lost where the underlay is cut, refused where nobody listens, late where it is slow.
+    Fills agent.probe.Pinger."""
+
+    def __init__(self, network: Network, host: str, prober: Prober) -> None:
+        self._network = network
+        self._host = host
+        self._prober = prober
+
+    def send(self, target: Target, nonce: bytes) -> None:
+        """See agent.probe.Pinger."""
+        network, loop = self._network, asyncio.get_running_loop()
+
+        def arrive() -> None:
+            if not network.near(self._host, target.host):
+                return
+            callee = network.listening.get(target.host)
+            if callee is None:
+                loop.call_later(network.delay_s(), self._prober.refused, target)
+            elif not callee.frozen:
+                loop.call_later(network.delay_s(), self._prober.answered, target, nonce)
+
+        loop.call_later(network.delay_s(), arrive)
+
+    def keep(self, targets: Iterable[Target]) -> None:
+        """See agent.probe.Pinger: nothing is kept."""
 
 
 class Wire:

@@ -16,13 +16,15 @@ import msgspec
 
 from alcor.dataplane.base import Endpoint, EndpointKey, Miss, Plan
 from alcor.loops.commit import Committer
+from alcor.loops.health import HealthMonitor
 from alcor.loops.publish import Publisher
 from alcor.loops.status import StatusLoop
 from alcor.model.addresses import ip_from_int, ip_to_int, parse_ip, parse_prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import Port, PortStatus
 from alcor.paths.base import Dialer, PathName
-from alcor.paths.delivery import Delivery
+from alcor.paths.delivery import Delivery, DeliveryLimits
+from alcor.paths.neighbours import PEERS
 from alcor.paths.normal import NormalDialer
 from alcor.services.commands import (
     Command,
@@ -40,6 +42,7 @@ from alcor.services.commands import (
 )
 from alcor.services.demand import DemandPolicy
 from alcor.services.errors import DomainError
+from alcor.services.health import Peers, Reach
 from alcor.sim.host import PARTITION, SimHost
 from alcor.sim.network import FastDialer, Network, RescueDialer
 from alcor.store.base import Changes, Query
@@ -47,6 +50,7 @@ from alcor.store.memory import MemoryStore
 
 COMMIT_S = (0.0005, 0.01)
 VPCS = 3
+PROBE_S = 0.25
 MAX_PORTS = 14
 DEMAND = DemandPolicy(above=5, below=4)
 """So few ports make a VPC too large to be preloaded: VPCs cross it both ways all the time."""
@@ -90,17 +94,21 @@ class Controller:
             on_commit=committed,
         )
         epoch = self.writer.epoch
+        clock = asyncio.get_running_loop().time
+        self.monitor = HealthMonitor(self.publisher, lambda: int(clock() * 1000), clock)
         self.status = StatusLoop(self.writer, dice.random)
         dialers: dict[PathName, Dialer] = {}
         self.delivery = Delivery(
             partition=PARTITION,
             epoch=epoch,
             dialers=dialers,
-            events=self.publisher,
+            events=self.monitor,
             roll=dice.random,
             bus=self.bus,
             entropy=dice.randbytes,
+            limits=DeliveryLimits(probe_s=PROBE_S),
         )
+        self.monitor.probes = self.delivery.probing
         self.normal = NormalDialer(
             partition=PARTITION, epoch=epoch, bus=self.bus, heard=self.delivery.heard, roll=dice.random
         )
@@ -119,6 +127,7 @@ class Controller:
             asyncio.create_task(self.publisher.run(self.delivery, self._report), name="publisher"),
             asyncio.create_task(self.status.run(), name="status"),
             asyncio.create_task(self.delivery.run(), name="delivery"),
+            asyncio.create_task(self.monitor.run(), name="monitor"),
         ]
 
     async def kill(self) -> None:
@@ -323,10 +332,17 @@ class World:
         return (plans, self.controller.delivery.sessions if self.controller is not None else 0)
 
     def lagging(self) -> list[str]:
-        """Hosts that are not in session, or not on the best path."""
+        """Hosts that are not in session, or not on the best path; or of which the controller or their peers think that
+        they are not well."""
         assert self.controller is not None
         paths = self.controller.delivery.paths()
-        return [name for name in self.hosts if paths.get(name) is not self.paths[0]]
+        health = {name: self.controller.monitor.health(name) for name in self.hosts}
+        unwell = [name for name, one in health.items() if one.state is not Reach.UP or one.peers != self._all_well()]
+        return [name for name in self.hosts if paths.get(name) is not self.paths[0]] + unwell
+
+    def _all_well(self) -> Peers:
+        """All that probe a host reach it."""
+        return Peers(reached=min(PEERS, len(self.hosts) - 1))
 
 
 def _names(hosts: int) -> list[str]:

@@ -14,7 +14,7 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("partition", "epoch", "sequence", "scopes", "host", "synced", "feeds", "answers")
+    __slots__ = ("partition", "epoch", "sequence", "scopes", "host", "synced", "feeds", "answers", "peers")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class Bundle(_message.Message):
     SYNCED_FIELD_NUMBER: _ClassVar[int]
     FEEDS_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
     partition: int
     epoch: int
     sequence: int
@@ -31,7 +32,26 @@ class Bundle(_message.Message):
     synced: bool
     feeds: _containers.RepeatedCompositeFieldContainer[Feed]
     answers: _containers.RepeatedCompositeFieldContainer[Answer]
-    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ..., synced: _Optional[bool] = ..., feeds: _Optional[_Iterable[_Union[Feed, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ...) -> None: ...
+    peers: Peers
+    def __init__(self, partition: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeUpdate, _Mapping]]] = ..., host: _Optional[str] = ..., synced: _Optional[bool] = ..., feeds: _Optional[_Iterable[_Union[Feed, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ...) -> None: ...
+
+class Peers(_message.Message):
+    __slots__ = ("peers", "interval_ms")
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    peers: _containers.RepeatedCompositeFieldContainer[Peer]
+    interval_ms: int
+    def __init__(self, peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., interval_ms: _Optional[int] = ...) -> None: ...
+
+class Peer(_message.Message):
+    __slots__ = ("host", "ip", "port")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    ip: bytes
+    port: int
+    def __init__(self, host: _Optional[str] = ..., ip: _Optional[bytes] = ..., port: _Optional[int] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("vpc", "revision", "ips", "macs", "host_ips", "hosts", "identities", "absent", "unlearn")
@@ -282,18 +302,28 @@ class Wanted(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., forgotten: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby")
+    __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby", "sightings")
     HOST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
+    SIGHTINGS_FIELD_NUMBER: _ClassVar[int]
     host: str
     epoch: int
     interval_ms: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
     standby: bool
-    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., interval_ms: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ...) -> None: ...
+    sightings: _containers.RepeatedCompositeFieldContainer[Sighting]
+    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., interval_ms: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., sightings: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ...) -> None: ...
+
+class Sighting(_message.Message):
+    __slots__ = ("host", "seen")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    seen: int
+    def __init__(self, host: _Optional[str] = ..., seen: _Optional[int] = ...) -> None: ...
 
 class Feeding(_message.Message):
     __slots__ = ("vpcs",)

@@ -17,6 +17,7 @@ from alcor.model.ids import Id
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import WireError, check_id, check_mac, check_revision, check_text, cut
 from alcor.wire.groups import MAX_IDENTITY
+from alcor.wire.probes import has_peers
 
 MAX_LOOKUP = 4096
 """Addresses in one Lookup."""
@@ -120,6 +121,11 @@ def _encode_answer(message: pb.Answer, answer: Answer) -> None:
 def has_answers(bundle: bytes) -> bool:
     """The message is a bundle of answers: to be decoded by `decode_answers`, and not acknowledged."""
     return bundle[:1] == _FIRST_BYTE
+
+
+def is_aside(bundle: bytes) -> bool:
+    """The message is not goal state and not acknowledged: answers, or peers to probe."""
+    return has_answers(bundle) or has_peers(bundle)
 
 
 def decode_answers(bundle: bytes) -> Answers:

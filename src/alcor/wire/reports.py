@@ -16,6 +16,7 @@ from alcor.model.ids import Id
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import MAX_TEXT, WireError, check_id, check_text
 from alcor.wire.lookups import Lookup, decode_lookup
+from alcor.wire.probes import Sighting, decode_sightings
 
 MAX_HEARTBEAT_SCOPES = 256
 """In one heartbeat; a host with more tells of them in turn."""
@@ -49,6 +50,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     interval_ms: int
     scopes: tuple[Held, ...] = ()
     standby: bool = False
+    sightings: tuple[Sighting, ...] = ()
+    """Of the peers that it probes, those of which it has a word."""
 
 
 class Feeding(msgspec.Struct, frozen=True):
@@ -137,6 +140,8 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
     body.interval_ms, body.standby = heartbeat.interval_ms, heartbeat.standby
     for held in heartbeat.scopes:
         body.scopes.add(scope=held.scope, revision=held.revision, digest=held.digest)
+    for sighting in heartbeat.sightings:
+        body.sightings.add(host=sighting.host, seen=sighting.seen)
     return message.SerializeToString()
 
 
@@ -184,6 +189,7 @@ def _decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
         message.interval_ms,
         _decode_held(message.scopes, "heartbeat.scopes"),
         message.standby,
+        decode_sightings(message.sightings),
     )
 
 
