@@ -264,6 +264,15 @@ def test_only_the_word_of_hosts_that_are_up_counts() -> None:
     assert watch.peers == Peers()
 
 
+def test_peers_may_speak_of_a_host_before_it_speaks() -> None:
+    """Their word counts from when it is first heard. (Found by the simulator, seed 3516870.)"""
+    watch = Probed()
+    watch.greet("a")
+    watch.monitor.heard("a", PathName.FAST, Heartbeat("a", 1, INTERVAL_MS, (), False, (Sighting("new", Seen.REACHED),)))
+    watch.beat("new")
+    assert watch.monitor.health("new").peers == Peers(reached=1)
+
+
 def test_words_are_forgotten_with_their_hosts() -> None:
     """Nodes that were removed leave nothing."""
     watch = Probed("a", "b")

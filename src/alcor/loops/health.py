@@ -257,6 +257,8 @@ class HealthMonitor:
         self._last[host] = now
         self._look_at(host, now + rules.next_look_s(after))
         self._set(host, after, f"heard on the {path} path")
+        if not before.heard_at:
+            self._review(host)  # its peers may have spoken of it before
         if before.state is Reach.DOWN and after.state is Reach.SUSPECT and self.probes is not None:
             self.probes.poke(host)  # the second word need not wait for a heartbeat
         if before.heard_at and before.standby != standby:

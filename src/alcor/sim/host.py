@@ -164,6 +164,12 @@ class SimAgent(Agent):
             self._timer.cancel()
         self._timer = loop.call_at(at, self._turn_now)
 
+    def _handle(self, bundles: list[Any]) -> None:
+        """Looked at after each: one round may handle some, do something else, and handle more."""
+        super()._handle(bundles)
+        if bundles:
+            self._watch(self._reconciler)
+
     def _turn_now(self) -> None:
         self._timer = None
         if self.dead or self.frozen:
