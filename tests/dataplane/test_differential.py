@@ -24,11 +24,11 @@ from typing import NamedTuple
 import pytest
 from tests.dataplane import talks, worlds
 
-from alcor.dataplane.base import Endpoint, Miss
+from alcor.dataplane.base import Endpoint, Miss, Request
 from alcor.dataplane.ebpf import tables as rows
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import Program
-from alcor.dataplane.fake.pipeline import from_overlay, from_port
+from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.tables import RemoteRow, Sender, Tables
 from alcor.dataplane.fake.walk import Direction, DropReason, Verdict, VerdictKind
@@ -52,7 +52,12 @@ IFINDEXES = list(range(1001, 1013))
 UNDERLAY_IFINDEX = 1013
 HELD_IFINDEX = 1014
 TC_ACT_OK, TC_ACT_SHOT, TC_ACT_STOLEN, TC_ACT_REDIRECT = 0, 2, 4, 7
-ACTIONS = {VerdictKind.DROP: TC_ACT_SHOT, VerdictKind.PASS: TC_ACT_OK, VerdictKind.HOLD: TC_ACT_STOLEN}
+ACTIONS = {
+    VerdictKind.DROP: TC_ACT_SHOT,
+    VerdictKind.PASS: TC_ACT_OK,
+    VerdictKind.HOLD: TC_ACT_STOLEN,
+    VerdictKind.SERVE: TC_ACT_STOLEN,
+}
 ETHERNET, OUTER_IP, VLAN = 14, 20, b"\x81\0"
 
 
@@ -62,6 +67,7 @@ class Kernel(NamedTuple):
     program: Program
     inside: ThreadPoolExecutor
     ring: RingBuffer
+    requests: RingBuffer
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +81,10 @@ def kernel() -> Iterator[Kernel]:
             config = rows.HostConfig(rows.Ip(bytes(16)), UNDERLAY_IFINDEX)
             with Program.open(None, pins, config, remote_entries=4096, flow_entries=16384) as program:
                 ring = RingBuffer(program.misses.fd)
-                yield Kernel(program, inside, ring)
+                requests = RingBuffer(program.requests.fd)
+                yield Kernel(program, inside, ring, requests)
                 ring.close()
+                requests.close()
         finally:
             if pins.exists():
                 bpf.unmount_bpffs(pins)
@@ -99,7 +107,7 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
     for opened in (
         *(program.ports, program.local, program.remote, program.senders, program.counters, program.drops),
         *(program.policies, program.rules, program.prefixes, program.flows, program.fragments),
-        *(program.forwards, program.on_demand),
+        *(program.forwards, program.on_demand, program.request_rates),
     ):
         keys = [key for key, _ in opened.items()]
         opened.delete_batch(b"".join(keys), len(keys))
@@ -228,6 +236,8 @@ def _differences(packet: worlds.Packet, verdict: Verdict, run: bpf.TestRun) -> l
 def _model(tables: Tables, packet: worlds.Packet) -> Verdict:
     now_ns = 1 << 60
     if packet.ifindex:
+        if packet.answer:
+            return to_port(tables, packet.ifindex, packet.frame)
         return from_port(tables, packet.ifindex, packet.frame, now_ns, held=packet.held)
     return from_overlay(tables, packet.frame, now_ns)
 
@@ -278,13 +288,15 @@ def _run_packets(
             bpf.test_run(
                 program.from_port if packet.ifindex else program.from_overlay,
                 packet.frame,
-                HELD_IFINDEX if packet.held else packet.ifindex or UNDERLAY_IFINDEX,
-                mark=packet.ifindex if packet.held else 0,
+                HELD_IFINDEX if packet.held or packet.answer else packet.ifindex or UNDERLAY_IFINDEX,
+                mark=(packet.ifindex if packet.held else 0)
+                | (packet.ifindex | rows.MARK_ANSWER if packet.answer else 0),
             )
             for packet in packets
         ]
 
     held: list[Miss] = []
+    asked: list[Request] = []
     for packet, run in zip(packets, kernel.inside.submit(run_all).result(), strict=True):
         come_in = "from_port" if packet.ifindex else "from_overlay"
         verdict = _model(tables, packet)
@@ -293,6 +305,8 @@ def _run_packets(
         met[come_in, verdict.kind.name] += 1
         if verdict.sought is not None:
             held.append(Miss(verdict.sought, packet.ifindex, packet.frame))
+        if verdict.kind is VerdictKind.SERVE:
+            asked.append(Request(tables.ports[packet.ifindex].id, packet.ifindex, packet.frame))
         differences = _differences(packet, verdict, run)
         if differences:
             pytest.fail(
@@ -300,6 +314,7 @@ def _run_packets(
                 f"{verdict.why}\n" + "\n".join(differences)
             )
     assert held == [rows.unpack_miss(record) for record in kernel.ring.take()], f"seed {seed}"
+    assert asked == [rows.unpack_request(record) for record in kernel.requests.take()], f"seed {seed}"
     used = {key: rows.unpack_use(program.remote.get(rows.pack_key(key)) or b"") for key in tables.remote}
     assert {key: row.use for key, row in tables.remote.items()} == used, f"seed {seed}"
 
@@ -318,7 +333,7 @@ def test_program_and_model_agree(kernel: Kernel) -> None:
         met += _run_world(kernel, seed)
     # Only memory or a huge packet makes the kernel refuse room for the outer headers, or for a connection.
     # Nor does anything here send so much that it could not be held.
-    rare = {DropReason.ENCAP_FAILED, DropReason.FLOWS_FULL, DropReason.MISS_LIMIT}
+    rare = {DropReason.ENCAP_FAILED, DropReason.FLOWS_FULL, DropReason.MISS_LIMIT, DropReason.SERVICE_LIMIT}
     reasons = {reason.word for reason in DropReason if reason not in rare}
     ends = {end for _, end in met}
     assert reasons | {kind.name for kind in VerdictKind} == ends, f"seeds from {start}: {met}"

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from tests.dataplane import packets, talks
+from tests.dataplane import asks, packets, talks
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local, parse_ip, parse_prefix
 from alcor.model.ids import Id
 
-ROUTED, PORT_PEER, UP, OPEN, PAIRS = 1, 2, 4, 8, 16
+ROUTED, PORT_PEER, UP, OPEN, PAIRS, SERVED = 1, 2, 4, 8, 16, 256
 GATEWAY, LOCAL_PEER, LOCAL_DOWN = 1, 2, 4
 VNIS = (1, 0x123456, 0xFFFFFF)
 UNDERLAY = "172.16.0.1"
@@ -35,6 +35,8 @@ class Packet(NamedTuple):
     frame: bytes
     held: bool = False
     """It waited for an address and comes back."""
+    answer: bool = False
+    """It is the port's service that gives it to the port."""
 
 
 def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: int) -> Tables:
@@ -51,6 +53,7 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
                 Sender(rng.choice((mac, Mac(packets.mac(99)))), parse_prefix(rng.choice(SENT_FROM))) for _ in range(2)
             )
         flags |= OPEN if rng.random() < 0.1 else 0
+        flags |= SERVED if rng.random() < 0.6 else 0
         mtu = rng.choice((1450, 1450, 1450, 68, 90))
         row = PortRow(Id(rng.randbytes(16)), vni, mtu, mac, flags, identity, rng.getrandbits(64))
         tables.ports[ifindex] = row
@@ -97,7 +100,8 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     """Packets of every kind; half of them are words of a few talks."""
 
     def packet(ifindex: int, frame: bytes) -> Packet:
-        return Packet(ifindex, frame, held=bool(ifindex) and rng.random() < 0.1)
+        held = bool(ifindex) and rng.random() < 0.1
+        return Packet(ifindex, frame, held=held, answer=bool(ifindex) and not held and rng.random() < 0.03)
 
     kept = [talks.random_talk(rng, tables) for _ in range(8)]
     found = []
@@ -120,6 +124,9 @@ def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> P
     vni, source_mac = (port.vni, port.mac) if port else (VNIS[0], Mac(packets.mac(ifindex)))
     own = sorted(key.ip for key, row in tables.local.items() if row.ifindex == ifindex)
     own_v6 = [ip for ip in own if ip_version(ip) == 6]
+    if rng.random() < 0.15:
+        frame = asks.random_ask(rng, Mac(source_mac), own)
+        return Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.2 else frame)
     if own and rng.random() < 0.1:
         frame = _large(rng, tables, vni, source_mac, rng.choice(own))
         return Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.2 else frame)

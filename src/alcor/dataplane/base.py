@@ -7,6 +7,7 @@ removals first, then what ports refer to, then ports, then what no port refers t
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
@@ -45,6 +46,8 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     port_security: bool = True
     """It sends from its own MAC and addresses, and from `pairs`, only."""
     pairs: tuple[AddressPair, ...] = ()
+    served: bool = False
+    """Its host answers it: DHCP, router solicitations, DNS, metadata (Requests)."""
 
 
 class PolicyKey(NamedTuple):
@@ -136,6 +139,73 @@ class Misses(Protocol):
         ...
 
 
+class Request(NamedTuple):
+    """A frame that a port sent to its host's services: DHCP, a router solicitation, DNS, metadata."""
+
+    port: Id
+    ifindex: int
+    frame: bytes
+    gso_size: int = 0
+    """As a miss has it."""
+
+
+class Requests(Protocol):
+    """What ports ask of their host, and the way back. Any thread, one at a time."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to take."""
+        ...
+
+    def take(self) -> list[Request]:
+        """Everything that waits, in the order in which it came."""
+        ...
+
+    def answer(self, ifindex: int, frame: bytes) -> None:
+        """Gives the frame to the port behind that interface; one that is gone, or down, is dropped."""
+        ...
+
+    def refuse(self, request: Request) -> None:
+        """There is no answer: it is dropped, and counted at its port."""
+        ...
+
+
+class Stack(Protocol):
+    """A network stack apart from the host's, reached by one queue of IP packets."""
+
+    def address(self, version: int) -> Ip:
+        """Its own address of that family."""
+        ...
+
+    def party(self, version: int, number: int) -> Ip:
+        """The address of its party of that number, from 1 on (`parties`): what is sent there is taken from it."""
+        ...
+
+    @property
+    def parties(self) -> int:
+        """How many there can be."""
+        ...
+
+    def fileno(self) -> int:
+        """Readable when there is something to take."""
+        ...
+
+    def take(self) -> list[bytes]:
+        """The IP packets that it sent, whole, checksums done."""
+        ...
+
+    def give(self, packet: bytes, gso_size: int) -> None:
+        """An IP packet for it: TCP, whose checksum is not looked at."""
+        ...
+
+    def listen(self, version: int, port: int) -> socket.socket:
+        """A TCP socket that listens at its own address of that family."""
+        ...
+
+    def close(self) -> None:
+        """The stack and its connections go."""
+        ...
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to change, in this order. Immutable, printable; empty means in sync.
 
@@ -220,6 +290,11 @@ class Driver(Protocol):
 
     @property
     def misses(self) -> Misses:
+        """For who answers them: may be used while another thread works with the driver."""
+        ...
+
+    @property
+    def requests(self) -> Requests:
         """For who answers them: may be used while another thread works with the driver."""
         ...
 

@@ -22,6 +22,7 @@ from alcor.dataplane.base import (
     PolicyKey,
     PortCounters,
     PortResult,
+    Request,
 )
 from alcor.kit.bell import Bell
 from alcor.model.ids import Id
@@ -86,6 +87,25 @@ class DictionaryMisses:
         self.released += misses
 
 
+class DictionaryRequests:
+    """Fills dataplane.base.Requests: no port asks anything."""
+
+    def __init__(self) -> None:
+        self._bell = Bell()
+
+    def fileno(self) -> int:
+        return self._bell.fileno()
+
+    def take(self) -> list[Request]:
+        return []
+
+    def answer(self, ifindex: int, frame: bytes) -> None:
+        pass
+
+    def refuse(self, request: Request) -> None:
+        pass
+
+
 class DictionaryDriver:
     """See the module."""
 
@@ -94,6 +114,7 @@ class DictionaryDriver:
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self.misses = DictionaryMisses(tables)
+        self.requests = DictionaryRequests()
         self.plans: list[Plan] = []
 
     def observe(self) -> Observed:

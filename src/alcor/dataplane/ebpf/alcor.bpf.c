@@ -27,6 +27,7 @@
 #include "frame.h"
 #include "miss.h"
 #include "too_big.h"
+#include "service.h"
 
 /* ---- steps ---- */
 
@@ -100,6 +101,7 @@ static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port
 /* Step 6. */
 static __always_inline int from_port_arp(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
 {
+	__u8 router_mac[ETH_ALEN] __attribute__((aligned(2)));
 	struct arp_ipv4 *arp = frame(skb, sizeof(*arp));
 	struct address_key key;
 	struct local_endpoint *here;
@@ -129,7 +131,10 @@ static __always_inline int from_port_arp(struct __sk_buff *skb, const struct por
 		return -DROP_ARP_IGNORED;
 	key = address_of(port->vni, asked);
 	here = bpf_map_lookup_elem(&local, &key);
-	if (here && here->flags & ENDPOINT_GATEWAY) {
+	if (asked == SERVICE_IP && port->flags & PORT_SERVED) {
+		set_router_mac(router_mac);
+		answer = router_mac;
+	} else if (here && here->flags & ENDPOINT_GATEWAY) {
 		if (port->flags & PORT_ROUTED)
 			answer = here->mac;
 	} else if (here) {
@@ -292,6 +297,12 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	total = bpf_ntohs(ip->tot_len);
 	if (total < ip->ihl * 4 || total > room)
 		return -DROP_MALFORMED;
+	/* S */
+	if (ip->protocol == IPPROTO_UDP || (ip->daddr == SERVICE_IP && port->flags & PORT_SERVED)) {
+		refused = service4(skb, port, ifindex);
+		if (refused)
+			return refused;
+	}
 	key = address_of(port->vni, ip->saddr);
 	refused = check_sender(port, ifindex, eth->h_source, &key);
 	if (refused)
@@ -352,6 +363,22 @@ static __always_inline int from_known_port(struct __sk_buff *skb, const struct p
 	return -DROP_NOT_SUPPORTED;
 }
 
+/* A service's answer goes to its port. */
+static __noinline int answer(struct __sk_buff *skb, __u32 ifindex)
+{
+	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	struct local_endpoint to = {.ifindex = ifindex};
+
+	if (!port)
+		return -DROP_NO_PORT;
+	skb->cb[2] = ifindex;
+	if (!(port->flags & PORT_UP))
+		return -DROP_PORT_DOWN;
+	if (port->flags & PORT_PEER)
+		to.flags = ENDPOINT_PEER;
+	return deliver(skb, &to);
+}
+
 SEC("tc")
 int from_port(struct __sk_buff *skb)
 {
@@ -371,13 +398,19 @@ int from_port(struct __sk_buff *skb)
 		held = true;
 		ifindex = skb->mark;
 		skb->mark = 0;
+		if (ifindex & MARK_ANSWER) {
+			action = answer(skb, ifindex & ~MARK_ANSWER);
+			return action < 0 ? drop(skb, -action) : action;
+		}
 		port = bpf_map_lookup_elem(&ports, &ifindex);
 		if (!port)
 			return drop(skb, DROP_NO_PORT);
 	}
 	skb->cb[2] = ifindex;
 	action = from_known_port(skb, port, ifindex, held);
-	if (action <= -MISSED)
+	if (action == -SERVE)
+		action = serve(skb, ifindex, held);
+	else if (action <= -MISSED)
 		action = hold(skb, ifindex, action, held);
 	return action < 0 ? drop(skb, -action) : action;
 }

@@ -26,6 +26,8 @@
 #define MISSES_BYTES 4194304
 #define MISS_SMALL 2008
 #define MISS_LARGE 65552
+/* The ring of requests to the host's services, which are no larger. */
+#define REQUESTS_BYTES 1048576
 
 /* Every gateway's MAC: fe:16:11:00:00:00. */
 #define ROUTER_MAC_BYTES {0xfe, 0x16, 0x11, 0x00, 0x00, 0x00}
@@ -36,6 +38,7 @@ enum port_flag {
 	PORT_UP = 4,     /* administratively up */
 	PORT_OPEN = 8,   /* no port security: it may send from any address */
 	PORT_PAIRS = 16, /* it may send from the addresses in `senders` too */
+	PORT_SERVED = 256, /* its host answers DHCP, router solicitations, DNS and metadata */
 };
 
 enum endpoint_flag {
@@ -70,9 +73,13 @@ enum drop_reason {
 	DROP_MISS_LIMIT = 23,
 	DROP_UNRESOLVED = 24,
 	DROP_TOO_BIG = 25,
+	DROP_DHCP_SERVER = 44,
+	DROP_NO_SERVICE = 45,
+	DROP_UNSERVED = 46,
+	DROP_SERVICE_LIMIT = 47,
 };
 
-/* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold) or a drop reason (drop), cb[2] the ifindex that a drop counts at. */
+/* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold, serve) or a drop reason (drop), cb[2] the ifindex that a drop counts at. */
 enum verdict {
 	VERDICT_DELIVER = 1,
 	VERDICT_TUNNEL = 2,
@@ -80,6 +87,7 @@ enum verdict {
 	VERDICT_DROP = 4,
 	VERDICT_PASS = 5,
 	VERDICT_HOLD = 6,
+	VERDICT_SERVE = 7,
 };
 
 /* ports: ifindex -> this. A row means that the port is wired whole. */
@@ -132,7 +140,19 @@ struct miss {
 	__u32 gso_size; /* bytes of payload of each segment; 0: it is one */
 };
 
-/* miss_rates: ifindex -> this. */
+/* A record of requests: this, then the frame. */
+struct request {
+	__u8 id[16]; /* of the port that sent it */
+	__u32 ifindex;
+	__u32 length;
+	__u32 gso_size;
+	__u32 zero;
+};
+
+/* The mark of a frame that comes back: the port's ifindex; with this bit the frame is for the port, not from it. */
+#define MARK_ANSWER 0x80000000
+
+/* miss_rates and request_rates: ifindex -> this. */
 struct miss_rate {
 	__u64 since_ns;
 	__u32 count;

@@ -35,8 +35,9 @@ from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, Program
 from alcor.dataplane.ebpf.records import Records
+from alcor.dataplane.ebpf.requests import EbpfRequests
 from alcor.dataplane.ebpf.sorting import Carried, Leftover, Snapshot, Sorted, is_peer
-from alcor.dataplane.ebpf.tables import VXLAN_PORT, EndpointUse, HostConfig
+from alcor.dataplane.ebpf.tables import VXLAN_PORT, EndpointUse, HostConfig, PortFlag
 from alcor.dataplane.kernel import links, netns
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id, format_id
@@ -95,7 +96,8 @@ class EbpfDriver:
                 attaching.attach(self._hands.netlink, self._program, self._underlay)
                 self._hands.program = self._program.from_port
                 self.misses = EbpfMisses(self._program, attaching.HOLD)
-                if self._on_demand():
+                self.requests = EbpfRequests(self._program, self.misses)
+                if self._on_demand() or self._serves():
                     self._make_way_back()
             except BaseException:
                 self._program.close()
@@ -118,6 +120,7 @@ class EbpfDriver:
     def close(self) -> None:
         """Lets go of handles and threads; what is programmed stays and forwards on."""
         self._hands.close()
+        self.requests.close()
         self.misses.close()
         self._records.close()
         self._program.close()
@@ -148,6 +151,9 @@ class EbpfDriver:
 
     def _on_demand(self) -> frozenset[int]:
         return frozenset(tables.unpack_vni(key) for key, _ in self._program.on_demand.items())
+
+    def _serves(self) -> bool:
+        return any(tables.unpack_port(row).flags & PortFlag.SERVED for _, row in self._program.ports.items())
 
     def _look(self) -> Sorted:
         there = {one.ifindex: one for one in links.links(self._hands.netlink)}
@@ -219,8 +225,9 @@ class EbpfDriver:
 
     def _begin(self, plan: Plan) -> None:
         self._program.forwards.update_batch(*tables.pack_endpoints(plan.put_forwards), len(plan.put_forwards))
-        if plan.put_on_demand:
+        if plan.put_on_demand or any(port.served for port in plan.put_ports):
             self._make_way_back()
+        if plan.put_on_demand:
             self.misses.begin(plan.put_on_demand)
         self.misses.stop_learning(plan.remove_on_demand)
 

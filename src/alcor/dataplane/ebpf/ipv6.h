@@ -47,6 +47,7 @@ static __always_inline bool same_ip(const __be32 *a, const __be32 *b)
 /* Step 6b: who has an address is answered here, on the asker's own host. */
 static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
 {
+	__u8 router_mac[ETH_ALEN] __attribute__((aligned(2)));
 	struct nd_frame nd;
 	struct address_key asker, asked;
 	struct local_endpoint *here;
@@ -76,7 +77,10 @@ static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *por
 	if (same_ip(asker.ip, asked.ip))
 		return -DROP_ND_IGNORED;
 	here = bpf_map_lookup_elem(&local, &asked);
-	if (here && here->flags & ENDPOINT_GATEWAY) {
+	if (port->flags & PORT_SERVED && is_service6(asked.ip)) {
+		set_router_mac(router_mac);
+		answer = router_mac;
+	} else if (here && here->flags & ENDPOINT_GATEWAY) {
 		if (port->flags & PORT_ROUTED) {
 			answer = here->mac;
 			flags |= ND_ROUTER;
@@ -163,8 +167,16 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	if (ip->nexthdr == IPPROTO_ICMPV6 && ip->payload_len) {
 		if (bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(*ip), &type, sizeof(type)))
 			return -DROP_MALFORMED;
+		if (type == ND_FIRST && port->flags & PORT_SERVED)
+			return solicit(skb, port, ifindex);
 		if (type >= ND_FIRST && type <= ND_LAST)
 			return from_port_nd(skb, port, ifindex);
+	}
+	/* S */
+	if (ip->nexthdr == IPPROTO_UDP || (port->flags & PORT_SERVED && is_service6((const __be32 *)&ip->daddr))) {
+		refused = service6(skb, port, ifindex);
+		if (refused)
+			return refused;
 	}
 	/* Groups first: what a stack sends to them by itself, before it has an address, is no spoofing. */
 	if (eth->h_dest[0] & 1)

@@ -137,17 +137,20 @@ class EbpfMisses:
 
     def release(self, misses: Sequence[Miss]) -> None:
         """See dataplane.base."""
-        assert self._wire is not None, "packets are held only once there is a way back"
         refused = ""
         for miss in misses:
-            header = vnet_header(miss.frame, miss.gso_size)
-            mark = (socket.SOL_SOCKET, SO_MARK, _MARK.pack(miss.ifindex))
             try:
-                self._wire.sendmsg([header, miss.frame], [mark])
+                self.send(miss.ifindex, miss.frame, miss.gso_size)
             except OSError as error:
                 refused = str(error)
         if refused:
             _log.warning("of %d held packets some could not be sent on: %s", len(misses), refused)
+
+    def send(self, mark: int, frame: bytes, gso_size: int) -> None:
+        """Writes the frame into the way back, with that mark. Raises OSError."""
+        assert self._wire is not None, "packets are taken only once there is a way back"
+        marked = (socket.SOL_SOCKET, SO_MARK, _MARK.pack(mark))
+        self._wire.sendmsg([vnet_header(frame, gso_size), frame], [marked])
 
 
 def vnet_header(frame: bytes, gso_size: int) -> bytes:

@@ -44,6 +44,8 @@ MAPS: Final = (
     "on_demand",
     "miss_rates",
     "misses",
+    "requests",
+    "request_rates",
     "counters",
     "drops",
     "config",
@@ -71,6 +73,7 @@ _SHAPES: Final = {
     "forwards": (tables.ADDRESS_KEY.size, tables.REMOTE.size),
     "on_demand": (tables.IFINDEX.size, len(tables.SENDER_VALUE)),
     "miss_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
+    "request_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
 }
 """Of the maps that Python reads or writes; the others are the programs' own."""
 
@@ -100,6 +103,8 @@ class Program:
         self.on_demand = maps["on_demand"]
         self.miss_rates = maps["miss_rates"]
         self.misses = maps["misses"]
+        self.requests = maps["requests"]
+        self.request_rates = maps["request_rates"]
         self.counters = maps["counters"]
         self.drops = maps["drops"]
         self.config = maps["config"]
@@ -181,10 +186,10 @@ class Program:
         )
 
     def forget_counters(self, ifindexes: list[int]) -> None:
-        """Removes the rows of `counters`, `drops` and `miss_rates` of ports that are gone. An ifindex without rows is
-        passed over."""
+        """Removes what was counted for ports that are gone. An ifindex without rows is passed over."""
         self.counters.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
         self.miss_rates.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
+        self.request_rates.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
         keys = [tables.pack_drop_key(ifindex, reason) for ifindex in ifindexes for reason in DropReason]
         self.drops.delete_batch(b"".join(keys), len(keys))
 

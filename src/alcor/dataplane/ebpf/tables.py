@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Miss, PortCounters
+from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Miss, PortCounters, Request
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, with_link_local
 from alcor.model.ids import Id
 
@@ -29,6 +29,10 @@ REMOTE: Final = struct.Struct("=16s6sHI")
 """Value of `remote` and `forwards`."""
 MISS: Final = struct.Struct("=I16sIII")
 """What is before the frame in a record of `misses`."""
+REQUEST: Final = struct.Struct("=16sIII4x")
+"""What is before the frame in a record of `requests`."""
+MARK_ANSWER: Final = 0x80000000
+"""In the mark of a frame that comes back: it is for the port, not from it."""
 MISS_RATE: Final = struct.Struct("=QI4x")
 SENDER_KEY: Final = struct.Struct("=II6s2x16s")
 SENDER_VALUE: Final = IFINDEX.pack(1)
@@ -52,6 +56,7 @@ class PortFlag(IntFlag):
     UP = 4
     OPEN = 8
     PAIRS = 16
+    SERVED = 256
 
 
 class EndpointFlag(IntFlag):
@@ -90,6 +95,10 @@ class DropReason(IntEnum):
     MISS_LIMIT = 23
     UNRESOLVED = 24
     TOO_BIG = 25
+    DHCP_SERVER = 44
+    NO_SERVICE = 45
+    UNSERVED = 46
+    SERVICE_LIMIT = 47
 
 
 class EndpointUse(IntEnum):
@@ -102,8 +111,8 @@ class EndpointUse(IntEnum):
 
 
 class Verdict(IntEnum):
-    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY, HOLD) or a DropReason (DROP), which counts at
-    the interface `cb[2]`."""
+    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY, HOLD, SERVE) or a DropReason (DROP), which
+    counts at the interface `cb[2]`."""
 
     DELIVER = 1
     TUNNEL = 2
@@ -111,6 +120,7 @@ class Verdict(IntEnum):
     DROP = 4
     PASS = 5
     HOLD = 6
+    SERVE = 7
 
 
 class PortRow(NamedTuple):
@@ -226,6 +236,12 @@ def unpack_miss(record: bytes) -> Miss:
     return Miss(EndpointKey(vni, Ip(ip)), ifindex, record[MISS.size : MISS.size + length], gso_size)
 
 
+def unpack_request(record: bytes) -> Request:
+    """A record of `requests`."""
+    identifier, ifindex, length, gso_size = REQUEST.unpack_from(record)
+    return Request(Id(identifier), ifindex, record[REQUEST.size : REQUEST.size + length], gso_size)
+
+
 def pack_vnis(vnis: Sequence[int]) -> tuple[bytes, bytes]:
     """VNIs as keys and values of `on_demand`."""
     return b"".join([IFINDEX.pack(vni) for vni in vnis]), SENDER_VALUE * len(vnis)
@@ -288,6 +304,8 @@ def port_row(port: LocalPort, *, peer: bool) -> PortRow:
         flags |= PortFlag.OPEN
     if port.pairs:
         flags |= PortFlag.PAIRS
+    if port.served:
+        flags |= PortFlag.SERVED
     return PortRow(port.id, port.vni, port.mtu, port.mac, flags, port.identity, port_digest(port))
 
 

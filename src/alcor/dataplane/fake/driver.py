@@ -10,7 +10,17 @@ from __future__ import annotations
 
 import time
 
-from alcor.dataplane.base import Applied, DataPlaneError, LocalPort, Misses, Observed, Plan, PortCounters, PortResult
+from alcor.dataplane.base import (
+    Applied,
+    DataPlaneError,
+    LocalPort,
+    Misses,
+    Observed,
+    Plan,
+    PortCounters,
+    PortResult,
+    Requests,
+)
 from alcor.dataplane.fake.switch import Pings, Switch
 from alcor.dataplane.fake.tables import RemoteRow
 from alcor.dataplane.fake.walk import Verdict
@@ -27,6 +37,8 @@ class FakeDriver:
         """The switch stays its maker's, who closes it: it forwards whether there is a driver or not."""
         self._switch = switch
         self.misses: Misses = switch
+        """See dataplane.base."""
+        self.requests: Requests = switch.requests
         """See dataplane.base."""
 
     def observe(self) -> Observed:

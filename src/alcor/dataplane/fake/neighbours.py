@@ -17,6 +17,7 @@ from alcor.dataplane.fake.frames import (
     Header,
 )
 from alcor.dataplane.fake.misses import unknown
+from alcor.dataplane.fake.services import ROUTER_SOLICITATION, service_row, solicit
 from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
 from alcor.model.addresses import Ip, format_ip, format_mac
@@ -50,7 +51,7 @@ def from_port_arp(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         return walk.drop(DropReason.ARP_IGNORED, f"6: announcement of {format_ip(ask.target_ip)}")
     if probe and walk.owns(port.vni, ask.target_ip):
         return walk.drop(DropReason.ARP_IGNORED, f"6: probe for the port's own {format_ip(ask.target_ip)}")
-    answer = walk.known(port, ask.target_ip)
+    answer = service_row(port, ask.target_ip) or walk.known(port, ask.target_ip)
     if answer is None:
         return unknown(walk, EndpointKey(port.vni, ask.target_ip), DropReason.ARP_UNKNOWN, "6")
     packet = frames.arp(ARP_REPLY, answer.mac, ask.target_ip, ask.sender_mac, ask.sender_ip)
@@ -69,6 +70,8 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
     """Step 6b."""
     ip = walk.frame[ETHERNET_LENGTH : ETHERNET_LENGTH + IPV6_LENGTH]
     message = walk.frame[ETHERNET_LENGTH + IPV6_LENGTH :]
+    if message[0] == ROUTER_SOLICITATION and port.flags & PortFlag.SERVED:
+        return solicit(walk, port, ether)
     if len(message) < SOLICITATION_LENGTH:
         return walk.drop(DropReason.MALFORMED, "6b: a message of neighbour discovery cut short")
     if message[0] != SOLICITATION or message[1] or ip[7] != ND_HOPS:
@@ -84,11 +87,11 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         return walk.drop(DropReason.ND_IGNORED, "6b: it asks for itself")
     if probe and walk.owns(port.vni, target):
         return walk.drop(DropReason.ND_IGNORED, f"6b: duplicate address detection of its own {format_ip(target)}")
-    answer = walk.known(port, target)
+    answer = service_row(port, target) or walk.known(port, target)
     if answer is None:
         return unknown(walk, EndpointKey(port.vni, target), DropReason.ND_UNKNOWN, "6b")
     flags = OVERRIDE | (0 if probe else SOLICITED)
-    if isinstance(answer, LocalRow) and answer.flags & LocalFlag.GATEWAY and port.flags & PortFlag.ROUTED:
+    if isinstance(answer, LocalRow) and answer.flags & LocalFlag.GATEWAY:
         flags |= ROUTER
     to = ALL_NODES if probe else asker
     body = bytes((ADVERTISEMENT, 0, 0, 0)) + flags.to_bytes(4, "big") + target + TARGET_MAC_OPTION + answer.mac

@@ -33,6 +33,7 @@ from alcor.dataplane.fake.misses import check_length, unknown
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
 from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST, read_packet
 from alcor.dataplane.fake.policy import Party
+from alcor.dataplane.fake.services import service
 from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, ip_version
@@ -60,15 +61,32 @@ def from_port(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0, *, he
     if header.ethertype == TYPE_ARP:
         return from_port_arp(walk, port, header)
     if header.ethertype == TYPE_IPV4:
-        return _ip(walk, port, header, frames.parse_ipv4(frame[ETHERNET_LENGTH:]))
+        ip = frames.parse_ipv4(frame[ETHERNET_LENGTH:])
+        asked = service(walk, port, header, ip)
+        return asked if asked is not None else _ip(walk, port, header, ip)
     if header.ethertype == TYPE_IPV6:
         ip = frames.parse_ipv6(frame[ETHERNET_LENGTH:])
         if ip is not None and is_nd(frame, ip):
             return from_port_nd(walk, port, header)
+        asked = service(walk, port, header, ip)
+        if asked is not None:
+            return asked
         if ip is not None and header.destination[0] & 1:
             return walk.drop(DropReason.MULTICAST, f"7: group destination MAC {format_mac(header.destination)}")
         return _ip(walk, port, header, ip)
     return walk.drop(DropReason.NOT_SUPPORTED, f"5: ethertype {header.ethertype:#06x}")
+
+
+def to_port(tables: Tables, ifindex: int, frame: bytes) -> Verdict:
+    """What becomes of a frame that the host's services give to the port behind `ifindex`."""
+    walk = Walk(tables, ifindex, frame, 0)
+    port = tables.ports.get(ifindex)
+    if port is None:
+        walk.ifindex = 0
+        return walk.drop(DropReason.NO_PORT, f"1: interface {ifindex} is no port")
+    if not port.flags & PortFlag.UP:
+        return walk.drop(DropReason.PORT_DOWN, "2: the port is administratively down")
+    return walk.deliver(LocalRow(ifindex, 0, port.mac), frame)
 
 
 def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdict:

@@ -251,6 +251,7 @@ class Carried:
             identity=row.identity,
             port_security=not row.flags & PortFlag.OPEN,
             pairs=wired.pairs,
+            served=bool(row.flags & PortFlag.SERVED),
         )
 
     def _answers(self, ifindex: int, vni: int, address: Address) -> bool:
@@ -355,6 +356,7 @@ def _flags(port: LocalPort) -> int:
     flags = PortFlag.ROUTED if port.routed else PortFlag(0)
     flags |= PortFlag.UP if port.admin_state_up else PortFlag(0)
     flags |= PortFlag(0) if port.port_security else PortFlag.OPEN
+    flags |= PortFlag.SERVED if port.served else PortFlag(0)
     return int(flags | (PortFlag.PAIRS if port.pairs else PortFlag(0)))
 
 

@@ -23,9 +23,10 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss
+from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss, Request
 from alcor.dataplane.fake import frames, state
-from alcor.dataplane.fake.pipeline import from_overlay, from_port
+from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
+from alcor.dataplane.fake.requests import FakeRequests
 from alcor.dataplane.fake.state import Carried, State
 from alcor.dataplane.fake.tables import HostConfig, RemoteRow, Use
 from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind
@@ -67,6 +68,8 @@ class Switch:
         self._held: deque[Miss] = deque()
         self._bell = Bell()
         """Rung while packets are held."""
+        self.requests = FakeRequests(self._give, self._refuse_request)
+        """See dataplane.base."""
         self.refusals: dict[Id, str] = {}
         """Fault injection for tests: work on these ports fails with that error."""
 
@@ -95,6 +98,7 @@ class Switch:
             self.save()
             tunnel, self._socket = self._socket, None
             self._bell.close()
+            self.requests.close()
         if tunnel is None or self._receiver is None:
             return
         # The receiver sleeps in recvfrom; an empty datagram to itself wakes it to see that the switch is closed.
@@ -276,11 +280,25 @@ class Switch:
             self._carried.count_drop(verdict.ifindex, verdict.reason)
         if verdict.sought is not None:
             self._hold(Miss(verdict.sought, source, verdict.frame))
+        elif verdict.kind is VerdictKind.SERVE:
+            if not self.requests.ask(Request(self._carried.tables.ports[source].id, source, verdict.frame)):
+                self._carried.count_drop(source, DropReason.SERVICE_LIMIT)
         elif verdict.host_ip is not None:
             self._transmit(source, verdict.host_ip, verdict.frame[_OUTER:])
         elif verdict.kind in (VerdictKind.DELIVER, VerdictKind.REPLY) and verdict.ifindex in self._workloads:
             answers = self._workloads[verdict.ifindex].receive(verdict.frame)
             waiting.extend((verdict.ifindex, answer) for answer in answers[: MAX_IN_FLIGHT - len(waiting)])
+
+    def _give(self, ifindex: int, frame: bytes) -> None:
+        """A service's answer to a port."""
+        with self._changed:
+            waiting: deque[tuple[int, bytes]] = deque()
+            self._enact(to_port(self._carried.tables, ifindex, frame), ifindex, waiting)
+            self._settle(waiting)
+
+    def _refuse_request(self, request: Request) -> None:
+        with self._changed:
+            self._carry(request.ifindex, request.frame, held=True)
 
     def _hold(self, miss: Miss) -> None:
         if len(self._held) >= MAX_IN_FLIGHT:

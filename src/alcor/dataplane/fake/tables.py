@@ -24,6 +24,7 @@ class PortFlag(IntFlag):
     UP = 4
     OPEN = 8
     PAIRS = 16
+    SERVED = 256
 
 
 class LocalFlag(IntFlag):

@@ -40,6 +40,8 @@ class VerdictKind(IntEnum):
     """Not ours: left to the host's own stack, untouched."""
     HOLD = 6
     """Held until it is known where the address is that it is for."""
+    SERVE = 7
+    """Given to the host's services, which answer it."""
 
 
 class DropReason(IntEnum):
@@ -74,6 +76,11 @@ class DropReason(IntEnum):
     """A port that sends too many packets to unknown addresses; the model has no clock for that."""
     UNRESOLVED = 24
     TOO_BIG = 25
+    DHCP_SERVER = 44
+    NO_SERVICE = 45
+    UNSERVED = 46
+    SERVICE_LIMIT = 47
+    """A port that asks too much; the model has no clock for that."""
 
     @property
     def word(self) -> str:
@@ -162,6 +169,13 @@ class Walk:
         """Step H."""
         self.steps.append(f"H: held, {format_ip(sought.ip)} of VNI {sought.vni} is asked for")
         return self._end(VerdictKind.HOLD, self.frame, ifindex=self.ifindex, sought=sought)
+
+    def serve(self, text: str) -> Verdict:
+        """Step S: the host's services answer."""
+        if self.held:
+            return self.drop(DropReason.UNSERVED, f"{text}, and has no answer")
+        self.steps.append(f"{text}: the host answers")
+        return self._end(VerdictKind.SERVE, self.frame, ifindex=self.ifindex)
 
     def tunnel(self, port: PortRow, row: RemoteRow, frame: bytes) -> Verdict:
         """Step 12."""
