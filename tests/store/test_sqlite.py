@@ -77,15 +77,17 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     added = {
         "nodes": ("availability_zone", "failure_domain", "admin_state_up"),
-        "networks": ("on_demand",),
-        "subnets": ("ip_version",),
+        "networks": ("on_demand", "dns_domain"),
+        "subnets": ("ip_version", "ra_mode", "address_mode"),
         "ports": (
             *("fast_path", "path", "attempts", "realised_at"),
             *("security_groups", "port_security_enabled", "address_pairs", "identity"),
+            *("dns_name", "dhcp_options"),
         ),
     }
     SqliteStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP INDEX port_dns_name")
         for table, columns in added.items():
             for column in columns:
                 connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")

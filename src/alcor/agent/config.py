@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from alcor.agent.relay import RelayLimits
+from alcor.hostsvc.serving import ServiceConfig
 from alcor.kit.backoff import Backoff
 
 DEFAULT_PORT = 50001
@@ -33,5 +34,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What is done for other hosts that controllers cannot reach."""
     audit_interval_s: float = 60.0
     """How often the data plane is observed anew and drift repaired."""
+    services: ServiceConfig = ServiceConfig()
+    """What its ports are answered with."""
     retry: Backoff = Backoff(first_s=0.5, cap_s=30.0)
     """For ports, and a data plane, that failed."""

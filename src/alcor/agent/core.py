@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from alcor.agent.bus import BusEnd
 from alcor.agent.config import AgentConfig
+from alcor.agent.directory import Directory
 from alcor.agent.feeds import FeedKey, Feeds
 from alcor.agent.probe import Prober, UdpProbes
 from alcor.agent.reconcile import AgentStatus, News, Received, Reconciler, Refused
@@ -28,7 +29,8 @@ from alcor.agent.resolver import Resolver
 from alcor.agent.server import AgentServer, Stream
 from alcor.agent.state import ScopeKey
 from alcor.bus.base import Bus
-from alcor.dataplane.base import Driver, EndpointKey, PortCounters
+from alcor.dataplane.base import Driver, EndpointKey, PortCounters, Stack
+from alcor.hostsvc.serving import HostServices
 from alcor.model.ids import Id
 from alcor.paths.link import AGENT, load_credentials
 from alcor.wire.fields import WireError
@@ -107,15 +109,25 @@ class Agent:
         *,
         clock: Callable[[], float] = time.monotonic,
         roll: Callable[[], float] = random.random,
+        stack: Stack | None = None,
     ) -> None:
-        """`bus`, if there is one, is its maker's to start and close; on it the agent listens to these partitions'
-        controllers. `clock` answers monotonic seconds, `roll` a random number in [0, 1)."""
+        """`bus` and `stack`, if there are any, are their makers' to close (the bus to start, too). On the bus the agent
+        listens to these partitions' controllers; the stack serves TCP to ports. `clock` answers monotonic seconds,
+        `roll` a random number in [0, 1)."""
         self._clock = clock
         self._config = config
         self._driver = driver
         self._resolver = Resolver(config.host, driver.misses, clock, self._say)
         self._prober = Prober(self._tell_sightings, clock, roll)
         self._reconciler = Reconciler(config, driver, clock, roll, self._serve)
+        self._services = HostServices(
+            driver.requests,
+            Directory(lambda: self._reconciler.desired),
+            config.services,
+            clock=clock,
+            roll=roll,
+            stack=stack,
+        )
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}
         """Partition -> the stream its later words go to."""
@@ -172,6 +184,7 @@ class Agent:
             asyncio.create_task(self._beat(), name="heartbeats"),
             asyncio.create_task(self._resolve(), name="resolver"),
             asyncio.create_task(self._prober.run(), name="prober"),
+            asyncio.create_task(self._answer_ports(), name="services"),
         ]
         if self._bus is not None and self._bus_end is not None and self._feeds is not None:
             await self._bus_end.start()
@@ -259,6 +272,9 @@ class Agent:
 
     async def _resolve(self) -> None:
         await self._resolver.run()
+
+    async def _answer_ports(self) -> None:
+        await self._services.run()
 
     def _say(self, partition: int, report: bytes) -> bool:
         """To the partition's controller; False: none listens."""

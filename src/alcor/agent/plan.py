@@ -28,6 +28,7 @@ from alcor.dataplane.base import (
 )
 from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import EndpointGoal, GroupGoal, identity_id
+from alcor.model.addresses import ROUTER_MAC, link_local
 from alcor.model.ids import Id
 
 
@@ -40,12 +41,13 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
     vpc = state.vpcs.get(goal.vpc_id) if state is not None else None
     if state is None or vpc is None:
         return None
-    addresses = []
+    addresses, served = [], False
     for address in goal.addresses:
         subnet = state.subnets.get(address.subnet_id)
         if subnet is None:
             return None
         addresses.append(Address(address.ip, subnet.cidr.length, subnet.gateway))
+        served = served or subnet.dhcp
     if goal.identity and groups_of(state, goal.identity) is None:
         return None
     return LocalPort(
@@ -62,6 +64,7 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         identity=goal.identity,
         port_security=goal.port_security,
         pairs=goal.pairs,
+        served=served,
     )
 
 
@@ -102,10 +105,14 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def gateways(desired: Desired, key: ScopeKey) -> Iterator[EndpointKey]:
-    """The gateways that this host answers for in a VPC: of all its subnets, when it is routed."""
+    """The gateways that this host answers for in a VPC: of all its subnets, when it is routed; and where router
+    advertisements come from, when there are any."""
     vpc = desired.vpc(key)
     if vpc is not None and vpc.routed:
-        for subnet in desired.scopes[key].subnets.values():
+        subnets = desired.scopes[key].subnets.values()
+        if any(subnet.ra_mode is not None for subnet in subnets):
+            yield EndpointKey(vpc.vni, link_local(ROUTER_MAC))
+        for subnet in subnets:
             if subnet.gateway is not None:
                 yield EndpointKey(vpc.vni, subnet.gateway)
 

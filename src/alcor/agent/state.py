@@ -12,9 +12,20 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from alcor.agent.names import Names
 from alcor.dataplane.base import Endpoint, EndpointKey
 from alcor.goalstate.merge import Change, ScopeState
-from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, PortGoal, ScopeUpdate, Tombstone, VpcGoal
+from alcor.goalstate.objects import (
+    HOST_SCOPE,
+    EndpointGoal,
+    Goal,
+    Kind,
+    NameGoal,
+    PortGoal,
+    ScopeUpdate,
+    Tombstone,
+    VpcGoal,
+)
 from alcor.model.addresses import Ip, with_link_local
 from alcor.model.ids import Id
 from alcor.wire.reports import Held
@@ -89,6 +100,7 @@ class Desired:
         self._owners: dict[ScopeKey, Owners] = {}
         self._ports_of: dict[ScopeKey, set[Id]] = {}
         self._identities: dict[ScopeKey, Counter[int]] = {}
+        self._names: dict[ScopeKey, Names] = {}
 
     # Reading.
 
@@ -120,6 +132,10 @@ class Desired:
     def ports_of(self, key: ScopeKey) -> Iterable[Id]:
         """The local ports of a VPC."""
         return self._ports_of.get(key, ())
+
+    def names(self, key: ScopeKey) -> Names:
+        """The names of a VPC's ports."""
+        return self._names.get(key) or Names()
 
     def identities(self, key: ScopeKey) -> list[int]:
         """The identities of a VPC's local ports, sorted."""
@@ -200,6 +216,7 @@ class Desired:
             state = self.scopes[key] = ScopeState(key.scope)
             if key.scope != HOST_SCOPE:
                 self._owners[key] = {}
+                self._names[key] = Names()
         return state
 
     def merge(
@@ -233,6 +250,8 @@ class Desired:
                 self._vpc(key, change, touched)
             elif change.kind in (Kind.IDENTITY, Kind.GROUP):
                 touched.policies.add(key)
+            elif change.kind is Kind.NAME:
+                self._names[key].change(_name(change.before), _name(change.after))
             else:
                 touched.vpcs.add(key)
                 touched.ports.update(self.ports_of(key))
@@ -331,10 +350,15 @@ class Desired:
             self._lose_vni(key, vpc.vni, touched)
         self.scopes.pop(key, None)
         self._owners.pop(key, None)
+        self._names.pop(key, None)
         touched.addresses.pop(key, None)
         touched.vpcs.discard(key)
         touched.policies.discard(key)
         touched.members.discard(key)
+
+
+def _name(goal: Goal | None) -> NameGoal | None:
+    return goal if isinstance(goal, NameGoal) else None
 
 
 def _all(held: Id | tuple[Id, ...]) -> tuple[Id, ...]:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
 from alcor.api.errors import BadRequest
-from alcor.model.nouns import PortKind, PortStatus
+from alcor.model.nouns import Ipv6Mode, PortKind, PortStatus
 from alcor.services.health import Reach
 
 NAME_LENGTH = 255
@@ -77,6 +77,7 @@ class NetworkCreate(Input, kw_only=True):
     router_external: OnlyFalse = field(default=False, name="router:external")
     port_security_enabled: OnlyTrue = True
     availability_zone_hints: OnlyEmptyList = ()
+    dns_domain: Text = ""
 
 
 class NetworkUpdate(Input, kw_only=True):
@@ -88,6 +89,7 @@ class NetworkUpdate(Input, kw_only=True):
     shared: bool | UnsetType = UNSET
     router_external: OnlyFalse = field(default=False, name="router:external")
     port_security_enabled: OnlyTrue = True
+    dns_domain: Text | UnsetType = UNSET
 
 
 class NetworkView(View, kw_only=True):
@@ -109,6 +111,7 @@ class NetworkView(View, kw_only=True):
     port_security_enabled: OnlyTrue = True
     availability_zone_hints: OnlyEmptyList = ()
     availability_zones: OnlyEmptyList = ()
+    dns_domain: str
     created_at: TimeText
     updated_at: TimeText
     revision_number: int
@@ -140,8 +143,8 @@ class SubnetCreate(Input, kw_only=True):
     host_routes: OnlyEmptyList = ()
     service_types: OnlyEmptyList = ()
     subnetpool_id: None = None
-    ipv6_address_mode: None = None
-    ipv6_ra_mode: None = None
+    ipv6_address_mode: Ipv6Mode | None = None
+    ipv6_ra_mode: Ipv6Mode | None = None
 
 
 class SubnetUpdate(Input, kw_only=True):
@@ -170,8 +173,8 @@ class SubnetView(View, kw_only=True):
     host_routes: OnlyEmptyList = ()
     service_types: OnlyEmptyList = ()
     subnetpool_id: None = None
-    ipv6_address_mode: None = None
-    ipv6_ra_mode: None = None
+    ipv6_address_mode: Ipv6Mode | None
+    ipv6_ra_mode: Ipv6Mode | None
     created_at: TimeText
     updated_at: TimeText
     revision_number: int
@@ -201,6 +204,28 @@ class AddressPairView(msgspec.Struct, gc=False):
     mac_address: MacText
 
 
+class DhcpOptionBody(Input, kw_only=True):
+    """A DHCP option by its name (dnsmasq's) or number. In a change, a value of null takes it away."""
+
+    opt_name: Annotated[str, Meta(min_length=1, max_length=64)]
+    opt_value: Text | None
+    ip_version: Literal[4, 6] = 4
+
+
+class DhcpOptionView(msgspec.Struct, gc=False):
+    opt_name: str
+    opt_value: str
+    ip_version: Literal[4, 6]
+
+
+class DnsAssignment(msgspec.Struct, gc=False):
+    """Under which name an address of the port is found."""
+
+    ip_address: IpText
+    hostname: str
+    fqdn: str
+
+
 class PortCreate(Input, kw_only=True):
     """A port. Without `fixed_ips` it gets an address of each family that the network has; with [] none."""
 
@@ -224,7 +249,8 @@ class PortCreate(Input, kw_only=True):
     fast_path: bool = field(default=False, name="alcor:fast_path")
     vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
     profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
-    extra_dhcp_opts: OnlyEmptyList = ()
+    extra_dhcp_opts: list[DhcpOptionBody] | None = None
+    dns_name: Text = ""
 
 
 class PortUpdate(Input, kw_only=True):
@@ -245,7 +271,8 @@ class PortUpdate(Input, kw_only=True):
     fast_path: bool | UnsetType = field(default=UNSET, name="alcor:fast_path")
     vnic_type: Literal["normal"] = field(default="normal", name="binding:vnic_type")
     profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
-    extra_dhcp_opts: OnlyEmptyList = ()
+    extra_dhcp_opts: list[DhcpOptionBody] | None = None
+    dns_name: Text | UnsetType = UNSET
 
 
 class VifDetails(msgspec.Struct, omit_defaults=True, gc=False):
@@ -291,7 +318,9 @@ class PortView(View, kw_only=True):
     port_security_enabled: bool
     security_groups: list[UuidText]
     allowed_address_pairs: list[AddressPairView]
-    extra_dhcp_opts: OnlyEmptyList = ()
+    extra_dhcp_opts: list[DhcpOptionView]
+    dns_name: str
+    dns_assignment: list[DnsAssignment]
     created_at: TimeText
     updated_at: TimeText
     revision_number: int

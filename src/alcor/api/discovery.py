@@ -46,6 +46,8 @@ EXTENSIONS = {
         _extension("agent", "agent", "Shows hosts' agents and whether they are alive; drains hosts."),
         _extension("alcor", "Alcor", "Networks with cidr (VPCs), ports with alcor:kind, netns and interface, nodes."),
         _extension("binding", "Port Binding", "Binds ports to hosts and says how the host plugs them."),
+        _extension("dns-integration", "DNS Integration", "Names ports in their network's dns_domain."),
+        _extension("extra_dhcp_opt", "Neutron Extra DHCP options", "Adds options to a port's DHCP answers."),
         _extension("empty-string-filtering", "Empty String Filtering", "Filters by attributes that are empty."),
         _extension("filter-validation", "Filter parameters validation", "Refuses filters that no attribute answers."),
         _extension("net-mtu", "Network MTU", "Shows the MTU of a network."),

@@ -35,6 +35,7 @@ from alcor.api.listing import (
     read_fields,
     read_page,
 )
+from alcor.api.naming import dns_domain
 from alcor.model.addresses import parse_prefix
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Network
@@ -154,6 +155,7 @@ def network_view(network: Network, subnets: Sequence[Id]) -> NetworkView:
         updated_at=time_text(network.updated_at),
         revision_number=network.revision,
         on_demand=network.on_demand,
+        dns_domain=network.dns_domain,
     )
 
 
@@ -171,6 +173,7 @@ def _spec(body: NetworkCreate, owner: str) -> NetworkSpec:
         mtu=None if body.mtu is UNSET else number(body.mtu, "mtu", 0, MTU_LIMIT) or None,
         admin_state_up=body.admin_state_up,
         shared=body.shared,
+        dns_domain=dns_domain(body.dns_domain),
     )
 
 
@@ -184,6 +187,7 @@ def _change(identifier: Id, body: NetworkUpdate, if_match: int | None) -> Update
         mtu=UNSET if body.mtu is UNSET else number(body.mtu, "mtu", 0, MTU_LIMIT),
         admin_state_up=body.admin_state_up,
         shared=body.shared,
+        dns_domain=body.dns_domain if body.dns_domain is UNSET else dns_domain(body.dns_domain),
         if_match=if_match,
     )
 

@@ -5,7 +5,7 @@ A bulk of 1,000 is decoded straight into Structs, converted once, submitted as o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 import msgspec
@@ -41,6 +41,7 @@ from alcor.api.listing import (
     read_fields,
     read_page,
 )
+from alcor.api.naming import assignment, dns_name, domains, option_changes, option_views, options
 from alcor.model.addresses import Prefix, format_ip, network_of, parse_ip, parse_mac
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import Port, PortKind, PortStatus
@@ -74,6 +75,7 @@ _updates = UpdateReader(PortUpdate, PortView, "port")
 _encode = msgspec.json.Encoder().encode
 _UNBOUND_DETAILS = VifDetails()
 _NOT_YET = Provisioning()
+_NO_DOMAINS: Mapping[Id, str] = {}
 _NO_PROFILE: dict[str, object] = {}
 
 
@@ -88,20 +90,23 @@ class Ports:
         owner = call.project_id()
         specs = await each(bodies, lambda body: _spec(body, owner), "ports", bulk=bulk)
         answer = await self._context.control.submit(CreatePorts(specs=tuple(specs)))
-        views = await each(cast(tuple[Port, ...], answer), port_view, "ports", bulk=bulk)
+        made = cast(tuple[Port, ...], answer)
+        known = domains(self._context.store, made)
+        views = await each(made, lambda port: port_view(port, known), "ports", bulk=bulk)
         return Reply(201, _encode({"ports": views} if bulk else {"port": views[0]}))
 
     async def list(self, call: Call) -> Reply:
         page = read_page(call, LISTING)
         ports = await find_page(self._context, LISTING, page, self._context.store.list_ports)
-        return page_reply(call, LISTING, page, [port_view(port) for port in ports])
+        known = await self._context.read(lambda: domains(self._context.store, ports))
+        return page_reply(call, LISTING, page, [port_view(port, known) for port in ports])
 
     async def show(self, call: Call) -> Reply:
         port_id = member(call, PortNotFound, "Port")
         found = self._context.store.get_ports((port_id,))
         if not found:
             raise PortNotFound(f"Port {format_id(port_id)} could not be found.")
-        view = port_view(found[0])
+        view = port_view(found[0], domains(self._context.store, found))
         fields = read_fields(call)
         return Reply(200, _encode({"port": cut(view, fields) if fields else view}))
 
@@ -109,7 +114,7 @@ class Ports:
         port_id = member(call, PortNotFound, "Port")
         command = _change(port_id, _updates.read(call.body), call.if_match())
         port = cast(Port, await self._context.control.submit(command))
-        return Reply(200, _encode({"port": port_view(port)}))
+        return Reply(200, _encode({"port": port_view(port, domains(self._context.store, (port,)))}))
 
     async def delete(self, call: Call) -> Reply:
         port_id = member(call, PortNotFound, "Port")
@@ -117,8 +122,8 @@ class Ports:
         return Reply(204)
 
 
-def port_view(port: Port) -> PortView:
-    """The port as REST shows it."""
+def port_view(port: Port, known: Mapping[Id, str] = _NO_DOMAINS) -> PortView:
+    """The port as REST shows it. `known`: the domains of networks that have one."""
     project_id = port.project_id
     created = time_text(port.created_at)
     return PortView(
@@ -147,6 +152,9 @@ def port_view(port: Port) -> PortView:
         allowed_address_pairs=[
             AddressPairView(_pair_text(pair.prefix), pair.mac.hex(":")) for pair in port.address_pairs
         ],
+        extra_dhcp_opts=option_views(port.dhcp_options),
+        dns_name=port.dns_name,
+        dns_assignment=assignment(port, known.get(port.network_id, "")),
         provisioning=_provisioning(port) if port.realised_at or port.path else _NOT_YET,
         created_at=created,
         updated_at=created if port.updated_at == port.created_at else time_text(port.updated_at),
@@ -194,6 +202,8 @@ def _spec(body: PortCreate, owner: str) -> PortSpec:
         security_groups=None if not isinstance(body.security_groups, list) else _groups(body.security_groups),
         port_security_enabled=None if body.port_security_enabled is UNSET else body.port_security_enabled,
         address_pairs=_pairs(body.allowed_address_pairs) if body.allowed_address_pairs else (),
+        dns_name=dns_name(body.dns_name),
+        dhcp_options=options(body.extra_dhcp_opts) if body.extra_dhcp_opts else (),
     )
 
 
@@ -217,6 +227,8 @@ def _change(port_id: Id, body: PortUpdate, if_match: int | None) -> UpdatePort:
         security_groups=_groups(body.security_groups) if isinstance(body.security_groups, list) else _none(body),
         port_security_enabled=body.port_security_enabled,
         address_pairs=UNSET if body.allowed_address_pairs is UNSET else _pairs(body.allowed_address_pairs or []),
+        dns_name=body.dns_name if body.dns_name is UNSET else dns_name(body.dns_name),
+        dhcp_options=option_changes(body.extra_dhcp_opts) if body.extra_dhcp_opts else UNSET,
         if_match=if_match,
     )
 
@@ -267,6 +279,5 @@ def _fixed_ips(bodies: Sequence[FixedIpCreate]) -> tuple[FixedIpSpec, ...]:
 
 def _check_neutral(body: PortCreate | PortUpdate) -> None:
     """Refuses what Alcor does not honour yet; never stores it silently."""
-    if body.extra_dhcp_opts or body.profile:
-        only("extra_dhcp_opts", not body.extra_dhcp_opts, "not offered yet; leave it out or give []")
+    if body.profile:
         only("binding:profile", not body.profile, "no profile is understood; leave it out or give {}")

@@ -44,8 +44,8 @@ LISTING = Listing(
         "enable_dhcp": Filter("enable_dhcp", boolean),
         "ip_version": Filter("ip_version", integer),
         "subnetpool_id": Constant(None),
-        "ipv6_address_mode": Constant(None),
-        "ipv6_ra_mode": Constant(None),
+        "ipv6_address_mode": Filter("address_mode"),
+        "ipv6_ra_mode": Filter("ra_mode"),
         "shared": Constant(False),
         "router:external": Constant(False),
     },
@@ -111,6 +111,8 @@ def subnet_view(subnet: Subnet) -> SubnetView:
         allocation_pools=[PoolBody(start=format_ip(pool.first), end=format_ip(pool.last)) for pool in subnet.pools],
         enable_dhcp=subnet.enable_dhcp,
         dns_nameservers=subnet.dns_nameservers,
+        ipv6_ra_mode=subnet.ra_mode,
+        ipv6_address_mode=subnet.address_mode,
         created_at=time_text(subnet.created_at),
         updated_at=time_text(subnet.updated_at),
         revision_number=subnet.revision,
@@ -132,6 +134,8 @@ def _spec(body: SubnetCreate, owner: str) -> SubnetSpec:
         pools=None if body.allocation_pools is UNSET else _pools(body.allocation_pools),
         enable_dhcp=body.enable_dhcp,
         dns_nameservers=_nameservers(body.dns_nameservers),
+        ra_mode=body.ipv6_ra_mode,
+        address_mode=body.ipv6_address_mode,
     )
 
 

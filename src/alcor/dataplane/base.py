@@ -160,6 +160,10 @@ class Requests(Protocol):
         """Everything that waits, in the order in which it came."""
         ...
 
+    def interfaces(self) -> dict[Id, int]:
+        """The interfaces of the ports that are served."""
+        ...
+
     def answer(self, ifindex: int, frame: bytes) -> None:
         """Gives the frame to the port behind that interface; one that is gone, or down, is dropped."""
         ...

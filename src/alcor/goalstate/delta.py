@@ -13,7 +13,7 @@ import msgspec
 
 from alcor.goalstate.digest import object_digest
 from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, ScopeUpdate, Tombstone, identity_id
-from alcor.goalstate.snapshot import Groups, endpoint_goal, identity_goal, port_goal, subnet_goal, vpc_goal
+from alcor.goalstate.snapshot import Groups, endpoint_goal, identity_goal, name_goal, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import Ip, with_link_local
 from alcor.model.ids import Id
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
@@ -30,6 +30,8 @@ class PortChange(msgspec.Struct, frozen=True, gc=False):
     """Of the last commit that touched it."""
     visited: frozenset[str]
     """Every host that it was on, even for one commit only: rows read in between may have told that host of it."""
+    named: bool = False
+    """It had a name, even for one commit only."""
 
 
 class Commits(msgspec.Struct, kw_only=True):
@@ -124,10 +126,12 @@ class Commits(msgspec.Struct, kw_only=True):
     def _change(self, revision: int, port: Port, before: Port | None, after: Port | None) -> None:
         earlier = self.ports.get(port.id)
         visited = {one.host for one in (before, after) if one is not None and one.host}
+        named = any(one is not None and one.dns_name for one in (before, after))
         if earlier is not None:
             before = earlier.before
             visited |= earlier.visited
-        self.ports[port.id] = PortChange(port.id, port.network_id, before, after, revision, frozenset(visited))
+            named = named or earlier.named
+        self.ports[port.id] = PortChange(port.id, port.network_id, before, after, revision, frozenset(visited), named)
 
 
 class EndpointMove(NamedTuple):
@@ -178,6 +182,8 @@ def delta(
             else:
                 gone = Tombstone(Kind.ENDPOINT, change.id, change.revision)
                 vpcs.setdefault(change.network_id, _Update()).tombstones.append(gone)
+        if change.named:
+            _name(change, vpcs.setdefault(change.network_id, _Update()))
     for network in commits.networks.values():
         vpcs.setdefault(network.id, _Update()).objects.append(vpc_goal(network))
     for subnet in commits.subnets.values():
@@ -317,6 +323,15 @@ def _groups(commits: Commits, groups: Groups, vpcs: dict[Id, _Update]) -> None:
             update.objects.append(goal)
         else:
             update.tombstones.append(Tombstone(Kind.GROUP, group_id, commits.revision))
+
+
+def _name(change: PortChange, update: _Update) -> None:
+    """A named port's share of its VPC's scope."""
+    goal = name_goal(change.after) if change.after is not None else None
+    if goal is not None:
+        update.objects.append(goal)
+    else:
+        update.tombstones.append(Tombstone(Kind.NAME, change.id, change.revision))
 
 
 def _addresses(port: Port | None) -> tuple[Ip, ...]:

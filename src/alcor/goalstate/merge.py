@@ -26,6 +26,7 @@ from alcor.goalstate.objects import (
     GroupGoal,
     IdentityGoal,
     Kind,
+    NameGoal,
     PortGoal,
     ScopeUpdate,
     SubnetGoal,
@@ -44,7 +45,20 @@ KIND_OF: dict[type[Goal], Kind] = {
     EndpointGoal: Kind.ENDPOINT,
     IdentityGoal: Kind.IDENTITY,
     GroupGoal: Kind.GROUP,
+    NameGoal: Kind.NAME,
 }
+
+
+_TABLES = {
+    Kind.VPC: "vpcs",
+    Kind.SUBNET: "subnets",
+    Kind.PORT: "ports",
+    Kind.ENDPOINT: "endpoints",
+    Kind.IDENTITY: "identities",
+    Kind.GROUP: "groups",
+    Kind.NAME: "names",
+}
+"""Where a ScopeState has them."""
 
 
 class Change(NamedTuple):
@@ -67,6 +81,7 @@ class ScopeState:
         "floor",
         "groups",
         "identities",
+        "names",
         "ports",
         "revision",
         "scope",
@@ -88,6 +103,7 @@ class ScopeState:
         self.endpoints: dict[Id, EndpointGoal] = {}
         self.identities: dict[Id, IdentityGoal] = {}
         self.groups: dict[Id, GroupGoal] = {}
+        self.names: dict[Id, NameGoal] = {}
         self._tombstones: dict[tuple[Kind, Id], int] = {}
 
     def merge(self, update: ScopeUpdate) -> list[Change]:
@@ -142,8 +158,8 @@ class ScopeState:
         return sum(len(self._table(kind)) for kind in Kind)
 
     def _table(self, kind: Kind) -> dict[Id, Goal]:
-        tables = (self.vpcs, self.subnets, self.ports, self.endpoints, self.identities, self.groups)
-        return tables[kind - 1]  # type: ignore[return-value]
+        table: dict[Id, Goal] = getattr(self, _TABLES[kind])
+        return table
 
     def _merge_objects(self, update: ScopeUpdate, changes: list[Change]) -> None:
         floor = 0 if update.snapshot and update.revision >= self.floor else self.floor

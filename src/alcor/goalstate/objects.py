@@ -5,7 +5,8 @@ O(hosts that need it) and a VPC's state is encoded once for all its hosts:
 
 - the **host scope** holds the ports of one host;
 - a **VPC scope** holds what every host that carries the VPC must know: the VPC itself, its subnets, its endpoints,
-  and the security groups that its ports are in. That of a VPC which is on demand is without the endpoints.
+  the security groups that its ports are in, and its ports' names. That of a VPC which is on demand is without the
+  endpoints.
   A host subscribes to it by running a port of the VPC, and forgets it whole with its last port.
 
 Every object carries the revision (commit number) that last changed it; a deletion is a tombstone with a revision.
@@ -21,7 +22,7 @@ import msgspec
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import AddressPair, PortKind
+from alcor.model.nouns import AddressPair, DhcpOption, Ipv6Mode, PortKind
 
 HOST_SCOPE = Id(b"")
 """The key of a host's own scope; a VPC scope's key is the network's id."""
@@ -36,6 +37,7 @@ class Kind(IntEnum):
     ENDPOINT = 4
     IDENTITY = 5
     GROUP = 6
+    NAME = 18
 
 
 class Key(NamedTuple):
@@ -56,6 +58,8 @@ class VpcGoal(msgspec.Struct, frozen=True, gc=False):
     routed: bool
     admin_state_up: bool = True
     on_demand: bool = False
+    dns_domain: str = ""
+    """In which its ports' names are, with a dot at its end; empty: the default one."""
 
     @property
     def key(self) -> Key:
@@ -69,6 +73,11 @@ class SubnetGoal(msgspec.Struct, frozen=True, gc=False):
     revision: int
     cidr: Prefix
     gateway: Ip | None
+    dhcp: bool = False
+    """Hosts answer its ports: DHCP, router advertisements, DNS, metadata."""
+    nameservers: tuple[Ip, ...] = ()
+    ra_mode: Ipv6Mode | None = None
+    address_mode: Ipv6Mode | None = None
 
     @property
     def key(self) -> Key:
@@ -115,6 +124,10 @@ class PortGoal(msgspec.Struct, frozen=True, gc=False):
     port_security: bool = True
     """It sends from its own addresses and `pairs` only."""
     pairs: tuple[AddressPair, ...] = ()
+    project_id: str = ""
+    device_id: str = ""
+    dns_name: str = ""
+    dhcp_options: tuple[DhcpOption, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -173,7 +186,20 @@ class GroupGoal(msgspec.Struct, frozen=True, gc=False):
         return Key(Kind.GROUP, self.id)
 
 
-Goal = VpcGoal | SubnetGoal | EndpointGoal | PortGoal | IdentityGoal | GroupGoal
+class NameGoal(msgspec.Struct, frozen=True, gc=False):
+    """The name that a port of the VPC has in its domain, and the port's addresses. `id` is the port's."""
+
+    id: Id
+    revision: int
+    name: str
+    ips: tuple[Ip, ...]
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.NAME, self.id)
+
+
+Goal = VpcGoal | SubnetGoal | EndpointGoal | PortGoal | IdentityGoal | GroupGoal | NameGoal
 
 
 class Tombstone(msgspec.Struct, frozen=True, gc=False):

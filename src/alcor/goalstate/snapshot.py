@@ -14,6 +14,7 @@ from alcor.goalstate.objects import (
     Goal,
     GroupGoal,
     IdentityGoal,
+    NameGoal,
     PortAddress,
     PortGoal,
     RuleGoal,
@@ -22,6 +23,7 @@ from alcor.goalstate.objects import (
     VpcGoal,
     identity_id,
 )
+from alcor.model.addresses import parse_ip
 from alcor.model.ids import Id
 from alcor.model.nouns import Direction, Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
 
@@ -153,12 +155,29 @@ def vpc_goal(network: Network) -> VpcGoal:
         network.cidr is not None,
         network.admin_state_up,
         network.on_demand,
+        network.dns_domain,
     )
 
 
 def subnet_goal(subnet: Subnet) -> SubnetGoal:
     """The subnet of a subnet row."""
-    return SubnetGoal(subnet.id, subnet.revision, subnet.cidr, subnet.gateway)
+    return SubnetGoal(
+        subnet.id,
+        subnet.revision,
+        subnet.cidr,
+        subnet.gateway,
+        subnet.enable_dhcp,
+        tuple([parse_ip(server) for server in subnet.dns_nameservers]),
+        subnet.ra_mode,
+        subnet.address_mode,
+    )
+
+
+def name_goal(port: Port) -> NameGoal | None:
+    """The name of a port row; None when it has none."""
+    if not port.dns_name:
+        return None
+    return NameGoal(port.id, port.revision, port.dns_name, tuple([fixed.ip for fixed in port.fixed_ips]))
 
 
 def port_goal(port: Port) -> PortGoal:
@@ -176,6 +195,10 @@ def port_goal(port: Port) -> PortGoal:
         port.identity,
         port.port_security_enabled,
         port.address_pairs,
+        port.project_id,
+        port.device_id,
+        port.dns_name,
+        port.dhcp_options,
     )
 
 
@@ -214,13 +237,18 @@ def vpc_snapshot(
     groups: Groups | None = None,
 ) -> ScopeUpdate:
     """The whole scope of a VPC: network, subnets, nodes and groups as of commit `revision`, all the network's ports as
-    of then or later (none of them when the network is on demand)."""
-    endpoints = [goal for port in ports if (goal := endpoint_goal(port, nodes, revision)) is not None]
+    of then or later (when the network is on demand: those with names)."""
+    rows = list(ports)
+    endpoints = [goal for port in rows if (goal := endpoint_goal(port, nodes, revision)) is not None]
+    if network.on_demand:
+        endpoints = []
+    names = [name for port in rows if (name := name_goal(port)) is not None]
     objects: list[Goal] = [vpc_goal(network)]
     objects += sorted((subnet_goal(subnet) for subnet in subnets), key=_identifier)
     objects += sorted(endpoints, key=_identifier)
     if groups is not None:
         objects += groups.goals(network.id)
+    objects += sorted(names, key=_identifier)
     return ScopeUpdate(scope=network.id, revision=revision, snapshot=True, objects=tuple(objects))
 
 

@@ -372,7 +372,8 @@ class Publisher:
         """On a thread, while the loop's task waits: the views do not change under it. The scope, its digest, and
         whether that is of the last published commit, or of rows some of which are newer."""
         views = self._views
-        rows = () if network.on_demand else self._store.ports_of_network(network.id)
+        read = self._store.named_ports if network.on_demand else self._store.ports_of_network
+        rows = read(network.id)
         subnets = views.subnets.get(network.id, {}).values()
         snapshot = vpc_snapshot(views.revision, network, subnets, rows, views.nodes, views.groups)
         later = self._store.changes_since(views.revision, LATER_COMMITS)

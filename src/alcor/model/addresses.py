@@ -23,6 +23,7 @@ ROUTER_MAC = Mac(bytes.fromhex("fe1611000000"))
 """The MAC of every gateway, on every host: frames to it are routed. Locally administered, unicast."""
 SERVICE_IPS = (Ip(V4_MAPPED + b"\xa9\xfe\xa9\xfe"), Ip(b"\xfe\x80" + bytes(10) + b"\xa9\xfe\xa9\xfe"))
 """Where a port finds its host's services, DNS and metadata: 169.254.169.254 and fe80::a9fe:a9fe, as in OpenStack."""
+BROADCAST_IP = Ip(V4_MAPPED + b"\xff" * 4)
 
 
 class Prefix(msgspec.Struct, frozen=True, gc=False, order=True):

@@ -38,6 +38,17 @@ class PortKind(StrEnum):
     """Takes the interface named `interface`, which somebody else made and keeps."""
 
 
+class Ipv6Mode(StrEnum):
+    """How a port of an IPv6 subnet comes to its address and to the rest (Neutron's ipv6_ra_mode, ipv6_address_mode)."""
+
+    SLAAC = "slaac"
+    """By router advertisements alone (RFC 4862): the address is the prefix and the MAC's modified EUI-64."""
+    STATEFUL = "dhcpv6-stateful"
+    """Both by DHCPv6."""
+    STATELESS = "dhcpv6-stateless"
+    """The address as with SLAAC, the rest by DHCPv6."""
+
+
 class Network(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A network; with `cidr` it is a VPC, whose subnets route to each other."""
 
@@ -55,6 +66,8 @@ class Network(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     revision: int
     on_demand: bool = False
     """Too large to be preloaded: hosts ask where an address is when a packet for it comes."""
+    dns_domain: str = ""
+    """In which its ports' names are, with a dot at its end; empty: DEFAULT_DOMAIN."""
 
 
 class Pool(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -81,6 +94,16 @@ class Subnet(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     updated_at: int
     revision: int
 
+    ra_mode: Ipv6Mode | None = None
+    """What router advertisements say; None: there are none."""
+    address_mode: Ipv6Mode | None = None
+    """How addresses are given out; None: they are not."""
+
+    @property
+    def automatic(self) -> bool:
+        """The ports' addresses are made of their MACs."""
+        return any(mode in (Ipv6Mode.SLAAC, Ipv6Mode.STATELESS) for mode in (self.address_mode, self.ra_mode))
+
     @property
     def ip_version(self) -> int:
         """4 or 6."""
@@ -100,6 +123,15 @@ class AddressPair(msgspec.Struct, frozen=True, gc=False, array_like=True):
     prefix: Prefix
     mac: Mac
     """The port's own, unless another was asked for."""
+
+
+class DhcpOption(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a port's DHCP answers say beside the rest (Neutron's extra_dhcp_opts): model.dhcp encodes it."""
+
+    version: int
+    """4 or 6."""
+    name: str
+    value: str
 
 
 class Direction(StrEnum):
@@ -207,6 +239,9 @@ class Port(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Status: dials that the session took in which it came."""
     realised_at: int = 0
     """Status: when it came; 0: it has not."""
+    dns_name: str = ""
+    """Its name in the network's dns_domain, in lower case; empty: only that of its addresses."""
+    dhcp_options: tuple[DhcpOption, ...] = ()
 
 
 class Node(msgspec.Struct, frozen=True, gc=False, kw_only=True):

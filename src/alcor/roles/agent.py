@@ -13,6 +13,8 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
@@ -28,12 +30,17 @@ from alcor.bus.credentials import find_credentials
 from alcor.bus.nats import NatsBus, NatsOptions
 from alcor.bus.tls import client_context
 from alcor.dataplane.base import DataPlaneError, Driver
+from alcor.hostsvc.metadata import MetadataConfig
+from alcor.hostsvc.serving import ServiceConfig
 from alcor.kit import logs
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import format_id, parse_id
 from alcor.paths.link import AGENT, CredentialsError
 from alcor.roles.activation import notify_ready
-from alcor.roles.config import AgentRoleConfig, ConfigError, is_loopback, numbers, parse_listen
+from alcor.roles.config import AgentRoleConfig, ConfigError, is_loopback, numbers, parse_listen, resolvers
+
+if TYPE_CHECKING:
+    from alcor.dataplane.kernel.stack import TunStack
 
 MAX_PINGS = 1000
 MAX_WAIT_S = 10.0
@@ -60,6 +67,7 @@ def run(config: AgentRoleConfig, *, standby: bool = False) -> None:
             ports=frozenset(numbers(config.relay_ports, "relay_ports")),
             loopback=is_loopback(listen),
         ),
+        services=_services(config),
     )
     try:
         uvloop.run(_stand_by(settings, config) if standby else _take_turn(settings, config))
@@ -122,14 +130,49 @@ async def _run(settings: AgentConfig, config: AgentRoleConfig, stop: asyncio.Eve
         if bus is not None:
             bus.start()
         try:
-            agent = Agent(settings, driver, bus, numbers(config.partitions, "partitions"))
-            async with answering(config.state_dir, lambda: agent.stuck):
-                await _serve(agent, operations, config, stop)
+            stack = _make_stack(config)
+            try:
+                agent = Agent(settings, driver, bus, numbers(config.partitions, "partitions"), stack=stack)
+                async with answering(config.state_dir, lambda: agent.stuck):
+                    await _serve(agent, operations, config, stop)
+            finally:
+                if stack is not None:
+                    stack.close()
         finally:
             if bus is not None:
                 await bus.close()
     finally:
         close()
+
+
+def _services(config: AgentRoleConfig) -> ServiceConfig:
+    """What ports are answered with. Raises ConfigError."""
+    host, port, secret = "", 0, b""
+    if config.metadata_url:
+        found = urlsplit(config.metadata_url)
+        if found.scheme != "http" or not found.hostname or found.path.strip("/"):
+            raise ConfigError(f"metadata_url = '{config.metadata_url}' is not http://host:port")
+        host, port = found.hostname, found.port or 80
+    if config.metadata_secret_file is not None:
+        try:
+            secret = config.metadata_secret_file.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"metadata_secret_file: cannot read {config.metadata_secret_file}: {error}") from None
+    metadata = MetadataConfig(host=host, port=port, secret=secret)
+    return ServiceConfig(resolvers=resolvers(config.dns_resolvers), metadata=metadata)
+
+
+def _make_stack(config: AgentRoleConfig) -> TunStack | None:
+    """What serves ports TCP; None where it cannot be: everything else goes on."""
+    if config.driver != "ebpf":
+        return None
+    from alcor.dataplane.kernel.stack import TunStack
+
+    try:
+        return TunStack()
+    except DataPlaneError as error:
+        _log.error("%s: metadata, and DNS over TCP, are not served", error)
+        return None
 
 
 def _make_bus(settings: AgentConfig, config: AgentRoleConfig) -> NatsBus | None:

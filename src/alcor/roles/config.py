@@ -89,6 +89,13 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """For how many other hosts at a time this one carries bytes that a controller cannot bring them; 0: for none."""
     relay_ports: str = "50001"
     """Where agents listen that may be relayed to: numbers, comma-separated."""
+    dns_resolvers: str = ""
+    """Who is asked for names that are in no VPC: addresses, comma-separated, with a port (`address:port`, IPv6 in
+    brackets) or without; empty: nobody, ports are refused."""
+    metadata_url: str = ""
+    """The region's metadata service (Nova's metadata API): `http://host:port`; empty: there is none."""
+    metadata_secret_file: Path | None = None
+    """Holds the secret that signs instance ids: Nova's `metadata_proxy_shared_secret`."""
     standby_dead_s: float = 0.5
     """A standby takes over when there has been no agent for so long..."""
     standby_hung_s: float = 5.0
@@ -105,6 +112,20 @@ def numbers(text: str, setting: str) -> tuple[int, ...]:
     if not all(word.isascii() and word.isdigit() for word in words):
         raise ConfigError(f"{setting} = '{text}' must be numbers, separated by commas")
     return tuple(int(word) for word in words)
+
+
+def resolvers(text: str) -> tuple[tuple[str, int], ...]:
+    """Comma-separated addresses of DNS servers, with their ports. Raises ConfigError."""
+    found = []
+    for word in [word.strip() for word in text.split(",") if word.strip()]:
+        plain = word.count(":") != 1 and not word.startswith("[")
+        address, port = (word, 53) if plain else parse_listen(word if "]:" in word or "." in word else f"{word}:53")
+        try:
+            parse_ip(address)
+        except ValueError as error:
+            raise ConfigError(f"dns_resolvers = '{text}': {error}") from None
+        found.append((address, port))
+    return tuple(found)
 
 
 class ConfigError(Exception):

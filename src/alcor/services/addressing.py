@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, ip_to_int
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, ip_to_int, link_local
 from alcor.model.allocation import (
     Allocation,
     Allocator,
@@ -22,6 +22,7 @@ from alcor.model.ids import Id, format_id
 from alcor.model.nouns import FixedIp, Network, Port, Subnet
 from alcor.services.commands import FixedIpSpec
 from alcor.services.errors import (
+    AllocationOnAutoAddressSubnet,
     InvalidInput,
     InvalidIpForNetwork,
     InvalidIpForSubnet,
@@ -35,6 +36,9 @@ from alcor.services.subnets import usable
 
 MAX_FIXED_IPS = 5
 """Addresses of one port, as Neutron's `max_fixed_ips_per_port`."""
+
+ROUTER_OWNER = "network:router"
+"""Ports of routers have whatever addresses they are given."""
 
 Want = tuple[Subnet, int | None]
 """An address of that subnet: the one at that offset, or any."""
@@ -159,6 +163,33 @@ def supply(indexes: Indexes, demand: NetworkDemand) -> tuple[Supply, list[tuple[
     return Supply(iter(allocations[0][1].chosen), anywhere, chosen), allocations
 
 
+def automatic_subnets(indexes: Indexes, network_id: Id) -> list[Subnet]:
+    """The subnets in which every port has the address that its MAC makes."""
+    return [subnet for subnet in indexes.subnets_of.get(network_id, {}).values() if subnet.automatic]
+
+
+def draw_macs(indexes: Indexes, demand: NetworkDemand) -> Iterator[int]:
+    """The MACs that `supply` is going to choose, in their order. Raises its errors."""
+    return iter(_plan_macs(demand, indexes.macs(demand.network.id)).chosen)
+
+
+def settle(wants: Sequence[Want], mac: Mac, device_owner: str) -> list[Want]:
+    """The wants with the addresses that the MAC makes, where subnets give out no others. Raises
+    AllocationOnAutoAddressSubnet."""
+    own = int.from_bytes(link_local(mac)[8:], "big")
+    settled: list[Want] = []
+    for subnet, offset in wants:
+        if subnet.automatic and not device_owner.startswith(ROUTER_OWNER):
+            if offset not in (None, own):
+                raise AllocationOnAutoAddressSubnet(
+                    f"IPv6 address {_text(subnet, offset or 0)} cannot be directly assigned to a port on subnet "
+                    f"{format_id(subnet.id)} as the subnet is configured for automatic addresses."
+                )
+            offset = own
+        settled.append((subnet, offset))
+    return settled
+
+
 def _resolve_one(indexes: Indexes, network: Network, spec: FixedIpSpec) -> Want:
     subnets = indexes.subnets_of.get(network.id, {})
     if spec.subnet_id is not None:
@@ -226,7 +257,7 @@ def _spread(indexes: Indexes, demand: NetworkDemand, version: int) -> list[tuple
     if not demand.anywhere:
         return []
     known = indexes.subnets_of.get(demand.network.id, {}).values()
-    subnets = [subnet for subnet in known if subnet.cidr.version == version]
+    subnets = [subnet for subnet in known if subnet.cidr.version == version and not subnet.automatic]
     if not subnets:
         return []
     shares: list[tuple[Id, int]] = []

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import Direction, Pool, PortKind
+from alcor.model.nouns import DhcpOption, Direction, Ipv6Mode, Pool, PortKind
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -29,6 +29,7 @@ class NetworkSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     mtu: int | None = None
     admin_state_up: bool = True
     shared: bool = False
+    dns_domain: str = ""
 
 
 class CreateNetworks(Command, frozen=True, gc=False, kw_only=True):
@@ -47,6 +48,7 @@ class UpdateNetwork(Command, frozen=True, gc=False, kw_only=True):
     mtu: int | UnsetType = UNSET
     admin_state_up: bool | UnsetType = UNSET
     shared: bool | UnsetType = UNSET
+    dns_domain: str | UnsetType = UNSET
     if_match: int | None = None
 
 
@@ -68,6 +70,8 @@ class SubnetSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     pools: tuple[Pool, ...] | None = None
     enable_dhcp: bool = True
     dns_nameservers: tuple[str, ...] = ()
+    ra_mode: Ipv6Mode | None = None
+    address_mode: Ipv6Mode | None = None
 
 
 class CreateSubnets(Command, frozen=True, gc=False, kw_only=True):
@@ -110,6 +114,14 @@ class AddressPairSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     mac: Mac | None = None
 
 
+class DhcpOptionChange(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """An option to set; `value` None: to take away."""
+
+    version: int
+    name: str
+    value: str | None
+
+
 class PortSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     network_id: Id
     project_id: str = ""
@@ -132,6 +144,8 @@ class PortSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     port_security_enabled: bool | None = None
     """None: True, but for a device_owner that starts with `network:`."""
     address_pairs: tuple[AddressPairSpec, ...] = ()
+    dns_name: str = ""
+    dhcp_options: tuple[DhcpOption, ...] = ()
 
 
 class CreatePorts(Command, frozen=True, gc=False, kw_only=True):
@@ -160,6 +174,9 @@ class UpdatePort(Command, frozen=True, gc=False, kw_only=True):
     """None: the project's default group."""
     port_security_enabled: bool | UnsetType = UNSET
     address_pairs: tuple[AddressPairSpec, ...] | UnsetType = UNSET
+    dns_name: str | UnsetType = UNSET
+    dhcp_options: tuple[DhcpOptionChange, ...] | UnsetType = UNSET
+    """What changes of them; the others stay."""
     if_match: int | None = None
 
 

@@ -22,7 +22,7 @@ from alcor.store.base import Changes
 
 MIN_MTU = 68
 """The least that IPv4 may have (RFC 791)."""
-_FIELDS = ("name", "description", "cidr", "mtu", "admin_state_up", "shared")
+_FIELDS = ("name", "description", "cidr", "mtu", "admin_state_up", "shared", "dns_domain")
 
 
 def find_network(indexes: Indexes, network_id: Id) -> Network:
@@ -53,6 +53,7 @@ def create_networks(indexes: Indexes, command: CreateNetworks, stamp: Stamp) -> 
             mtu=indexes.max_mtu if spec.mtu is None else spec.mtu,
             admin_state_up=spec.admin_state_up,
             shared=spec.shared,
+            dns_domain=spec.dns_domain,
             created_at=stamp.now,
             updated_at=stamp.now,
             revision=stamp.revision,

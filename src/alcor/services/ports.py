@@ -8,17 +8,17 @@ names and other words keeps the status: the revision grows, the host is told, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from alcor.model.addresses import ip_to_int
-from alcor.model.allocation import Allocation, Allocator
+from alcor.model.allocation import Allocation, Allocator, mac_from_int
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import AddressPair, FixedIp, Port, PortKind, PortStatus
-from alcor.services.addressing import NetworkDemand, Want, resolve, supply
+from alcor.model.nouns import AddressPair, DhcpOption, FixedIp, Port, PortKind, PortStatus
+from alcor.services.addressing import NetworkDemand, Want, automatic_subnets, draw_macs, resolve, settle, supply
 from alcor.services.commands import CreatePorts, DeletePorts, FixedIpSpec, PortSpec, UpdatePort
 from alcor.services.errors import (
     InvalidInput,
@@ -34,6 +34,8 @@ from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
 COMPUTE_OWNER = "compute:"
+MAX_OPTIONS, MAX_OPTION_BYTES = 32, 600
+"""DHCP options of one port and what they may take of a datagram that every client receives."""
 MAX_INTERFACE = 15
 """Bytes of an interface name (Linux IFNAMSIZ less the final zero)."""
 
@@ -49,11 +51,12 @@ _PLAIN_FIELDS = (
     "netns",
     "interface",
     "fast_path",
+    "dns_name",
 )
 _WIRED_FIELDS = frozenset(
     (
         *("mac", "fixed_ips", "host", "admin_state_up", "kind", "netns", "interface"),
-        *("identity", "port_security_enabled", "address_pairs"),
+        *("identity", "port_security_enabled", "address_pairs", "dhcp_options"),
     )
 )
 """What a host must realise: a change of one of these makes a bound port BUILD again."""
@@ -76,13 +79,13 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
             demand.anywhere += 1
             wanted.append(None)
         else:
-            wants = resolve(indexes, demand.network, spec.fixed_ips)
-            demand.take_addresses(wants)
-            wanted.append(wants)
+            wanted.append(resolve(indexes, demand.network, spec.fixed_ips))
         if spec.kind is not None or spec.interface or spec.netns:
             check_attachment(_kind(spec), spec.netns, spec.interface)
         hosts.add(spec.host)
+        check_options(spec.dhcp_options)
     check_hosts(indexes, hosts)
+    settled = _settle(indexes, command.specs, demands, wanted)
     allocations: list[tuple[Allocator, Allocation]] = []
     supplies = {}
     for network_id, demand in demands.items():
@@ -92,7 +95,7 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
     changes = Changes()
     memberships = Memberships(indexes, stamp, changes)
     ports = changes.new_ports
-    for identifier, spec, wants_or_none in zip(stamp.ids, command.specs, wanted, strict=True):
+    for identifier, spec, wants in zip(stamp.ids, command.specs, settled, strict=True):
         source = supplies[spec.network_id]
         secured, groups, identity = _security(memberships, spec)
         address = source.mac() if spec.mac is None else spec.mac
@@ -104,7 +107,7 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
                 name=spec.name,
                 description=spec.description,
                 mac=address,
-                fixed_ips=source.default_addresses() if wants_or_none is None else source.addresses(wants_or_none),
+                fixed_ips=(source.default_addresses() if spec.fixed_ips is None else ()) + source.addresses(wants),
                 host=spec.host,
                 device_id=spec.device_id,
                 device_owner=spec.device_owner,
@@ -123,9 +126,33 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
                 address_pairs=address_pairs(spec.address_pairs, address) if spec.address_pairs else (),
                 identity=identity,
                 fast_path=spec.fast_path,
+                dns_name=spec.dns_name,
+                dhcp_options=spec.dhcp_options,
             )
         )
     return Outcome(tuple(ports), changes, tuple(allocations))
+
+
+def _settle(
+    indexes: Indexes,
+    specs: Sequence[PortSpec],
+    demands: Mapping[Id, NetworkDemand],
+    wanted: Sequence[list[Want] | None],
+) -> list[Sequence[Want]]:
+    """The addresses that each port wants by name or subnet, those that its MAC makes among them; asks for them."""
+    automatic = {network_id: automatic_subnets(indexes, network_id) for network_id in demands}
+    macs = {network_id: draw_macs(indexes, demands[network_id]) for network_id, some in automatic.items() if some}
+    settled: list[Sequence[Want]] = []
+    for spec, wants in zip(specs, wanted, strict=True):
+        some = automatic[spec.network_id]
+        found: Sequence[Want] = wants or ()
+        if some:
+            address = mac_from_int(next(macs[spec.network_id])) if spec.mac is None else spec.mac
+            every: list[Want] = [(subnet, None) for subnet in some] if wants is None else wants
+            found = settle(every, address, spec.device_owner)
+        demands[spec.network_id].take_addresses(found)
+        settled.append(found)
+    return settled
 
 
 def _security(memberships: Memberships, spec: PortSpec) -> tuple[bool, tuple[Id, ...], int]:
@@ -145,6 +172,9 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
     before = find_port(ports, command.id)
     check_if_match(before, command.if_match)
     fields: dict[str, Any] = changed_fields(before, command, _PLAIN_FIELDS)
+    options = _change_options(before, command)
+    if options != before.dhcp_options:
+        fields["dhcp_options"] = options
     allocations = _change_addresses(indexes, before, command, fields)
     changes = Changes()
     _change_security(Memberships(indexes, stamp, changes), before, command, fields)
@@ -279,12 +309,15 @@ def _change_addresses(
             )
         demand.take_mac(fields["mac"])
         demand.released_macs.append(int.from_bytes(before.mac, "big"))
-    if command.fixed_ips is UNSET:
+    specs = command.fixed_ips
+    if specs is UNSET:
         if "mac" not in fields:
             return ()
-        return tuple(supply(indexes, demand)[1])
-    wants = resolve(indexes, demand.network, command.fixed_ips)
-    kept, new = _keep(indexes, before, command.fixed_ips, wants)
+        specs = _as_specs(indexes, before)
+    wants = resolve(indexes, demand.network, specs)
+    if automatic_subnets(indexes, before.network_id):
+        wants = settle(wants, fields.get("mac", before.mac), before.device_owner)
+    kept, new = _keep(indexes, before, wants)
     demand.take_addresses(new)
     demand.release(indexes, before, mac=False, kept=[fixed_ip for fixed_ip in kept if fixed_ip is not None])
     source, allocations = supply(indexes, demand)
@@ -295,9 +328,37 @@ def _change_addresses(
     return tuple(allocations)
 
 
-def _keep(
-    indexes: Indexes, before: Port, specs: Sequence[FixedIpSpec], wants: Sequence[Want]
-) -> tuple[list[FixedIp | None], list[Want]]:
+def _as_specs(indexes: Indexes, port: Port) -> tuple[FixedIpSpec, ...]:
+    """The addresses that the port has; where its MAC makes them, only the subnet."""
+    return tuple(
+        FixedIpSpec(subnet_id=one.subnet_id, ip=None if indexes.subnets[one.subnet_id].automatic else one.ip)
+        for one in port.fixed_ips
+    )
+
+
+def _change_options(before: Port, command: UpdatePort) -> tuple[DhcpOption, ...]:
+    """The port's DHCP options, those that the command names set or taken away (as in Neutron)."""
+    if command.dhcp_options is UNSET:
+        return before.dhcp_options
+    options = {(one.version, one.name): one for one in before.dhcp_options}
+    for change in command.dhcp_options:
+        options.pop((change.version, change.name), None)
+        if change.value is not None:
+            options[change.version, change.name] = DhcpOption(change.version, change.name, change.value)
+    check_options(options.values())
+    return tuple([options[key] for key in sorted(options)])
+
+
+def check_options(options: Collection[DhcpOption]) -> None:
+    """Raises InvalidInput for more options than one answer has room for."""
+    if len(options) > MAX_OPTIONS or sum(len(one.value) for one in options) > MAX_OPTION_BYTES:
+        raise InvalidInput(
+            f"Invalid input for operation: extra_dhcp_opts: at most {MAX_OPTIONS} options with {MAX_OPTION_BYTES} "
+            "characters of values together fit an answer."
+        )
+
+
+def _keep(indexes: Indexes, before: Port, wants: Sequence[Want]) -> tuple[list[FixedIp | None], list[Want]]:
     """For each address wanted, the one of the port's own that answers it (or None); and the wants left over.
 
     A spec that names the port's own address keeps it; one that names only a subnet keeps an address of that subnet (as

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from alcor.model.addresses import Ip, Prefix, format_ip, ip_from_int, ip_to_int, ip_version, parse_prefix
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import Network, Pool, Subnet
+from alcor.model.nouns import Ipv6Mode, Network, Pool, Subnet
 from alcor.services.commands import CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
 from alcor.services.errors import (
     GatewayConflictWithAllocationPools,
@@ -32,6 +32,7 @@ from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
 _IPV6_SHORTEST = 64
+_EUI64_LENGTH = 64
 _NOT_FOR_HOSTS = tuple(parse_prefix(text) for text in ("::/64", "fe80::/10", "ff00::/8"))
 """IPv6: unspecified, loopback and v4-mapped; link-local, which every port has by itself; groups (RFC 4291)."""
 _FIELDS = ("name", "description", "gateway", "pools", "enable_dhcp", "dns_nameservers")
@@ -69,6 +70,8 @@ def create_subnets(indexes: Indexes, command: CreateSubnets, stamp: Stamp) -> Ou
                 pools=pools,
                 enable_dhcp=spec.enable_dhcp,
                 dns_nameservers=spec.dns_nameservers,
+                ra_mode=spec.ra_mode,
+                address_mode=spec.address_mode,
                 created_at=stamp.now,
                 updated_at=stamp.now,
                 revision=stamp.revision,
@@ -86,6 +89,8 @@ def update_subnet(indexes: Indexes, command: UpdateSubnet, stamp: Stamp) -> Outc
         return Outcome(before, Changes())
     if fields.get("enable_dhcp"):
         _check_dhcp(before.cidr)
+    if "enable_dhcp" in fields:
+        check_modes(before.cidr, before.ra_mode, before.address_mode, enable_dhcp=fields["enable_dhcp"])
     after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
     if "gateway" in fields and after.gateway is not None:
         _check_gateway(after.cidr, after.gateway)
@@ -186,6 +191,30 @@ def _check_dhcp(cidr: Prefix) -> None:
         )
 
 
+def check_modes(cidr: Prefix, ra_mode: Ipv6Mode | None, address_mode: Ipv6Mode | None, *, enable_dhcp: bool) -> None:
+    """Raises InvalidInput for IPv6 modes that do not go together (Neutron's rules)."""
+    if ra_mode is None and address_mode is None:
+        return
+    if cidr.version == 4:
+        name = "ipv6_ra_mode" if ra_mode is not None else "ipv6_address_mode"
+        raise InvalidInput(f"Invalid input for operation: {name} is not valid when ip_version is 4.")
+    if not enable_dhcp:
+        raise InvalidInput(
+            "Invalid input for operation: ipv6_ra_mode or ipv6_address_mode cannot be set when enable_dhcp is set to "
+            "False."
+        )
+    if ra_mode is not None and address_mode is not None and ra_mode is not address_mode:
+        raise InvalidInput(
+            f"Invalid input for operation: ipv6_ra_mode set to '{ra_mode}' with ipv6_address_mode set to "
+            f"'{address_mode}' is not valid. If both attributes are set, they must be the same value."
+        )
+    if Ipv6Mode.STATEFUL not in (ra_mode, address_mode) and cidr.length != _EUI64_LENGTH:
+        raise InvalidInput(
+            f"Invalid input for operation: Invalid CIDR {cidr} for IPv6 address mode. OpenStack uses the EUI-64 "
+            f"address format, which requires the prefix to be /{_EUI64_LENGTH}."
+        )
+
+
 def _check_range(cidr: Prefix) -> None:
     """Raises InvalidInput for addresses that hosts cannot have."""
     if cidr.version == 4:
@@ -213,6 +242,7 @@ def _check_cidr(network: Network, spec: SubnetSpec, siblings: Iterable[Subnet], 
     _check_range(cidr)
     if spec.enable_dhcp:
         _check_dhcp(cidr)
+    check_modes(cidr, spec.ra_mode, spec.address_mode, enable_dhcp=spec.enable_dhcp)
     if network.cidr is not None and cidr.version == network.cidr.version and not inside(cidr, network.cidr):
         raise InvalidInput(
             f"Invalid input for operation: Requested subnet with cidr: {cidr} is not inside cidr {network.cidr} of "

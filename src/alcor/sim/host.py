@@ -107,6 +107,10 @@ class SimAgent(Agent):
         stream = Stream(self._numbers, PARTITION, epoch)
         self._tasks.append(asyncio.create_task(self._stream(stream, wire), name="stream"))
 
+    async def _answer_ports(self) -> None:
+        """No port asks anything."""
+        await asyncio.Event().wait()
+
     async def _resolve(self) -> None:
         """Packets are taken every now and then: the loop of a simulation watches no descriptors."""
         while True:

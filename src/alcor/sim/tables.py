@@ -99,6 +99,9 @@ class DictionaryRequests:
     def take(self) -> list[Request]:
         return []
 
+    def interfaces(self) -> dict[Id, int]:
+        return {}
+
     def answer(self, ifindex: int, frame: bytes) -> None:
         pass
 

@@ -195,6 +195,10 @@ class Store(Protocol):
         """Bound or not."""
         ...
 
+    def named_ports(self, network_id: Id) -> list[Port]:
+        """The network's ports that have a dns_name, in the order of creation."""
+        ...
+
     def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
         """Of these addresses, those that ports have; in any order, each once. Cost: of the addresses asked for."""
         ...

@@ -186,6 +186,10 @@ class MemoryStore:
         """In the order of creation."""
         return [port for port in self._sorted(self._ports) if port.network_id == network_id]
 
+    def named_ports(self, network_id: Id) -> list[Port]:
+        """See store.base."""
+        return [port for port in self.ports_of_network(network_id) if port.dns_name]
+
     def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
         """See store.base."""
         with self._lock:

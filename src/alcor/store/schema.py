@@ -17,7 +17,9 @@ from alcor.model.addresses import Ip, Mac, ip_from_int, parse_prefix
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import (
     AddressPair,
+    DhcpOption,
     FixedIp,
+    Ipv6Mode,
     Network,
     Node,
     Pool,
@@ -31,7 +33,7 @@ from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -46,7 +48,7 @@ CREATE TABLE networks (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
     cidr TEXT NOT NULL, vni INTEGER NOT NULL, mtu INTEGER NOT NULL, admin_state_up INTEGER NOT NULL,
     shared INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL,
-    on_demand INTEGER NOT NULL
+    on_demand INTEGER NOT NULL, dns_domain TEXT NOT NULL
 );
 CREATE UNIQUE INDEX network_vni ON networks (vni);
 CREATE INDEX network_name ON networks (name) WHERE name <> '';
@@ -56,7 +58,8 @@ CREATE TABLE subnets (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, network_id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL,
     description TEXT NOT NULL, cidr TEXT NOT NULL, gateway BLOB NOT NULL, pools BLOB NOT NULL,
     enable_dhcp INTEGER NOT NULL, dns_nameservers TEXT NOT NULL, created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL, revision INTEGER NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL,
+    updated_at INTEGER NOT NULL, revision INTEGER NOT NULL, ra_mode TEXT NOT NULL, address_mode TEXT NOT NULL,
+    first BLOB NOT NULL, last BLOB NOT NULL,
     ip_version INTEGER AS (CASE WHEN instr(cidr, ':') THEN 6 ELSE 4 END)
 );
 CREATE INDEX subnet_network ON subnets (network_id);
@@ -79,7 +82,7 @@ CREATE TABLE ports (
     revision INTEGER NOT NULL, status TEXT NOT NULL, status_reason TEXT NOT NULL, realised_revision INTEGER NOT NULL,
     security_groups BLOB NOT NULL, port_security_enabled INTEGER NOT NULL, address_pairs BLOB NOT NULL,
     identity INTEGER NOT NULL, fast_path INTEGER NOT NULL, path TEXT NOT NULL, attempts INTEGER NOT NULL,
-    realised_at INTEGER NOT NULL
+    realised_at INTEGER NOT NULL, dns_name TEXT NOT NULL, dhcp_options BLOB NOT NULL
 );
 CREATE UNIQUE INDEX port_mac ON ports (network, mac);
 CREATE INDEX port_network ON ports (network);
@@ -88,6 +91,7 @@ CREATE INDEX port_name ON ports (name) WHERE name <> '';
 CREATE INDEX port_device_id ON ports (device_id) WHERE device_id <> '';
 CREATE INDEX port_device_owner ON ports (device_owner) WHERE device_owner <> '';
 CREATE INDEX port_project ON ports (project_id) WHERE project_id <> '';
+CREATE INDEX port_dns_name ON ports (network, dns_name) WHERE dns_name <> '';
 CREATE INDEX port_error ON ports (status) WHERE status = 'ERROR';
 
 -- The addresses of ports: `place` is the low 64 bits of the address, as a signed number.
@@ -122,6 +126,14 @@ ALTER TABLE ports ADD COLUMN address_pairs BLOB NOT NULL DEFAULT x'';
 ALTER TABLE ports ADD COLUMN identity INTEGER NOT NULL DEFAULT 0;
 {SECURITY_SCHEMA}""",
     3: "ALTER TABLE networks ADD COLUMN on_demand INTEGER NOT NULL DEFAULT 0;",
+    4: """
+ALTER TABLE networks ADD COLUMN dns_domain TEXT NOT NULL DEFAULT '';
+ALTER TABLE subnets ADD COLUMN ra_mode TEXT NOT NULL DEFAULT '';
+ALTER TABLE subnets ADD COLUMN address_mode TEXT NOT NULL DEFAULT '';
+ALTER TABLE ports ADD COLUMN dns_name TEXT NOT NULL DEFAULT '';
+ALTER TABLE ports ADD COLUMN dhcp_options BLOB NOT NULL DEFAULT x'';
+CREATE INDEX port_dns_name ON ports (network, dns_name) WHERE dns_name <> '';
+""",
 }
 """From that version to the next; each in a transaction of its own."""
 
@@ -129,6 +141,8 @@ _POOLS_ENCODER = msgspec.msgpack.Encoder()
 _POOLS_DECODER = msgspec.msgpack.Decoder(tuple[Pool, ...])
 _PAIRS_ENCODER = msgspec.msgpack.Encoder()
 _PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[AddressPair, ...])
+_OPTIONS_ENCODER = msgspec.msgpack.Encoder()
+_OPTIONS_DECODER = msgspec.msgpack.Decoder(tuple[DhcpOption, ...])
 _NOTHING = bytearray()
 _WORDS_DECODER = msgspec.json.Decoder(tuple[str, ...])
 
@@ -155,6 +169,7 @@ def network_row(network: Network) -> tuple[Any, ...]:
         network.updated_at,
         network.revision,
         network.on_demand,
+        network.dns_domain,
     )
 
 
@@ -173,6 +188,7 @@ def network_of(row: tuple[Any, ...]) -> Network:
         updated_at=row[10],
         revision=row[11],
         on_demand=bool(row[12]),
+        dns_domain=row[13],
     )
 
 
@@ -193,6 +209,8 @@ def subnet_row(subnet: Subnet) -> tuple[Any, ...]:
         subnet.created_at,
         subnet.updated_at,
         subnet.revision,
+        subnet.ra_mode or "",
+        subnet.address_mode or "",
         subnet.cidr.base,
         last,
     )
@@ -213,6 +231,8 @@ def subnet_of(row: tuple[Any, ...]) -> Subnet:
         created_at=row[10],
         updated_at=row[11],
         revision=row[12],
+        ra_mode=Ipv6Mode(row[13]) if row[13] else None,
+        address_mode=Ipv6Mode(row[14]) if row[14] else None,
     )
 
 
@@ -287,6 +307,8 @@ def port_row(port: Port) -> tuple[Any, ...]:
         port.path,
         port.attempts,
         port.realised_at,
+        port.dns_name,
+        bytearray(_OPTIONS_ENCODER.encode(port.dhcp_options)) if port.dhcp_options else _NOTHING,
     )
 
 
@@ -327,6 +349,8 @@ def port_of(row: tuple[Any, ...]) -> Port:
         path=row[25],
         attempts=row[26],
         realised_at=row[27],
+        dns_name=row[28],
+        dhcp_options=_OPTIONS_DECODER.decode(row[29]) if row[29] else (),
     )
 
 
@@ -357,6 +381,8 @@ SUBNETS = Table(
         "enable_dhcp": int,
         "ip_version": int,
         "dns_nameservers": words_text,
+        "ra_mode": lambda mode: mode or "",
+        "address_mode": lambda mode: mode or "",
     },
     ("id", "name", "network_id", "project_id"),
 )

@@ -217,6 +217,14 @@ class SqliteStore:
             PORTS, f"{PORT_SELECT} WHERE p.network = ? AND w.id = ? ORDER BY p.n", (ordinal_of(network_id), network_id)
         )
 
+    def named_ports(self, network_id: Id) -> list[Port]:
+        """See store.base."""
+        return self._read_nouns(
+            PORTS,
+            f"{PORT_SELECT} WHERE p.network = ? AND w.id = ? AND p.dns_name <> '' ORDER BY p.n",
+            (ordinal_of(network_id), network_id),
+        )
+
     def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
         """See store.base."""
         wanted = {place_of_ip(ip): ip for ip in ips}

@@ -7,6 +7,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Ipv6Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NONE: _ClassVar[Ipv6Mode]
+    SLAAC: _ClassVar[Ipv6Mode]
+    STATEFUL: _ClassVar[Ipv6Mode]
+    STATELESS: _ClassVar[Ipv6Mode]
+NONE: Ipv6Mode
+SLAAC: Ipv6Mode
+STATEFUL: Ipv6Mode
+STATELESS: Ipv6Mode
+
 class Chunk(_message.Message):
     __slots__ = ("data",)
     DATA_FIELD_NUMBER: _ClassVar[int]
@@ -84,7 +95,7 @@ class Feed(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
-    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "confirms")
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +107,7 @@ class ScopeUpdate(_message.Message):
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     IDENTITIES_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     CONFIRMS_FIELD_NUMBER: _ClassVar[int]
     scope: bytes
     revision: int
@@ -108,11 +120,12 @@ class ScopeUpdate(_message.Message):
     previous: int
     identities: _containers.RepeatedCompositeFieldContainer[Identity]
     groups: _containers.RepeatedCompositeFieldContainer[Group]
+    names: _containers.RepeatedCompositeFieldContainer[Name]
     confirms: int
-    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., confirms: _Optional[int] = ...) -> None: ...
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ...) -> None: ...
 
 class Vpc(_message.Message):
-    __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up", "on_demand")
+    __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up", "on_demand", "dns_domain")
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VNI_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +133,7 @@ class Vpc(_message.Message):
     ROUTED_FIELD_NUMBER: _ClassVar[int]
     ADMIN_STATE_UP_FIELD_NUMBER: _ClassVar[int]
     ON_DEMAND_FIELD_NUMBER: _ClassVar[int]
+    DNS_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vni: int
@@ -127,23 +141,44 @@ class Vpc(_message.Message):
     routed: bool
     admin_state_up: bool
     on_demand: bool
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ..., admin_state_up: _Optional[bool] = ..., on_demand: _Optional[bool] = ...) -> None: ...
+    dns_domain: str
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ..., admin_state_up: _Optional[bool] = ..., on_demand: _Optional[bool] = ..., dns_domain: _Optional[str] = ...) -> None: ...
 
 class Subnet(_message.Message):
-    __slots__ = ("id", "revision", "base", "prefix_length", "ip_version", "gateway")
+    __slots__ = ("id", "revision", "base", "prefix_length", "ip_version", "gateway", "dhcp", "nameservers", "ra_mode", "address_mode")
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     IP_VERSION_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    DHCP_FIELD_NUMBER: _ClassVar[int]
+    NAMESERVERS_FIELD_NUMBER: _ClassVar[int]
+    RA_MODE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_MODE_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     base: bytes
     prefix_length: int
     ip_version: int
     gateway: bytes
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., gateway: _Optional[bytes] = ...) -> None: ...
+    dhcp: bool
+    nameservers: bytes
+    ra_mode: Ipv6Mode
+    address_mode: Ipv6Mode
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., gateway: _Optional[bytes] = ..., dhcp: _Optional[bool] = ..., nameservers: _Optional[bytes] = ..., ra_mode: _Optional[_Union[Ipv6Mode, str]] = ..., address_mode: _Optional[_Union[Ipv6Mode, str]] = ...) -> None: ...
+
+class Name(_message.Message):
+    __slots__ = ("id", "revision", "name", "ips")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IPS_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    name: str
+    ips: bytes
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., name: _Optional[str] = ..., ips: _Optional[bytes] = ...) -> None: ...
 
 class Identity(_message.Message):
     __slots__ = ("revision", "number", "groups")
@@ -186,7 +221,7 @@ class Rule(_message.Message):
     def __init__(self, egress: _Optional[bool] = ..., ip_version: _Optional[int] = ..., protocol: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., group: _Optional[bytes] = ...) -> None: ...
 
 class Port(_message.Message):
-    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs")
+    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CONTAINER: _ClassVar[Port.Kind]
@@ -213,6 +248,15 @@ class Port(_message.Message):
         ip_version: int
         mac: bytes
         def __init__(self, base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., mac: _Optional[bytes] = ...) -> None: ...
+    class DhcpOption(_message.Message):
+        __slots__ = ("ip_version", "name", "value")
+        IP_VERSION_FIELD_NUMBER: _ClassVar[int]
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        ip_version: int
+        name: str
+        value: str
+        def __init__(self, ip_version: _Optional[int] = ..., name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VPC_ID_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +269,10 @@ class Port(_message.Message):
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     SENDS_ANYTHING_FIELD_NUMBER: _ClassVar[int]
     PAIRS_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    DNS_NAME_FIELD_NUMBER: _ClassVar[int]
+    DHCP_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vpc_id: bytes
@@ -237,7 +285,11 @@ class Port(_message.Message):
     identity: int
     sends_anything: bool
     pairs: _containers.RepeatedCompositeFieldContainer[Port.Pair]
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ...) -> None: ...
+    project_id: str
+    device_id: str
+    dns_name: str
+    dhcp_options: _containers.RepeatedCompositeFieldContainer[Port.DhcpOption]
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ..., project_id: _Optional[str] = ..., device_id: _Optional[str] = ..., dns_name: _Optional[str] = ..., dhcp_options: _Optional[_Iterable[_Union[Port.DhcpOption, _Mapping]]] = ...) -> None: ...
 
 class Endpoints(_message.Message):
     __slots__ = ("ids", "revisions", "macs", "ips", "ip_counts", "host_ips", "hosts", "identities")

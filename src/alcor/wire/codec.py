@@ -24,6 +24,7 @@ from alcor.goalstate.objects import (
     GroupGoal,
     IdentityGoal,
     Kind,
+    NameGoal,
     PortAddress,
     PortGoal,
     ScopeUpdate,
@@ -48,6 +49,7 @@ from alcor.wire.groups import (
     encode_identity,
     encode_pair,
 )
+from alcor.wire.services import MODE_NUMBERS, decode_mode, decode_name, decode_nameservers, decode_options, encode_name
 
 SYNC_METHOD = "/alcor.v1.Agent/Sync"
 RELAY_METHOD = "/alcor.v1.Agent/Relay"
@@ -122,11 +124,17 @@ def encode_update(update: ScopeUpdate) -> bytes:
                 prefix_length=goal.cidr.length,
                 ip_version=goal.cidr.version,
                 gateway=goal.gateway or b"",
+                dhcp=goal.dhcp,
+                nameservers=b"".join(goal.nameservers),
+                ra_mode=MODE_NUMBERS[goal.ra_mode],
+                address_mode=MODE_NUMBERS[goal.address_mode],
             )
         elif isinstance(goal, IdentityGoal):
             encode_identity(message.identities.add(), goal)
         elif isinstance(goal, GroupGoal):
             encode_group(message.groups.add(), goal)
+        elif isinstance(goal, NameGoal):
+            encode_name(message.names.add(), goal)
         else:
             vpcs.add(
                 id=goal.id,
@@ -136,6 +144,7 @@ def encode_update(update: ScopeUpdate) -> bytes:
                 routed=goal.routed,
                 admin_state_up=goal.admin_state_up,
                 on_demand=goal.on_demand,
+                dns_domain=goal.dns_domain,
             )
     if endpoints:
         _encode_endpoints(message.endpoints, endpoints)
@@ -227,6 +236,11 @@ def _encode_port(message: pb.Port, goal: PortGoal) -> None:
     message.sends_anything = not goal.port_security
     for pair in goal.pairs:
         encode_pair(message.pairs.add(), pair)
+    message.project_id = goal.project_id
+    message.device_id = goal.device_id
+    message.dns_name = goal.dns_name
+    for option in goal.dhcp_options:
+        message.dhcp_options.add(ip_version=option.version, name=option.name, value=option.value)
 
 
 def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> None:
@@ -251,7 +265,13 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         check_id(scope, f"{where}.scope")
         if message.ports:
             raise WireError(f"{where}.ports: ports belong in a host's scope, not in a VPC's")
-    elif message.vpcs or message.subnets or message.HasField("endpoints") or message.identities or message.groups:
+    elif (
+        message.vpcs
+        or message.subnets
+        or message.HasField("endpoints")
+        or message.identities
+        or (message.groups or message.names)
+    ):
         raise WireError(f"{where}: all things but ports belong in a VPC's scope, not in a host's")
     objects: list[Goal] = []
     objects += [_decode_vpc(vpc, scope, f"{where}.vpcs") for vpc in message.vpcs]
@@ -261,11 +281,13 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         objects += _decode_endpoints(message.endpoints, f"{where}.endpoints")
     objects += [decode_identity(identity, f"{where}.identities") for identity in message.identities]
     objects += [decode_group(group, f"{where}.groups") for group in message.groups]
+    objects += [decode_name(name, f"{where}.names") for name in message.names]
     for kind, some in (
         ("vpcs", message.vpcs),
         ("subnets", message.subnets),
         ("ports", message.ports),
         ("groups", message.groups),
+        ("names", message.names),
     ):
         if len(some) > 1 and len({item.id for item in some}) != len(some):
             raise WireError(f"{where}.{kind}: the same id twice")
@@ -300,6 +322,7 @@ def _decode_vpc(message: pb.Vpc, scope: bytes, where: str) -> VpcGoal:
         message.routed,
         message.admin_state_up,
         message.on_demand,
+        check_text(message.dns_domain, f"{where}.dns_domain"),
     )
 
 
@@ -309,7 +332,14 @@ def _decode_subnet(message: pb.Subnet, where: str) -> SubnetGoal:
     if gateway is not None and gateway not in cidr:
         raise WireError(f"{where}.gateway: not in the subnet")
     return SubnetGoal(
-        check_id(message.id, f"{where}.id"), check_revision(message.revision, f"{where}.revision"), cidr, gateway
+        check_id(message.id, f"{where}.id"),
+        check_revision(message.revision, f"{where}.revision"),
+        cidr,
+        gateway,
+        message.dhcp,
+        decode_nameservers(message.nameservers, f"{where}.nameservers"),
+        decode_mode(message.ra_mode, f"{where}.ra_mode"),
+        decode_mode(message.address_mode, f"{where}.address_mode"),
     )
 
 
@@ -341,6 +371,10 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
         check_identity(message.identity, f"{where}.identity"),
         not message.sends_anything,
         tuple([decode_pair(pair, f"{where}.pairs") for pair in message.pairs]),
+        check_text(message.project_id, f"{where}.project_id"),
+        check_text(message.device_id, f"{where}.device_id"),
+        check_text(message.dns_name, f"{where}.dns_name"),
+        decode_options(message.dhcp_options, f"{where}.dhcp_options"),
     )
 
 

@@ -14,7 +14,9 @@ from alcor.dataplane.base import Request
 from alcor.dataplane.ebpf import tables
 from alcor.dataplane.ebpf.misses import EbpfMisses
 from alcor.dataplane.ebpf.program import Program
+from alcor.dataplane.ebpf.tables import PortFlag
 from alcor.dataplane.kernel.libbpf import RingBuffer
+from alcor.model.ids import Id
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ class EbpfRequests:
     """See the module."""
 
     def __init__(self, program: Program, way_back: EbpfMisses) -> None:
+        self._program = program
         self._ring = RingBuffer(program.requests.fd)
         self._way_back = way_back
 
@@ -37,6 +40,11 @@ class EbpfRequests:
     def take(self) -> list[Request]:
         """Everything that waits in the ring."""
         return [tables.unpack_request(record) for record in self._ring.take()]
+
+    def interfaces(self) -> dict[Id, int]:
+        """See dataplane.base."""
+        rows = [(tables.unpack_ifindex(key), tables.unpack_port(row)) for key, row in self._program.ports.items()]
+        return {row.id: ifindex for ifindex, row in rows if row.flags & PortFlag.SERVED}
 
     def answer(self, ifindex: int, frame: bytes) -> None:
         """See dataplane.base. What the wire does not take is lost, as on any wire: clients ask again."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from alcor.dataplane.base import Request
 from alcor.kit.bell import Bell
+from alcor.model.ids import Id
 
 MAX_WAITING = 4096
 
@@ -15,8 +16,15 @@ MAX_WAITING = 4096
 class FakeRequests:
     """A queue with a bell."""
 
-    def __init__(self, give: Callable[[int, bytes], None], back: Callable[[Request], None]) -> None:
-        """`give(ifindex, frame)` hands an answer to a port, `back` counts a request that has none."""
+    def __init__(
+        self,
+        give: Callable[[int, bytes], None],
+        back: Callable[[Request], None],
+        places: Callable[[], dict[Id, int]],
+    ) -> None:
+        """`give(ifindex, frame)` hands an answer to a port, `back` counts a request that has none, `places` says where
+        served ports are."""
+        self._places = places
         self._give = give
         self._back = back
         self._waiting: deque[Request] = deque()
@@ -47,6 +55,10 @@ class FakeRequests:
             self._waiting.clear()
             self._bell.hush()
             return taken
+
+    def interfaces(self) -> dict[Id, int]:
+        """See dataplane.base."""
+        return self._places()
 
     def answer(self, ifindex: int, frame: bytes) -> None:
         """See dataplane.base."""

@@ -28,7 +28,7 @@ from alcor.dataplane.fake import frames, state
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.requests import FakeRequests
 from alcor.dataplane.fake.state import Carried, State
-from alcor.dataplane.fake.tables import HostConfig, RemoteRow, Use
+from alcor.dataplane.fake.tables import HostConfig, PortFlag, RemoteRow, Use
 from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind
 from alcor.dataplane.fake.workload import Echo, Workload
 from alcor.kit.bell import Bell
@@ -68,7 +68,7 @@ class Switch:
         self._held: deque[Miss] = deque()
         self._bell = Bell()
         """Rung while packets are held."""
-        self.requests = FakeRequests(self._give, self._refuse_request)
+        self.requests = FakeRequests(self._give, self._refuse_request, self._served)
         """See dataplane.base."""
         self.refusals: dict[Id, str] = {}
         """Fault injection for tests: work on these ports fails with that error."""
@@ -295,6 +295,11 @@ class Switch:
             waiting: deque[tuple[int, bytes]] = deque()
             self._enact(to_port(self._carried.tables, ifindex, frame), ifindex, waiting)
             self._settle(waiting)
+
+    def _served(self) -> dict[Id, int]:
+        with self._changed:
+            rows = self._carried.tables.ports.items()
+            return {row.id: ifindex for ifindex, row in rows if row.flags & PortFlag.SERVED}
 
     def _refuse_request(self, request: Request) -> None:
         with self._changed:
