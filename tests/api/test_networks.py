@@ -29,6 +29,7 @@ async def test_a_created_network_shows_every_attribute(client: httpx.AsyncClient
         "port_security_enabled": True,
         "availability_zone_hints": [],
         "availability_zones": [],
+        "dns_domain": "",
         "created_at": NOW_TEXT,
         "updated_at": NOW_TEXT,
         "revision_number": 1,

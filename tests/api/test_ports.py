@@ -48,6 +48,10 @@ async def test_a_created_port_shows_every_attribute(client: httpx.AsyncClient) -
         "security_groups": [default["id"]],
         "allowed_address_pairs": [],
         "extra_dhcp_opts": [],
+        "dns_name": "",
+        "dns_assignment": [
+            {"ip_address": "10.0.0.2", "hostname": "host-10-0-0-2", "fqdn": "host-10-0-0-2.openstacklocal."}
+        ],
         "created_at": NOW_TEXT,
         "updated_at": NOW_TEXT,
         "revision_number": 3,
@@ -164,7 +168,8 @@ async def test_an_update_changes_what_it_names(client: httpx.AsyncClient) -> Non
     }
     response = await client.put(f"/v2.0/ports/{port['id']}", json={"port": change})
     assert 200 == response.status_code
-    assert port | change | {"revision_number": 4} == response.json()["port"]
+    named = {"ip_address": "10.0.7.7", "hostname": "host-10-0-7-7", "fqdn": "host-10-0-7-7.openstacklocal."}
+    assert port | change | {"revision_number": 4, "dns_assignment": [named]} == response.json()["port"]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,15 @@ async def test_an_update_changes_what_it_names(client: httpx.AsyncClient) -> Non
         ({"alcor:interface": "a-name-too-long-x"}, 400, "alcor:interface"),
         ({"device_id": "x" * 256}, 400, "port.device_id"),
         ({"binding:vif_type": "ovs"}, 400, "Attribute 'binding:vif_type' not allowed in POST"),
-        ({"dns_name": "x"}, 400, "Unrecognized attribute(s) 'dns_name'"),
+        ({"dns_domain": "x."}, 400, "Unrecognized attribute(s) 'dns_domain'"),
+        ({"dns_name": "a_b"}, 400, "dns_name"),
+        ({"dns_name": "x" * 64}, 400, "dns_name"),
+        ({"extra_dhcp_opts": [{"opt_name": "no-such-option", "opt_value": "1"}]}, 400, "extra_dhcp_opts[0]"),
+        ({"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": "x"}]}, 400, "extra_dhcp_opts[0]"),
+        ({"extra_dhcp_opts": [{"opt_name": "54", "opt_value": "10.0.0.9"}]}, 400, "server's own"),
+        ({"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": "1"}] * 2}, 400, "twice"),
+        ({"extra_dhcp_opts": [{"opt_name": "23", "opt_value": "10.0.0.9", "ip_version": 6}]}, 400, "IPv6"),
+        ({"extra_dhcp_opts": [{"opt_name": str(n), "opt_value": "x" * 200} for n in range(224, 228)]}, 400, "600"),
         ({"admin_state_up": 1}, 400, "port.admin_state_up"),
     ],
 )

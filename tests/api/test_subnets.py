@@ -70,6 +70,8 @@ async def test_overlap_is_a_matter_of_one_network(client: httpx.AsyncClient) -> 
         ({"cidr": "10.0.0.0/24", "allocation_pools": [{"start": "a", "end": "10.0.0.5"}]}, 400, "pools[0].start"),
         ({"cidr": "10.0.0.0/24", "allocation_pools": [{"start": "10.0.0.1", "end": "10.0.0.5"}]}, 409, "10.0.0.1"),
         ({"cidr": "10.0.0.0/24", "host_routes": ["x"]}, 400, "host_routes"),
+        ({"cidr": "10.0.0.0/24", "ipv6_ra_mode": "slaac"}, 400, "not valid when ip_version is 4"),
+        ({"cidr": "2001:db8::/64", "ip_version": 6, "ipv6_ra_mode": "fast"}, 400, "ipv6_ra_mode"),
         ({"cidr": "10.0.0.0/24", "service_types": ["x"]}, 400, "service_types"),
         ({"cidr": "10.0.0.0/24", "subnetpool_id": "x"}, 400, "subnetpool_id"),
         ({"cidr": "10.0.0.0/24", "dns_nameservers": ["x"]}, 400, "dns_nameservers[0]"),

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from tests.dataplane import packets
 
-from alcor.dataplane.base import Applied, Driver, LocalPort, Misses, Observed, Plan, PortCounters
+from alcor.dataplane.base import Applied, Driver, LocalPort, Misses, Observed, Plan, PortCounters, Requests
 from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
 from alcor.dataplane.fake.driver import FakeDriver
 from alcor.dataplane.fake.switch import Switch
@@ -203,6 +203,10 @@ class _OnThread:
     def misses(self) -> Misses:
         return self._driver.misses
 
+    @property
+    def requests(self) -> Requests:
+        return self._driver.requests
+
     def observe(self) -> Observed:
         return self._inside.submit(self._driver.observe).result()
 
@@ -228,9 +232,9 @@ class EbpfHost:
         self._inside = stack.enter_context(ThreadPoolExecutor(1))
         self.namespace = self._inside.submit(netns.make_here).result()
         stack.callback(os.close, self.namespace)
-        self._netns_dir = directory / "netns"
+        self.netns_dir = directory / "netns"
         self._given_dir = directory / "given"
-        for one in (self._netns_dir, self._given_dir):
+        for one in (self.netns_dir, self._given_dir):
             one.mkdir(parents=True)
             stack.callback(_delete_all, one)
         self._foreign: set[str] = set()
@@ -238,7 +242,7 @@ class EbpfHost:
             pin_dir=directory / "bpf",
             device=UNDERLAY,
             underlay_ip=self.underlay_ip,
-            netns_dir=self._netns_dir,
+            netns_dir=self.netns_dir,
             remote_entries=1024,
             flow_entries=4096,
         )
@@ -266,10 +270,11 @@ class EbpfHost:
             meanwhile()
         self.driver = _OnThread(self._inside, self._config)
 
-    def _in_workload(self, port: LocalPort, function: Callable[[], T]) -> T:
+    def in_workload(self, port: LocalPort, function: Callable[[], T]) -> T:
+        """Where the port's workload is."""
         if port.kind is not PortKind.CONTAINER:
             return self.call(function)
-        fd = netns.open_path(port.netns or self._netns_dir / format_id(port.id))
+        fd = netns.open_path(port.netns or self.netns_dir / format_id(port.id))
         try:
             return netns.call(fd, function)
         finally:
@@ -292,7 +297,7 @@ class EbpfHost:
             opened.bind((name_at_workload, 3))
             return opened
 
-        with self._in_workload(port, open_socket) as opened:
+        with self.in_workload(port, open_socket) as opened:
             yield _SocketWire(lambda: opened.recv(65535), opened.send, opened.fileno())
 
     def ping(self, port: LocalPort, destination: str, wait_s: float = WAIT_S) -> bool:
@@ -301,7 +306,7 @@ class EbpfHost:
         def open_socket() -> socket.socket:
             return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 
-        with self._in_workload(port, open_socket) as opened:
+        with self.in_workload(port, open_socket) as opened:
             try:
                 opened.sendto(packets.icmp_echo(identifier=identifier), (destination, 0))
             except OSError:
@@ -355,7 +360,7 @@ class EbpfHost:
         # What workloads chatter is dropped at any time; drops at interface 0 are the host's own. Others were forgotten.
         kept = {bytes(4), *tables["ports"]}
         tables["drops"] = [key for key in tables["drops"] if key[:4] not in kept]
-        return self._interfaces(), sorted(one.name for one in self._netns_dir.iterdir()), tables
+        return self._interfaces(), sorted(one.name for one in self.netns_dir.iterdir()), tables
 
 
 def _plug(name: bytes) -> int:

@@ -247,6 +247,7 @@ def test_a_port_becomes_its_rows() -> None:
         {"interface": "eth1"},
         {"identity": 3},
         {"port_security": False},
+        {"served": True},
         {"pairs": (AddressPair(parse_prefix("10.9.0.0/16"), PORT.mac),)},
     ],
 )
@@ -259,7 +260,7 @@ def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
 def test_the_digest_cases_are_complete() -> None:
     """A field that is added to LocalPort must be added to the cases above."""
     named = {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"}
-    assert named | {"identity", "port_security", "pairs"} == set(LocalPort.__struct_fields__)
+    assert named | {"identity", "port_security", "pairs", "served"} == set(LocalPort.__struct_fields__)
 
 
 def test_counters_name_reasons_as_the_page_does() -> None:

@@ -193,7 +193,7 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         else:
             _change(commit, live, replace(live, host=host, fixed_ips=fixed, revision=revision))
     elif verb == "rename" and live is not None:
-        _change(commit, live, replace(live, name=f"r{revision}", admin_state_up=bool(address), revision=revision))
+        _change(commit, live, _renamed(live, revision, address))
     elif verb == "delete" and live is not None:
         del rows.ports[live.id]
         commit.deleted.append(live)
@@ -319,6 +319,12 @@ def _delete_group(commit: Commit, number: int) -> None:
 def _change(commit: Commit, before: Port, after: Port) -> None:
     commit.after.ports[after.id] = after
     commit.changed.append((before, after))
+
+
+def _renamed(port: Port, revision: int, bits: int) -> Port:
+    """Words and switches of a port; half the time it has a name in the VPC's domain."""
+    named = f"name{bits & 1}" if bits >> 1 else ""
+    return replace(port, name=f"r{revision}", admin_state_up=bool(bits), dns_name=named, revision=revision)
 
 
 def _address(vpc: int, address: int) -> Ip:

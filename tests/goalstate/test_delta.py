@@ -30,7 +30,7 @@ def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
         claimed,
         rows.networks[network],
         rows.subnets_of(network),
-        () if rows.networks[network].on_demand else rows.of_network(network),
+        rows.of_network(network),
         rows.nodes,
         rows.view(),
     )
