@@ -87,7 +87,7 @@ class CatchUp:
         network = views.networks[vpc]
         if network.on_demand:
             missed = {key: revision for key, revision in missed.items() if key[0] is not Kind.ENDPOINT}
-        ports = [identifier for kind, identifier in missed if kind is Kind.ENDPOINT]
+        ports = sorted({identifier for kind, identifier in missed if kind in (Kind.ENDPOINT, Kind.NAME)})
         rows = await asyncio.to_thread(self._store.get_ports, ports) if ports else []
         if any(row.revision > views.revision for row in rows):
             return None

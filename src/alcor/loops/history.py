@@ -138,6 +138,10 @@ def read_history(store: Store, views: Views) -> History:
         since = records[-1].revision
 
 
+_OF_PORT = (Kind.ENDPOINT, Kind.NAME)
+"""What a VPC's scope has of a port; the record does not say whether it has a name."""
+
+
 def _legible(record: ChangeRecord) -> bool:
     """It says which networks it is about; those of older versions do not."""
     ports = sum(count for _, count in record.port_networks)
@@ -149,9 +153,10 @@ def _replay(history: History, record: ChangeRecord, views: Views) -> None:
     changed: dict[ScopeName, list[Changed]] = {}
     ports = iter(record.ports)
     for network, count in record.port_networks:
-        changed.setdefault(network, []).extend((Kind.ENDPOINT, next(ports)) for _ in range(count))
+        some = [next(ports) for _ in range(count)]
+        changed.setdefault(network, []).extend((kind, port) for port in some for kind in _OF_PORT)
     for departure in record.departures:
-        changed.setdefault(departure.network_id, []).append((Kind.ENDPOINT, departure.port_id))
+        changed.setdefault(departure.network_id, []).extend((kind, departure.port_id) for kind in _OF_PORT)
         if departure.host:
             changed.setdefault(departure.host, []).append((Kind.PORT, departure.port_id))
     for network, subnet in zip(record.subnet_networks, record.deleted_subnets, strict=True):
