@@ -263,7 +263,7 @@ def test_records_of_older_versions_are_no_history() -> None:
     scene._revision = 3
     history = read_history(scene, Views(scene))
     assert history.since(network_id(0), 1) is None
-    assert history.since(network_id(0), 2) == {key(2): 3}
+    assert history.since(network_id(0), 2) == {key(2): 3, (Kind.NAME, key(2)[1]): 3}
 
 
 def test_synced_counts_when_the_hosts_own_scope_is_there() -> None:
