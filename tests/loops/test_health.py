@@ -131,6 +131,7 @@ def test_the_page_for_prometheus(watch: Watch) -> None:
     good, bad = PortAck(PORT, 1, False, "", 1500), PortAck(PORT, 1, False, "no room", 10)
     watch.monitor.acknowledged(session, Ack(sequence=1, ports=(good, good, bad)))
     watch.metrics.watch(
+        dials=lambda: {(PathName.FAST, "failed"): 3, (PathName.RESCUE, "greeted"): 1},
         paths=lambda: {"h": PathName.RESCUE},
         failing=lambda: {"x": 2},
         states=watch.monitor.states,
@@ -144,6 +145,10 @@ def test_the_page_for_prometheus(watch: Watch) -> None:
         'alcor_port_reports_total{outcome="refused",path="rescue"} 1.0',
         'alcor_port_wiring_seconds_bucket{le="0.002",path="rescue"} 2.0',
         'alcor_sessions{path="rescue"} 1.0',
+        'alcor_dials_total{outcome="failed",path="fast"} 3.0',
+        'alcor_dials_total{outcome="greeted",path="rescue"} 1.0',
+        'alcor_session_dials_bucket{le="2.0",path="rescue"} 0.0',
+        'alcor_session_dials_bucket{le="3.0",path="rescue"} 1.0',
         'alcor_hosts{state="up"} 1.0',
         'alcor_hosts_by_peers{seen="no word"} 1.0',
         'alcor_bus_refused{reason="malformed"} 7.0',

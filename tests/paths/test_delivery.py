@@ -98,6 +98,8 @@ async def test_sessions_say_how_they_came_about() -> None:
         await it.until_on(NORMAL)
         sessions = it.events.sessions("h0")
         assert [(one.path, one.attempts) for one in sessions] == [(FAST, 1), (NORMAL, 2)]
+        assert (it.delivery.dials[FAST, "greeted"], it.delivery.dials[NORMAL, "greeted"]) == (1, 1)
+        assert it.delivery.dials[FAST, "failed"] >= 1
         assert sessions[0].number < sessions[1].number
 
 

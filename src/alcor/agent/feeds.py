@@ -1,7 +1,8 @@
 """The news of VPCs that this host takes from the bus: keys, subscriptions, and opening what comes.
 
 Called by core, on its event loop. A key came in a bundle, over a session; news is taken only of the epoch that the key
-is of. What cannot be opened is dropped and counted: the next heartbeat shows what is missing.
+is of, and only if the controller signed it: every host of the VPC has its key. What is not signed or cannot be opened
+is dropped and counted: the next heartbeat shows what is missing.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from alcor.bus.base import Bus, BusError, Subscription, news_subject
 from alcor.model.ids import Id
 from alcor.wire.codec import Feed
 from alcor.wire.fields import WireError
-from alcor.wire.frames import NONCE_BYTES, decode_news
+from alcor.wire.frames import NONCE_BYTES, decode_news, signed_part
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class FeedKey(NamedTuple):
 class _Open(NamedTuple):
     epoch: int
     cipher: AESGCM
+    verifier: Ed25519PublicKey
 
 
 class Feeds:
@@ -47,7 +50,7 @@ class Feeds:
         self._subscriptions: dict[FeedKey, Subscription] = {}
         self._work: asyncio.Queue[tuple[FeedKey, bool]] = asyncio.Queue()
         self.dropped = 0
-        """News that could not be opened."""
+        """News that was not the controller's, or could not be opened."""
 
     def taken(self, partition: int, epoch: int) -> frozenset[Id]:
         """The VPCs of which news of that epoch arrives now."""
@@ -65,7 +68,8 @@ class Feeds:
             key = FeedKey(partition, feed.vpc)
             known = self._keys.get(key)
             if known is None or known.epoch <= epoch:
-                self._keys[key] = _Open(epoch, AESGCM(feed.key))
+                verifier = Ed25519PublicKey.from_public_bytes(feed.verifier)
+                self._keys[key] = _Open(epoch, AESGCM(feed.key), verifier)
                 self._work.put_nowait((key, True))
 
     def keep(self, held: frozenset[FeedKey]) -> None:
@@ -108,11 +112,13 @@ class Feeds:
             if opened is None or news.epoch != opened.epoch:
                 self.dropped += 1
                 return
+            opened.verifier.verify(news.signature, signed_part(subject, news.epoch, news.sealed))
             nonce, sealed = news.sealed[:NONCE_BYTES], news.sealed[NONCE_BYTES:]
             bundle = opened.cipher.decrypt(nonce, sealed, subject.encode())
-        except (WireError, InvalidTag) as error:
+        except (WireError, InvalidSignature, InvalidTag) as error:
             if not self.dropped:
-                _log.warning("news of VPC %s is dropped: %s", key.vpc.hex(), error or "its seal is broken")
+                reason = "the controller did not sign it" if isinstance(error, InvalidSignature) else str(error)
+                _log.warning("news of VPC %s is dropped: %s", key.vpc.hex(), reason or "its seal is broken")
             self.dropped += 1
             return
         self._news(key, bundle)

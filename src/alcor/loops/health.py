@@ -38,7 +38,11 @@ _NEVER = HostHealth()
 
 
 class Hearing(Protocol):
-    """Who else wants to know of acknowledgements (metrics)."""
+    """Who else wants to know of sessions and acknowledgements (metrics)."""
+
+    def greeted(self, session: Session) -> None:
+        """A session began."""
+        ...
 
     def acknowledged(self, session: Session, ack: Ack) -> None:
         """See paths.base.Events."""
@@ -124,6 +128,8 @@ class HealthMonitor:
         self._hear(session.host, session.path, interval_s, hello.standby, session=True)
         known = self._hosts[session.host]
         self._hosts[session.host] = msgspec.structs.replace(known, attempts=session.attempts)
+        for other in self._also:
+            other.greeted(session)
         self._events.greeted(session, hello)
 
     def acknowledged(self, session: Session, ack: Ack) -> None:

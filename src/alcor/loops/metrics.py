@@ -10,13 +10,14 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from alcor.paths.base import PathName, Session
 from alcor.services.health import Reach
 from alcor.wire.reports import Ack
 
+BUCKETS_DIALS = (1, 2, 3, 5, 10, 20, 50, 100)
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -36,9 +37,18 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._attempts = Histogram(
+            "alcor_session_dials",
+            "Dials that it took until a host was in session.",
+            ("path",),
+            buckets=BUCKETS_DIALS,
+            registry=self._registry,
+        )
+
     def watch(
         self,
         *,
+        dials: Callable[[], Mapping[tuple[PathName, str], int]],
         paths: Callable[[], Mapping[str, PathName]],
         failing: Callable[[], Mapping[str, int]],
         states: Callable[[], Tally[Reach]],
@@ -46,9 +56,13 @@ class Metrics:
         revision: Callable[[], int],
         refused: Callable[[], Mapping[str, int]],
     ) -> None:
-        """What is read at every scrape: sessions, hosts not in sync, hosts by state and as their peers see them, the
-        newest commit, bus messages refused by reason."""
-        self._registry.register(_Reader(paths, failing, states, seen, revision, refused))
+        """What is read at every scrape: dials by path and outcome, sessions, hosts not in sync, hosts by state and as
+        their peers see them, the newest commit, bus messages refused by reason."""
+        self._registry.register(_Reader(dials, paths, failing, states, seen, revision, refused))
+
+    def greeted(self, session: Session) -> None:
+        """See loops.health.Hearing."""
+        self._attempts.labels(session.path).observe(session.attempts)
 
     def acknowledged(self, session: Session, ack: Ack) -> None:
         """See loops.health.Hearing."""
@@ -73,6 +87,7 @@ class Metrics:
 class _Reader(Collector):
     def __init__(
         self,
+        dials: Callable[[], Mapping[tuple[PathName, str], int]],
         paths: Callable[[], Mapping[str, PathName]],
         failing: Callable[[], Mapping[str, int]],
         states: Callable[[], Tally[Reach]],
@@ -80,6 +95,7 @@ class _Reader(Collector):
         revision: Callable[[], int],
         refused: Callable[[], Mapping[str, int]],
     ) -> None:
+        self._dials = dials
         self._paths = paths
         self._failing = failing
         self._states = states
@@ -97,6 +113,9 @@ class _Reader(Collector):
         states = self._states()
         for state in Reach:
             hosts.add_metric((state,), states[state])
+        dials = CounterMetricFamily("alcor_dials", "Dials, by path and outcome.", labels=("path", "outcome"))
+        for (path, outcome), count in sorted(self._dials().items()):
+            dials.add_metric((path, outcome), count)
         refused = GaugeMetricFamily("alcor_bus_refused", "Bus messages refused, by reason.", labels=("reason",))
         for reason, count in sorted(self._refused().items()):
             refused.add_metric((reason,), count)
@@ -104,6 +123,7 @@ class _Reader(Collector):
         for word, count in sorted(self._seen().items()):
             by_peers.add_metric((word,), count)
         yield sessions
+        yield dials
         yield hosts
         yield by_peers
         yield refused

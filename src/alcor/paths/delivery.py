@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 
@@ -90,7 +90,8 @@ class Delivery:
                 linger_s=lambda: self.limits.session.linger_s * (1 + roll()),
                 missed=self._missed,
             )
-        self.terms = Terms(partition, epoch, events, self.limits.session, roll, self._key)
+        verifier = self._news.verifier if self._news is not None else b""
+        self.terms = Terms(partition, epoch, events, self.limits.session, roll, self._key, verifier)
         self.hopeful = Turns(self.limits.dials, self.limits.dial_turn_s)
         self.doubtful = Turns(self.limits.dials, self.limits.dial_turn_s)
         self.group: asyncio.TaskGroup | None = None
@@ -101,6 +102,8 @@ class Delivery:
         """Hosts on the fast path or being dialled there; who was spoken to last is last."""
         self._healthy: dict[str, Node] = {}
         self._sessions = 0
+        self.dials: Counter[tuple[PathName, str]] = Counter()
+        """(path, what became of it: `greeted`, `failed`, `given up`) -> dials."""
 
     async def run(self) -> None:
         """Keeps sessions until cancelled; then ends them all."""
@@ -387,6 +390,8 @@ class _Host:
         try:
             event, reason = await self._line(path)
         finally:
+            if event is Event.FAILED:
+                self._delivery.dials[path, "failed"] += 1
             if reason:
                 self._log_failure(path, reason)
             if self._calls.get(path) is asyncio.current_task():  # else it was dialled anew while this line closed
@@ -421,6 +426,10 @@ class _Host:
             reason = str(error)
         except TimeoutError:
             reason = f"no Hello within {patience_s:g} s"
+        except asyncio.CancelledError:
+            if conversation is None and patience_s:
+                delivery.dials[path, "given up"] += 1
+            raise
         finally:
             if conversation is not None and self.conversation is conversation:
                 self.conversation, mine = None, True
@@ -436,6 +445,7 @@ class _Host:
         """The session is that conversation from now on. Better lines that are being dialled go on."""
         previous, self.conversation = self.conversation, conversation
         path = conversation.session.path
+        self._delivery.dials[path, "greeted"] += 1
         if previous is not None:
             previous.end(f"the session moved to the {path} path")
         self._note(Event.GREETED, path)

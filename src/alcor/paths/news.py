@@ -1,8 +1,9 @@
 """News of VPCs by the bus: what changes is sealed and published once, whatever the number of hosts. Called by delivery.
 
 Who holds a VPC's key can read its news; a host is given it in its session, with the first update of the VPC that it is
-sent there. When a host leaves a VPC the key is changed, though not more often than every REKEY_S: hosts get the new
-one in the same way.
+sent there. All hosts of a VPC hold the same key, so it says nothing of who wrote: that is what the signature is for, by
+a key that never leaves this process (Ed25519, RFC 8032), whose public half comes with the VPC's. When a host leaves a
+VPC the key is changed, though not more often than every REKEY_S: hosts get the new one in the same way.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import hmac
 from collections.abc import Callable, Sequence
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from alcor.bus.base import Bus, news_subject
 from alcor.model.ids import Id
 from alcor.paths.base import Parcel
 from alcor.wire.codec import BundleHead, Part, encode_bundle
-from alcor.wire.frames import NONCE_BYTES, BusNews, encode_news
+from alcor.wire.frames import NONCE_BYTES, BusNews, encode_news, signed_part
 
 HEADROOM = 512
-"""Of a bus message, around the updates: the seal, the bundle's head."""
+"""Of a bus message, around the updates: the seal, the signature, the bundle's head."""
 REKEY_S = 60.0
 """At most so long a host that left a VPC can read its news."""
 
@@ -61,6 +63,9 @@ class News:
         self._partition = partition
         self._epoch = epoch
         self._secret = secret
+        self._signer = Ed25519PrivateKey.from_private_bytes(hmac.digest(secret, b"signer of news", hashlib.sha256))
+        self.verifier = self._signer.public_key().public_bytes_raw()
+        """Shows what is this process's own news."""
         self._linger_s = linger_s
         self._missed = missed
         self._vpcs: dict[Id, _Vpc] = {}
@@ -123,6 +128,8 @@ class News:
         subject = news_subject(self._partition, vpc)
         nonce = self._number.to_bytes(NONCE_BYTES, "big")  # no number is used twice, so no nonce under any key
         sealed = AESGCM(self._vpcs[vpc].key).encrypt(nonce, encode_bundle(head, parts), subject.encode())
-        if not self._bus.publish(subject, encode_news(BusNews(self._epoch, nonce + sealed))):
+        sealed = nonce + sealed
+        signature = self._signer.sign(signed_part(subject, self._epoch, sealed))
+        if not self._bus.publish(subject, encode_news(BusNews(self._epoch, sealed, signature))):
             for parcel, hosts in zip(waiting.parcels[first:last], waiting.hosts[first:last], strict=True):
                 self._missed(hosts, parcel)

@@ -70,6 +70,8 @@ class Terms(NamedTuple):
     roll: Callable[[], float]
     key: Callable[[Id], bytes | None]
     """Opens a VPC's news on the bus; None: there is none."""
+    verifier: bytes
+    """Shows that such news is this controller's (Ed25519); empty: there is none."""
 
 
 class Keeper(Protocol):
@@ -291,7 +293,13 @@ class Conversation:
     def _new_feeds(self, vpcs: frozenset[Id]) -> tuple[Feed, ...]:
         """The keys of these VPCs' news that the host was not given yet."""
         keys = [(vpc, self._terms.key(vpc)) for vpc in sorted(vpcs)]
-        feeds = tuple([Feed(vpc, key) for vpc, key in keys if key is not None and self._given.get(vpc) != key])
+        feeds = tuple(
+            [
+                Feed(vpc, key, self._terms.verifier)
+                for vpc, key in keys
+                if key is not None and self._given.get(vpc) != key
+            ]
+        )
         self._given.update((feed.vpc, feed.key) for feed in feeds)
         return feeds
 

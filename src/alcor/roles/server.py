@@ -100,6 +100,7 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
         async with ways.delivery(config, credentials, committer.epoch, monitor) as path, asyncio.TaskGroup() as group:
             monitor.probes = path.probing
             metrics.watch(
+                dials=lambda: path.dials,
                 paths=path.paths,
                 failing=path.failures,
                 states=monitor.states,

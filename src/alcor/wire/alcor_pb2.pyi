@@ -87,12 +87,14 @@ class Answer(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., revision: _Optional[int] = ..., ips: _Optional[bytes] = ..., macs: _Optional[bytes] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ..., identities: _Optional[_Iterable[int]] = ..., absent: _Optional[bytes] = ..., unlearn: _Optional[bytes] = ...) -> None: ...
 
 class Feed(_message.Message):
-    __slots__ = ("vpc", "key")
+    __slots__ = ("vpc", "key", "verifier")
     VPC_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_FIELD_NUMBER: _ClassVar[int]
     vpc: bytes
     key: bytes
-    def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
+    verifier: bytes
+    def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ..., verifier: _Optional[bytes] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
     __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms")
@@ -474,9 +476,11 @@ class Hail(_message.Message):
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class BusNews(_message.Message):
-    __slots__ = ("epoch", "sealed")
+    __slots__ = ("epoch", "sealed", "signature")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sealed: bytes
-    def __init__(self, epoch: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, epoch: _Optional[int] = ..., sealed: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...

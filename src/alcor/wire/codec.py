@@ -77,10 +77,11 @@ _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 
 
 class Feed(msgspec.Struct, frozen=True, gc=False):
-    """A VPC's news is on the bus too, and this key (32 bytes) opens it."""
+    """A VPC's news is on the bus too: `key` (32 bytes) opens it, `verifier` (32 bytes) shows whose it is."""
 
     vpc: Id
     key: bytes
+    verifier: bytes
 
     def __repr__(self) -> str:
         return f"Feed({self.vpc.hex()})"  # the key must never reach a log
@@ -169,7 +170,7 @@ def encode_bundle(head: BundleHead, parts: Sequence[Part]) -> bytes:
         sequence=head.sequence,
         host=head.host,
         synced=head.synced,
-        feeds=[pb.Feed(vpc=feed.vpc, key=feed.key) for feed in head.feeds],
+        feeds=[pb.Feed(vpc=feed.vpc, key=feed.key, verifier=feed.verifier) for feed in head.feeds],
     ).SerializeToString()
     return b"".join((header, *parts))
 
@@ -197,7 +198,9 @@ def decode_bundle(data: bytes) -> tuple[BundleHead, UncheckedScopes]:
 def _decode_feed(message: pb.Feed, where: str) -> Feed:
     if len(message.key) != FEED_KEY_BYTES:
         raise WireError(f"{where}.key: {len(message.key)} bytes, a key has {FEED_KEY_BYTES}")
-    return Feed(check_id(message.vpc, f"{where}.vpc"), message.key)
+    if len(message.verifier) != FEED_KEY_BYTES:
+        raise WireError(f"{where}.verifier: {len(message.verifier)} bytes, a key has {FEED_KEY_BYTES}")
+    return Feed(check_id(message.vpc, f"{where}.vpc"), message.key, message.verifier)
 
 
 def decode_scopes(message: UncheckedScopes) -> tuple[ScopeUpdate, ...]:

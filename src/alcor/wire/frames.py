@@ -14,6 +14,7 @@ from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import MAX_TEXT, WireError, check_revision, check_text
 
 NONCE_BYTES = 12
+SIGNATURE_BYTES = 64
 
 
 class Hail(msgspec.Struct, frozen=True):
@@ -47,10 +48,17 @@ class BusMessage(msgspec.Struct, frozen=True):
 
 
 class BusNews(msgspec.Struct, frozen=True):
-    """News of a VPC: nonce and AES-256-GCM of a Bundle."""
+    """News of a VPC: nonce and AES-256-GCM of a Bundle; and who says so."""
 
     epoch: int
     sealed: bytes
+    signature: bytes
+
+
+def signed_part(subject: str, epoch: int, sealed: bytes) -> bytes:
+    """What a controller signs of news (RFC 8032, Ed25519): also where it is said, and by which of its lives."""
+    where = subject.encode()
+    return b"".join((b"alcor news 1\0", epoch.to_bytes(8, "big"), len(where).to_bytes(2, "big"), where, sealed))
 
 
 def encode_bus_message(message: BusMessage) -> bytes:
@@ -87,7 +95,7 @@ def decode_bus_message(data: bytes) -> BusMessage:
 
 def encode_news(news: BusNews) -> bytes:
     """A BusNews message."""
-    return pb.BusNews(epoch=news.epoch, sealed=news.sealed).SerializeToString()
+    return pb.BusNews(epoch=news.epoch, sealed=news.sealed, signature=news.signature).SerializeToString()
 
 
 def decode_news(data: bytes) -> BusNews:
@@ -98,7 +106,9 @@ def decode_news(data: bytes) -> BusNews:
         raise WireError(f"bus news: not a protobuf message ({error})") from None
     if len(message.sealed) <= NONCE_BYTES:
         raise WireError(f"bus_news.sealed: {len(message.sealed)} bytes, more than the nonce's {NONCE_BYTES} are due")
-    return BusNews(check_revision(message.epoch, "bus_news.epoch"), message.sealed)
+    if len(message.signature) != SIGNATURE_BYTES:
+        raise WireError(f"bus_news.signature: {len(message.signature)} bytes, {SIGNATURE_BYTES} are due")
+    return BusNews(check_revision(message.epoch, "bus_news.epoch"), message.sealed, message.signature)
 
 
 def encode_chunk(data: bytes) -> bytes:
