@@ -16,11 +16,16 @@ import pytest
 from tests.bus.servers import open_server
 from tests.loops.region import Host, Region, connect
 
+from alcor.agent.feeds import FeedKey
 from alcor.bus.base import down_subject, news_subject, up_subject
 from alcor.bus.embedded import EmbeddedBus
+from alcor.goalstate.objects import EndpointGoal, ScopeUpdate
+from alcor.model.addresses import parse_ip
 from alcor.model.nouns import PortStatus
 from alcor.paths.base import PathName
 from alcor.services.commands import DeletePorts
+from alcor.wire.codec import BundleHead, encode_bundle, encode_part
+from alcor.wire.frames import BusNews, encode_news
 
 
 class Management:
@@ -207,6 +212,35 @@ async def test_the_news_of_a_vpc_is_published_once(ways: Ways) -> None:
     await region.until(lambda: len(heard) == 1)
     assert port.mac not in heard[0]
     assert port.fixed_ips[0].ip not in heard[0]
+
+
+async def test_a_lying_peer_that_holds_the_key_changes_nothing(ways: Ways) -> None:
+    """A host of the VPC has its key, and here a bus on which it may say anything: it tells the others that an endpoint
+    is elsewhere. They notice who did not sign, and go on."""
+    region = ways.region
+    names = ["host-a", "host-b", "host-c"]
+    _, liar, victim = [await ways.add_host(name) for name in names]
+    network, _ = await region.add_vpc()
+    ports = await region.add_ports(network, names)
+    await region.until_active(*ports)
+    assert liar.agent is not None
+    assert victim.agent is not None
+    theirs, ours = liar.agent._feeds, victim.agent._feeds
+    assert theirs is not None
+    assert ours is not None
+    await region.until(lambda: network.id in ours.taken(1, 1) and network.id in theirs.taken(1, 1))
+    truth = dict(victim.tables.endpoints)
+    goal = EndpointGoal(ports[0].id, 1 << 40, ports[0].mac, (ports[0].fixed_ips[0].ip,), parse_ip(liar.address))
+    lie = ScopeUpdate(scope=network.id, revision=1 << 40, snapshot=False, objects=(goal,))
+    head = BundleHead(partition=1, epoch=1, sequence=9, host="", synced=False)
+    subject, nonce = news_subject(1, network.id), b"n" * 12
+    cipher = theirs._keys[FeedKey(1, network.id)].cipher
+    sealed = nonce + cipher.encrypt(nonce, encode_bundle(head, [encode_part(lie)]), subject.encode())
+    ways.stranger.publish(subject, encode_news(BusNews(1, sealed, bytes(64))))
+    await region.until(lambda: ours.dropped == 1)
+    await region.until_active(*await region.add_ports(network, ["host-a"]))
+    await region.until(lambda: len(victim.tables.endpoints) == len(truth) + 1)
+    assert truth.items() <= victim.tables.endpoints.items()
 
 
 async def test_lost_news_is_noticed_and_made_good(ways: Ways) -> None:
