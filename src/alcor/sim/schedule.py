@@ -83,8 +83,8 @@ class _Schedule:
         try:
             await world.begin()
             await self._storm(world)
-            await self._heal(world)
-            converged_s = await self._converge(world)
+            await heal(world)
+            converged_s = await converge(world)
             await self._quiet(world)
         except Broken as error:
             broken = f"at {loop.time():.3f} s: {error}"
@@ -117,7 +117,7 @@ class _Schedule:
         next_fault = loop.time() + dice.expovariate(1 / FAULT_EVERY_S)
         while loop.time() < ends:
             await asyncio.sleep(dice.expovariate(1 / WORK_EVERY_S))
-            self._check(world)
+            check(world)
             await world.work()
             if loop.time() >= next_fault:
                 name = dice.choice(faults)
@@ -127,43 +127,49 @@ class _Schedule:
                     await done
                 next_fault = loop.time() + dice.expovariate(1 / FAULT_EVERY_S)
 
-    async def _heal(self, world: World) -> None:
-        network = world.network
-        network.cut_hosts.clear()
-        network.cut_pairs.clear()
-        network.slow_s = 0.0
-        network.bus.up, network.bus.lose, network.bus.repeat = True, 0.0, 0.0
-        if world.controller is None:
-            await world.start_controller()
-        for host in world.hosts.values():
-            host.heal()
-        network.changed()
-
-    async def _converge(self, world: World) -> float:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while True:
-            self._check(world)
-            differences = world.differences()
-            if not differences and not world.lagging():
-                return loop.time() - began
-            if loop.time() > began + CALM_S:
-                raise Broken(f"not converged after {CALM_S:g} s: {'; '.join(differences or world.lagging())}")
-            await asyncio.sleep(LOOK_S)
-
     async def _quiet(self, world: World) -> None:
         await asyncio.sleep(SETTLE_S)
         before = world.activity()
         await asyncio.sleep(QUIET_S)
-        self._check(world)
+        check(world)
         if world.activity() != before:
             raise Broken(f"something flaps: (plans, sessions) went from {before} to {world.activity()} in the calm")
         if differences := world.differences():
             raise Broken(f"it converged, and then: {'; '.join(differences)}")
 
-    def _check(self, world: World) -> None:
-        if world.controller is not None:
-            world.controller.check()
+
+async def heal(world: World) -> None:
+    """Undoes every fault there is."""
+    network = world.network
+    network.cut_hosts.clear()
+    network.cut_pairs.clear()
+    network.slow_s = 0.0
+    network.bus.up, network.bus.lose, network.bus.repeat = True, 0.0, 0.0
+    if world.controller is None:
+        await world.start_controller()
+    for host in world.hosts.values():
+        host.heal()
+    network.changed()
+
+
+async def converge(world: World) -> float:
+    """Waits until every host is as the store says; in virtual seconds. Raises Broken when it does not come to that."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while True:
+        check(world)
+        differences = world.differences()
+        if not differences and not world.lagging():
+            return loop.time() - began
+        if loop.time() > began + CALM_S:
+            raise Broken(f"not converged after {CALM_S:g} s: {'; '.join(differences or world.lagging())}")
+        await asyncio.sleep(LOOK_S)
+
+
+def check(world: World) -> None:
+    """The controller's loops run. Raises Broken."""
+    if world.controller is not None:
+        world.controller.check()
 
 
 # ---- faults ----
