@@ -227,8 +227,12 @@ class LiveLab:
         self.await_agents((host,), lambda _: None)
 
     def drops(self, one: Workload) -> dict[str, int]:
-        """Packets dropped so far on the workload's host, by reason; read from the data plane's own pinned map."""
-        opened = BpfMap.open(one.host.pin_dir / "drops")
+        """Packets dropped so far on the workload's host, by reason."""
+        return self.dropped(one.host)
+
+    def dropped(self, host: Machine) -> dict[str, int]:
+        """Packets dropped so far on a host, by reason; read from the data plane's own pinned map."""
+        opened = BpfMap.open(host.pin_dir / "drops")
         try:
             found: dict[str, int] = {}
             for key, value in opened.items():

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from alcor.bus import credentials
 from alcor.dataplane.kernel import netns
@@ -30,6 +31,8 @@ from alcor.lab.topology import DEVICE, Machine, Topology
 
 AGENT_PORT = 50001
 BUS_PORT = 4222
+METADATA_PORT = 8775
+"""Where the lab's metadata service is, beside the controller (`services`)."""
 API_PORT = 9696
 REMOTE_ENTRIES = 1 << 17
 FLOW_ENTRIES = 1 << 13
@@ -310,6 +313,7 @@ def write_agent_config(
         "remote_entries": REMOTE_ENTRIES,
         "flow_entries": FLOW_ENTRIES,
         "control_socket": control_socket(host),
+        "metadata_url": f"http://{urlsplit(bus).hostname}:{METADATA_PORT}" if bus else "",
         "bus": bus,
         "log_level": "WARNING",
         **(patience or {}),

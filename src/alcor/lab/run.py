@@ -16,7 +16,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from alcor.lab import demand, dualstack, fakeproofs, measures, onehost, policing, proofs, report, scenario, survival
+from alcor.lab import (
+    demand,
+    dualstack,
+    fakeproofs,
+    measures,
+    onehost,
+    policing,
+    proofs,
+    report,
+    scenario,
+    services,
+    survival,
+)
 from alcor.lab.facts import facts
 from alcor.lab.goals import fault_goals, goals
 from alcor.lab.live import LiveLab, choose_driver
@@ -211,6 +223,9 @@ class _Session:
             self._rule_changes += [*found.allowed_ms, *found.cut_ms]
         with self._stages.stage("IPv6"):
             self._proofs += dualstack.prove(lab.client, lab.hosts, lab.check)
+        with self._stages.stage("addresses, names and metadata from the host"):
+            controller = lab.topology.controller
+            self._proofs += services.prove(lab.client, controller, lab.hosts, lab.dropped, lab.run.data, lab.check)
         with self._stages.stage("on demand, first packets, ports that move", demand.count()) as advance:
             asked = demand.prove(lab, world, vpc, advance)
             self._proofs += asked.proofs
