@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.store.nouns import make, network, node, port, subnet, write
 
 from alcor.model.addresses import Mac, parse_ip, parse_prefix
-from alcor.model.nouns import Network, PortKind, PortStatus, Subnet
+from alcor.model.nouns import DhcpOption, Ipv6Mode, Network, PortKind, PortStatus, Subnet
 from alcor.store.base import (
     ChangeRecord,
     Changes,
@@ -110,6 +110,25 @@ def test_get_ports_answers_in_the_order_asked(store: Store) -> None:
     asked = [ports[7].id, make(999), ports[2].id, impostor]
     assert [ports[7], ports[2]] == store.get_ports(asked)
     assert [] == store.get_ports([])
+
+
+def test_names_options_and_modes_are_kept(store: Store) -> None:
+    """What a host's services need; the ports with a name are found by their network."""
+    owner, _ = _cloud(store)
+    other = network(40, dns_domain="other.example.")
+    modes = {"ra_mode": Ipv6Mode.SLAAC, "address_mode": Ipv6Mode.STATELESS}
+    automatic = subnet(41, other, "2001:db8::/64", **modes)
+    options = (DhcpOption(4, "mtu", "1300"), DhcpOption(6, "59", "tftp://x"))
+    named, plain = port(42, other, dns_name="web", dhcp_options=options), port(43, other)
+    write(store, networks=[other], subnets=[automatic], new_ports=[named, plain, port(44, owner, dns_name="web")])
+    assert [named] == store.named_ports(other.id)
+    assert [named, plain] == store.get_ports([named.id, plain.id])
+    assert [other] == store.list_networks(Query(filters={"id": (other.id,)}))
+    assert [automatic] == store.list_subnets(Query(filters={"ra_mode": (Ipv6Mode.SLAAC,)}))
+    renamed = replace(named, dns_name="", dhcp_options=())
+    write(store, changed_ports=[(named, renamed)])
+    assert [] == store.named_ports(other.id)
+    assert [renamed] == store.get_ports([named.id])
 
 
 def test_what_is_deleted_is_gone(store: Store) -> None:
