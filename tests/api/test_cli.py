@@ -66,3 +66,29 @@ def test_security_groups(server: str) -> None:
     openstack(server, "port", "delete", "cli-member")
     openstack(server, "network", "delete", "cli-dual")
     openstack(server, "security", "group", "delete", "cli-web")
+
+
+def test_quality_of_service(server: str) -> None:
+    """A policy, a limit and a mark, a port and a network that have it, as the openstack command has them."""
+    as_json = ("-f", "json")
+    policy = openstack(server, "network", "qos", "policy", "create", "cli-gold", "--share", *as_json)
+    assert ("cli-gold", True) == (policy["name"], policy["shared"])
+    limit = ("--type", "bandwidth-limit", "--max-kbps", "1000", "--max-burst-kbits", "100", "--egress")
+    rule = openstack(server, "network", "qos", "rule", "create", *limit, "cli-gold", *as_json)
+    assert (1000, 100, "egress") == (rule["max_kbps"], rule["max_burst_kbps"], rule["direction"])
+    mark = ("--type", "dscp-marking", "--dscp-mark", "46")
+    openstack(server, "network", "qos", "rule", "create", *mark, "cli-gold", *as_json)
+    openstack(server, "network", "qos", "rule", "set", "--max-kbps", "2000", "cli-gold", rule["id"])
+    listed = openstack(server, "network", "qos", "rule", "list", "cli-gold", *as_json)
+    assert {("bandwidth_limit", 2000), ("dscp_marking", "")} == {(row["Type"], row["Max Kbps"]) for row in listed}
+    openstack(server, "network", "create", "cli-limited", "--qos-policy", "cli-gold", *as_json)
+    openstack(
+        server, "subnet", "create", "cli-slow", "--network", "cli-limited", "--subnet-range", "10.9.0.0/24", *as_json
+    )
+    port = openstack(
+        server, "port", "create", "cli-slow-port", "--network", "cli-limited", "--qos-policy", "cli-gold", *as_json
+    )
+    assert policy["id"] == port["qos_policy_id"]
+    openstack(server, "port", "unset", "--qos-policy", "cli-slow-port")
+    openstack(server, "network", "set", "--no-qos-policy", "cli-limited")
+    openstack(server, "network", "qos", "policy", "delete", "cli-gold")

@@ -15,6 +15,7 @@ async def test_the_version_names_the_resources(client: httpx.AsyncClient) -> Non
     found = (await client.get("/v2.0")).json()["resources"]
     assert found == (await client.get("/v2.0/")).json()["resources"]
     expected = ["networks", "subnets", "ports", "nodes", "agents", "security-groups", "security-group-rules"]
+    expected += ["qos/policies", "qos/rule-types"]
     assert expected == [resource["collection"] for resource in found]
     for resource in found:
         assert 200 == (await client.get(resource["links"][0]["href"])).status_code

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort
+from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort, RateLimit
 from alcor.dataplane.ebpf import rules, tables
 from alcor.dataplane.ebpf.tables import (
     DropReason,
@@ -21,6 +21,7 @@ from alcor.dataplane.ebpf.tables import (
     LocalRow,
     PortFlag,
     PortRow,
+    Queues,
     Traffic,
     Verdict,
 )
@@ -30,9 +31,12 @@ from alcor.model.nouns import AddressPair, PortKind
 
 HEADER = Path(tables.__file__).with_name("alcor.h")
 FIELDS = {
-    "port": (tables.PORT, ("id", "vni", "mtu", "mac", "flags", "identity", "zero", "digest")),
+    "port": (
+        tables.PORT,
+        ("id", "vni", "mtu", "mac", "flags", "identity", "queue_out", "queue_in", "dscp", "zero", "digest"),
+    ),
     "address_key": (tables.ADDRESS_KEY, ("vni", "ip")),
-    "local_endpoint": (tables.LOCAL, ("ifindex", "flags", "mac", "identity", "zero")),
+    "local_endpoint": (tables.LOCAL, ("ifindex", "flags", "mac", "identity", "queue")),
     "remote_endpoint": (tables.REMOTE, ("host_ip", "mac", "identity", "use")),
     "miss": (tables.MISS, ("sought.vni", "sought.ip", "ifindex", "length", "gso_size")),
     "miss_rate": (tables.MISS_RATE, ("since_ns", "count", "zero")),
@@ -153,19 +157,26 @@ def test_the_router_has_one_mac() -> None:
     assert bytes(int(part, 16) for part in digits[1].split(",")) == ROUTER_MAC
 
 
-@given(st.binary(min_size=16, max_size=16), u32, u32, macs, st.sampled_from(list(PortFlag)), u16, u64)
-def test_port_rows_survive(
-    identifier: bytes, vni: int, mtu: int, mac: bytes, flags: PortFlag, identity: int, digest: int
-) -> None:
+@given(
+    st.builds(
+        PortRow,
+        st.binary(min_size=16, max_size=16).map(Id),
+        *(u32, u32, macs.map(Mac), st.sampled_from(list(PortFlag)), u16, u64),
+        st.builds(Queues, u16, u16),
+        st.integers(0, 127),
+    )
+)
+def test_port_rows_survive(row: PortRow) -> None:
     """A row of `ports` is read back as it was packed."""
-    row = PortRow(Id(identifier), vni, mtu, Mac(mac), flags, identity, digest)
     assert row == tables.unpack_port(tables.pack_port(row))
 
 
-@given(u32, ips, u32, st.sampled_from([EndpointFlag(0), *EndpointFlag]), macs, u16)
-def test_local_rows_survive(vni: int, ip: bytes, ifindex: int, flags: EndpointFlag, mac: bytes, identity: int) -> None:
+@given(
+    st.builds(EndpointKey, u32, ips.map(Ip)),
+    st.builds(LocalRow, u32, st.sampled_from([EndpointFlag(0), *EndpointFlag]), macs.map(Mac), u16, u16),
+)
+def test_local_rows_survive(key: EndpointKey, row: LocalRow) -> None:
     """A row of `local` is read back as it was packed."""
-    key, row = EndpointKey(vni, Ip(ip)), LocalRow(ifindex, flags, Mac(mac), identity)
     assert key == tables.unpack_key(tables.pack_key(key))
     assert row == tables.unpack_local(tables.pack_local(row))
 
@@ -249,6 +260,9 @@ def test_a_port_becomes_its_rows() -> None:
         {"port_security": False},
         {"served": True},
         {"pairs": (AddressPair(parse_prefix("10.9.0.0/16"), PORT.mac),)},
+        {"egress_limit": RateLimit(1000)},
+        {"ingress_limit": RateLimit(1000, 10)},
+        {"dscp": 0},
     ],
 )
 def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
@@ -260,7 +274,8 @@ def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
 def test_the_digest_cases_are_complete() -> None:
     """A field that is added to LocalPort must be added to the cases above."""
     named = {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"}
-    assert named | {"identity", "port_security", "pairs", "served"} == set(LocalPort.__struct_fields__)
+    named |= {"identity", "port_security", "pairs", "served", "egress_limit", "ingress_limit", "dscp"}
+    assert named == set(LocalPort.__struct_fields__)
 
 
 def test_counters_name_reasons_as_the_page_does() -> None:

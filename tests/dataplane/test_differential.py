@@ -28,6 +28,7 @@ from alcor.dataplane.base import Endpoint, Miss, Request
 from alcor.dataplane.ebpf import tables as rows
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import Program
+from alcor.dataplane.ebpf.queues import QUEUE_HANDLE, QUEUED_INDEX
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.tables import RemoteRow, Sender, Tables
@@ -96,7 +97,7 @@ def _make_interfaces() -> None:
     Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
     with Netlink() as netlink:
         pairs = [links.veth(f"p{index}", index, f"q{index}") for index in (*IFINDEXES, UNDERLAY_IFINDEX, HELD_IFINDEX)]
-        netlink.check(pairs)
+        netlink.check([*pairs, links.veth("queued", QUEUED_INDEX, "queue")])
 
 
 def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
@@ -122,12 +123,25 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
     end = rows.HostConfig(config.underlay_ip, config.underlay_ifindex, config.vxlan_port, onlink_length, HELD_IFINDEX)
     program.config.put(rows.CONFIG_KEY, rows.pack_config(end))
     ports = [
-        (ifindex, rows.PortRow(row.id, row.vni, row.mtu, row.mac, rows.PortFlag(row.flags), row.identity, row.digest))
+        (
+            ifindex,
+            rows.PortRow(
+                id=row.id,
+                vni=row.vni,
+                mtu=row.mtu,
+                mac=row.mac,
+                flags=rows.PortFlag(row.flags),
+                identity=row.identity,
+                digest=row.digest,
+                queues=rows.Queues(row.queue_out, row.queue_in),
+                dscp=row.dscp,
+            ),
+        )
         for ifindex, row in tables.ports.items()
     ]
     program.ports.update_batch(*rows.pack_ports(ports), len(ports))
     local = [
-        (key, rows.LocalRow(row.ifindex, rows.EndpointFlag(row.flags), row.mac, row.identity))
+        (key, rows.LocalRow(row.ifindex, rows.EndpointFlag(row.flags), row.mac, row.identity, row.queue))
         for key, row in tables.local.items()
     ]
     program.local.update_batch(*rows.pack_locals(local), len(local))
@@ -211,8 +225,12 @@ class Expected:
 def _differences(packet: worlds.Packet, verdict: Verdict, run: bpf.TestRun) -> list[str]:
     """What the two sides disagree on; nothing, if all is well."""
     found = []
-    detail = verdict.reason if verdict.kind is VerdictKind.DROP else verdict.ifindex
-    if verdict.kind is VerdictKind.DROP and verdict.ifindex != run.cb[2]:
+    detail = verdict.reason if verdict.kind is VerdictKind.DROP else verdict.queue or verdict.ifindex
+    if verdict.kind is VerdictKind.QUEUE:
+        waits = verdict.ifindex | (rows.MARK_TO_PORT if verdict.received else 0), QUEUE_HANDLE << 16 | verdict.queue
+        if waits != (run.mark, run.priority):
+            found.append(f"mark and priority: model {waits}, program {run.mark, run.priority}")
+    if verdict.kind in (VerdictKind.DROP, VerdictKind.QUEUE) and verdict.ifindex != run.cb[2]:
         found.append(f"blame: model {verdict.ifindex}, program {run.cb[2]}")
     if (verdict.kind, detail) != run.cb[:2]:
         found.append(f"verdict: model {verdict.kind.name} {detail}, program {run.cb[:2]}")
@@ -235,11 +253,17 @@ def _differences(packet: worlds.Packet, verdict: Verdict, run: bpf.TestRun) -> l
 
 def _model(tables: Tables, packet: worlds.Packet) -> Verdict:
     now_ns = 1 << 60
+    if packet.to_port:
+        return to_port(tables, packet.ifindex, packet.frame)
     if packet.ifindex:
-        if packet.answer:
-            return to_port(tables, packet.ifindex, packet.frame)
-        return from_port(tables, packet.ifindex, packet.frame, now_ns, held=packet.held)
+        return from_port(tables, packet.ifindex, packet.frame, now_ns, held=packet.held, queued=packet.queued)
     return from_overlay(tables, packet.frame, now_ns)
+
+
+def _enters(packet: worlds.Packet) -> int:
+    if packet.held or packet.queued:
+        return HELD_IFINDEX if packet.held else QUEUED_INDEX
+    return packet.ifindex or UNDERLAY_IFINDEX
 
 
 def _drops(program: Program) -> dict[int, dict[int, int]]:
@@ -288,9 +312,8 @@ def _run_packets(
             bpf.test_run(
                 program.from_port if packet.ifindex else program.from_overlay,
                 packet.frame,
-                HELD_IFINDEX if packet.held or packet.answer else packet.ifindex or UNDERLAY_IFINDEX,
-                mark=(packet.ifindex if packet.held else 0)
-                | (packet.ifindex | rows.MARK_ANSWER if packet.answer else 0),
+                _enters(packet),
+                mark=packet.ifindex | rows.MARK_TO_PORT * packet.to_port if packet.held or packet.queued else 0,
             )
             for packet in packets
         ]
@@ -333,7 +356,9 @@ def test_program_and_model_agree(kernel: Kernel) -> None:
         met += _run_world(kernel, seed)
     # Only memory or a huge packet makes the kernel refuse room for the outer headers, or for a connection.
     # Nor does anything here send so much that it could not be held.
+    # And queues are the kernel's own.
     rare = {DropReason.ENCAP_FAILED, DropReason.FLOWS_FULL, DropReason.MISS_LIMIT, DropReason.SERVICE_LIMIT}
+    rare.add(DropReason.RATE_LIMIT)
     reasons = {reason.word for reason in DropReason if reason not in rare}
     ends = {end for _, end in met}
     assert reasons | {kind.name for kind in VerdictKind} == ends, f"seeds from {start}: {met}"

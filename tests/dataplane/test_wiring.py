@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alcor.dataplane.base import Address, EndpointKey, LocalPort
+from alcor.dataplane.base import Address, EndpointKey, LocalPort, RateLimit
 from alcor.dataplane.ebpf import sorting, wiring
 from alcor.dataplane.ebpf.planning import Claims, Numbers
+from alcor.dataplane.ebpf.queues import shape_of
 from alcor.dataplane.ebpf.sorting import Snapshot
-from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, port_endpoints, port_row
+from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, Queues, port_endpoints, port_row
 from alcor.dataplane.kernel import links
+from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
 from alcor.dataplane.kernel.netlink import HEADER, Ack
 from alcor.model.addresses import Ip, Mac, parse_ip
@@ -212,6 +214,7 @@ def seen(*ports: LocalPort, first: int = INDEX) -> Snapshot:
         local={key: row for index, port in at.items() for key, row in port_endpoints(port, index, peer=True)},
         links={index: a_link(index, port) for index, port in at.items()},
         attached=frozenset(at),
+        queues={},
     )
 
 
@@ -277,7 +280,7 @@ class TestSorting:
         """The newest; the older interface goes, the namespace stays."""
         old, new = seen(a_port()), seen(a_port(), first=INDEX + 5)
         both = Snapshot(
-            *({**one, **other} for one, other in zip(old[:4], new[:4], strict=True)), old.attached | new.attached
+            *({**one, **other} for one, other in zip(old[:4], new[:4], strict=True)), old.attached | new.attached, {}
         )
         found = sorting.sort_out(both)
         assert [INDEX + 5] == [one.ifindex for one in found.carried.values()]
@@ -285,8 +288,33 @@ class TestSorting:
             (one.ifindexes, one.links, one.own_netns) for one in found.leftovers.values()
         ]
 
+    @pytest.mark.parametrize(
+        ("rows", "there", "right"),
+        [
+            (Queues(5, 0), {5: shape_of(RateLimit(1000))}, True),
+            (Queues(5, 0), {5: shape_of(RateLimit(1000)), 6: shape_of(RateLimit(1))}, True),
+            (Queues(5, 0), {5: shape_of(RateLimit(1001))}, False),
+            (Queues(5, 0), {5: shape_of(RateLimit(1000, 500))}, False),
+            (Queues(5, 0), {}, False),
+            (Queues(0, 0), {}, False),
+            (Queues(5, 6), {5: shape_of(RateLimit(1000)), 6: shape_of(RateLimit(1000))}, False),
+        ],
+    )
+    def test_a_limit_is_kept_by_its_queue(self, rows: Queues, there: dict[int, Shape], right: bool) -> None:
+        """A port whose rows name another queue than the one that keeps its limit is to be mended; a queue of nobody's
+        is left over."""
+        port = msgspec.structs.replace(a_port(), egress_limit=RateLimit(1000))
+        kernel = seen(port)._replace(
+            rows={INDEX: port_row(port, peer=True, queues=rows)},
+            local=dict(port_endpoints(port, INDEX, peer=True, queues=rows)),
+            queues=there,
+        )
+        found = sorting.sort_out(kernel)
+        assert right is found.carried[port.id].right
+        assert tuple(f"queue {one}" for one in sorted(there.keys() - set(rows))) == found.orphans
+
     def test_foreign_things_are_not_seen(self) -> None:
         """Interfaces without our alias or record are nobody's business."""
         foreign = {1: a_link(1, a_port(), alias="", name="lo"), 2: a_link(2, a_port(), alias="vm:1")}
-        found = sorting.sort_out(Snapshot({}, {}, {}, foreign, frozenset({2})))
+        found = sorting.sort_out(Snapshot({}, {}, {}, foreign, frozenset({2}), {}))
         assert ({}, {}, ()) == (found.carried, found.leftovers, found.orphans)

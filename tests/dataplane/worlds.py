@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tests.dataplane import asks, packets, talks
 
 from alcor.dataplane.base import EndpointKey
-from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
+from alcor.dataplane.fake.tables import DSCP_MARKED, HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local, parse_ip, parse_prefix
 from alcor.model.ids import Id
 
@@ -35,8 +35,10 @@ class Packet(NamedTuple):
     frame: bytes
     held: bool = False
     """It waited for an address and comes back."""
-    answer: bool = False
-    """It is the port's service that gives it to the port."""
+    queued: bool = False
+    """It waited for its turn and comes back."""
+    to_port: bool = False
+    """It comes back and is for the port, not from it: it waited, or is a service's answer."""
 
 
 def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: int) -> Tables:
@@ -55,10 +57,13 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
         flags |= OPEN if rng.random() < 0.1 else 0
         flags |= SERVED if rng.random() < 0.6 else 0
         mtu = rng.choice((1450, 1450, 1450, 68, 90))
-        row = PortRow(Id(rng.randbytes(16)), vni, mtu, mac, flags, identity, rng.getrandbits(64))
+        sent, received = rng.choice((0, 0, number + 1)), rng.choice((0, 0, 0xFFFF - number))
+        dscp = rng.choice((0, 0, 0, DSCP_MARKED, DSCP_MARKED | rng.randrange(64)))
+        digest = rng.getrandbits(64)
+        row = PortRow(Id(rng.randbytes(16)), vni, mtu, mac, flags, identity, digest, sent, received, dscp)
         tables.ports[ifindex] = row
         seen = (LOCAL_PEER if flags & PORT_PEER else 0) | (0 if flags & UP else LOCAL_DOWN)
-        local = LocalRow(ifindex, seen, row.mac, identity)
+        local = LocalRow(ifindex, seen, row.mac, identity, received)
         # An address of one port only: who loses it has another.
         own = [f"10.0.2.{number + 1}", *rng.sample(ADDRESSES, rng.choice((1, 1, 2)))]
         if rng.random() < 0.7:
@@ -100,8 +105,11 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     """Packets of every kind; half of them are words of a few talks."""
 
     def packet(ifindex: int, frame: bytes) -> Packet:
-        held = bool(ifindex) and rng.random() < 0.1
-        return Packet(ifindex, frame, held=held, answer=bool(ifindex) and not held and rng.random() < 0.03)
+        if not ifindex:
+            return Packet(ifindex, frame)
+        held = rng.random() < 0.1
+        queued = not held and rng.random() < 0.7
+        return Packet(ifindex, frame, held=held, queued=queued, to_port=(held or queued) and rng.random() < 0.05)
 
     kept = [talks.random_talk(rng, tables) for _ in range(8)]
     found = []

@@ -6,12 +6,13 @@ Few hosts, VPCs and addresses, so that ports collide, move, and come back: what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from alcor.goalstate.delta import Commits
+from alcor.goalstate.qos import Policies
 from alcor.goalstate.snapshot import Groups
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix
 from alcor.model.ids import Id
@@ -28,12 +29,14 @@ from alcor.model.nouns import (
     SecurityGroupRule,
     Subnet,
 )
+from alcor.model.qos import QosBinding, QosPolicy, QosRule, QosRuleKind
 
 HOSTS = ("a", "b", "c")
 VPCS = 2
 PORTS = 6
 ADDRESSES = 4
 GROUPS = 2
+POLICIES = 2
 
 Action = tuple[str, int, int, int]
 ACTIONS: st.SearchStrategy[Action] = st.tuples(
@@ -41,6 +44,7 @@ ACTIONS: st.SearchStrategy[Action] = st.tuples(
         [
             *("port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet", "demand"),
             *("regroup", "regroup", "rule", "rule", "ungroup"),
+            *("limit", "limit", "netlimit", "quality", "quality", "unquality"),
         ]
     ),
     st.integers(0, PORTS - 1),
@@ -64,6 +68,12 @@ class Rows(NamedTuple):
     groups: dict[Id, SecurityGroup]
     rules: dict[Id, SecurityGroupRule]
     identities: dict[tuple[Id, int], Identity]
+    policies: dict[Id, QosPolicy]
+    qos_rules: dict[Id, QosRule]
+    bindings: dict[tuple[Id, Id], QosBinding]
+
+    def qos(self) -> Policies:
+        return Policies(self.policies.values(), self.qos_rules.values(), self.bindings.values())
 
     def view(self) -> Groups:
         return Groups(self.groups.values(), self.rules.values(), self.identities.values())
@@ -104,6 +114,12 @@ class Commit(NamedTuple):
     deleted_groups: list[SecurityGroup]
     deleted_rules: list[SecurityGroupRule]
     deleted_identities: list[Identity]
+    policies: list[QosPolicy]
+    qos_rules: list[QosRule]
+    bindings: list[QosBinding]
+    deleted_policies: list[QosPolicy]
+    deleted_qos_rules: list[QosRule]
+    deleted_bindings: list[QosBinding]
     after: Rows
 
     def add_to(self, commits: Commits) -> None:
@@ -112,6 +128,7 @@ class Commit(NamedTuple):
         commits.remove_networks(revision, (), self.deleted_subnets, ())
         commits.add_groups(revision, self.groups, self.rules, self.identities)
         commits.remove_groups(revision, self.deleted_groups, self.deleted_rules, self.deleted_identities)
+        commits.add_qos(revision, self.policies, (*self.bindings, *self.deleted_bindings))
         commits.add_ports(revision, self.new, self.changed, self.deleted)
 
 
@@ -133,7 +150,7 @@ def start() -> Rows:
     networks = {network_id(index): _network(index, 1) for index in range(VPCS)}
     subnets = {subnet_id(index): _subnet(index, 1) for index in range(VPCS)}
     nodes = {name: _node(name, index, 1) for index, name in enumerate(HOSTS)}
-    return Rows(1, networks, subnets, {}, nodes, {}, {}, {})
+    return Rows(1, networks, subnets, {}, nodes, {}, {}, {}, {}, {}, {})
 
 
 def play(history: Sequence[Sequence[Action]], *, exclusive: bool = False) -> list[Commit]:
@@ -152,17 +169,21 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
         before.revision + 1,
         *(dict(before.networks), dict(before.subnets), dict(before.ports), dict(before.nodes)),
         *(dict(before.groups), dict(before.rules), dict(before.identities)),
+        *(dict(before.policies), dict(before.qos_rules), dict(before.bindings)),
     )
-    commit = Commit([], [], [], [], [], [], [], [], [], [], [], [], [], rows)
+    lists: list[Any] = [[] for _ in Commit._fields[:-1]]
+    commit = Commit(*lists, rows)
     touched: set[object] = set()
     for verb, index, host, address in actions:
         row = {"node": ("node", host), "port": ("port", index)}.get(
             verb, ("subnet", index % VPCS) if "subnet" in verb else ("port", index)
         )
-        if verb in ("network", "demand"):
+        if verb in ("network", "demand", "netlimit"):
             row = ("network", index % VPCS)
         if verb in ("rule", "ungroup"):
             row = ("group", index % GROUPS)
+        if "quality" in verb:
+            row = ("policy", index % POLICIES)
         if row not in touched:  # a row changes at most once a commit
             touched.add(row)
             _act(commit, verb, index, host, address)
@@ -224,6 +245,88 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         _toggle_rule(commit, index % GROUPS, host_index, address)
     elif verb == "ungroup":
         _delete_group(commit, index % GROUPS)
+    elif verb == "limit" and live is not None:
+        policy_id = _bind(commit, live.network_id, address)
+        _change(commit, live, replace(live, qos_policy_id=policy_id, revision=revision))
+    elif verb == "netlimit":
+        network = replace(
+            rows.networks[network_id(vpc)], qos_policy_id=_bind(commit, network_id(vpc), address), revision=revision
+        )
+        rows.networks[network.id] = network
+        commit.networks.append(network)
+    elif verb == "quality":
+        _toggle_limit(commit, index % POLICIES, address)
+    elif verb == "unquality":
+        _delete_policy(commit, index % POLICIES)
+
+
+def _policy(commit: Commit, number: int) -> QosPolicy:
+    """The QoS policy of that number; made when there is none."""
+    rows = commit.after
+    found = next((policy for policy in rows.policies.values() if policy.id[0] == number), None)
+    if found is None:
+        identifier = Id(bytes((number,)) + b"q" * 13 + rows.revision.to_bytes(2, "big"))
+        times = {"created_at": 0, "updated_at": 0, "revision": rows.revision}
+        found = QosPolicy(
+            id=identifier, project_id="", name="", description="", shared=False, is_default=False, **times
+        )
+        rows.policies[found.id] = found
+        commit.policies.append(found)
+    return found
+
+
+def _bind(commit: Commit, network: Id, number: int) -> Id | None:
+    """The policy of that number, known to the network's hosts; none for a number too large."""
+    if number >= POLICIES:
+        return None
+    policy = _policy(commit, number)
+    if (network, policy.id) not in commit.after.bindings:
+        binding = QosBinding(network_id=network, policy_id=policy.id, revision=commit.after.revision)
+        commit.after.bindings[network, policy.id] = binding
+        commit.bindings.append(binding)
+    return policy.id
+
+
+def _toggle_limit(commit: Commit, number: int, address: int) -> None:
+    """A rule of the policy comes, or goes when it is there."""
+    rows = commit.after
+    policy = _policy(commit, number)
+    identifier = Id(b"l" * 13 + bytes((address,)) + policy.id[:1] + policy.id[-1:])
+    gone = rows.qos_rules.pop(identifier, None)
+    if gone is not None:
+        commit.deleted_qos_rules.append(gone)
+    else:
+        kind = QosRuleKind.DSCP_MARKING if address == 3 else QosRuleKind.BANDWIDTH_LIMIT
+        rows.qos_rules[identifier] = rule = QosRule(
+            id=identifier,
+            policy_id=policy.id,
+            kind=kind,
+            direction=(Direction.EGRESS, Direction.INGRESS)[address % 2],
+            max_kbps=1000 + address,
+            max_burst_kbps=address,
+            dscp_mark=8,
+            created_at=0,
+            updated_at=0,
+            revision=rows.revision,
+        )
+        commit.qos_rules.append(rule)
+    fresh = replace(policy, revision=rows.revision)
+    rows.policies[policy.id] = fresh
+    commit.policies[:] = [one for one in commit.policies if one.id != policy.id] + [fresh]
+
+
+def _delete_policy(commit: Commit, number: int) -> None:
+    """Unless somebody has it: with its rules and bindings."""
+    rows = commit.after
+    policy = next((policy for policy in rows.policies.values() if policy.id[0] == number), None)
+    having = {one.qos_policy_id for one in rows.ports.values()}
+    having |= {one.qos_policy_id for one in rows.networks.values()}
+    if policy is None or policy.revision == rows.revision or policy.id in having:
+        return
+    commit.deleted_policies.append(rows.policies.pop(policy.id))
+    for rule in [one for one in rows.qos_rules.values() if one.policy_id == policy.id]:
+        commit.deleted_qos_rules.append(rows.qos_rules.pop(rule.id))
+    commit.deleted_bindings.extend(rows.bindings.pop(key) for key in list(rows.bindings) if key[1] == policy.id)
 
 
 def _group(commit: Commit, number: int) -> SecurityGroup:

@@ -20,7 +20,7 @@ def of(*commits: Commit) -> Delta:
         commit.add_to(gathered)
     rows = commits[-1].after
     moved = [port for name in sorted(gathered.nodes) for port in rows.of_host(name)]
-    return delta(gathered, rows.nodes, moved, rows.view(), rows.on_demand())
+    return delta(gathered, rows.nodes, moved, rows.view(), rows.on_demand(), rows.qos())
 
 
 def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
@@ -33,6 +33,7 @@ def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
         rows.of_network(network),
         rows.nodes,
         rows.view(),
+        rows.qos(),
     )
 
 

@@ -159,6 +159,12 @@ class RacingStore(MemoryStore):
             deleted_security_groups=commit.deleted_groups,
             deleted_rules=commit.deleted_rules,
             deleted_identities=commit.deleted_identities,
+            qos_policies=commit.policies,
+            qos_rules=commit.qos_rules,
+            qos_bindings=commit.bindings,
+            deleted_qos_policies=commit.deleted_policies,
+            deleted_qos_rules=commit.deleted_qos_rules,
+            deleted_qos_bindings=commit.deleted_bindings,
         )
         self.commit(commit.after.revision, changes)
         assert self.publisher is not None

@@ -72,26 +72,30 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert path.read_text().startswith("Dear diary")
 
 
+QOS_TABLES = ("qos_policies", "qos_rules", "qos_bindings")
+
+
 def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
     """A database of version 1 opens with what it held; what is new has its defaults; the next start finds it done."""
     path = tmp_path / "old.db"
     added = {
         "nodes": ("availability_zone", "failure_domain", "admin_state_up"),
-        "networks": ("on_demand", "dns_domain"),
+        "networks": ("on_demand", "dns_domain", "qos_policy_id"),
         "subnets": ("ip_version", "ra_mode", "address_mode"),
         "ports": (
             *("fast_path", "path", "attempts", "realised_at"),
             *("security_groups", "port_security_enabled", "address_pairs", "identity"),
-            *("dns_name", "dhcp_options"),
+            *("dns_name", "dhcp_options", "qos_policy_id"),
         ),
     }
     SqliteStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP INDEX port_dns_name")
+        connection.execute("DROP INDEX port_qos_policy")
         for table, columns in added.items():
             for column in columns:
                 connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        for table in ("security_groups", "security_group_rules", "identities"):
+        for table in ("security_groups", "security_group_rules", "identities", *QOS_TABLES):
             connection.execute(f"DROP TABLE {table}")
         values = "1, x'00', 'h1', x'00000000000000000000ffffc0a80001', 'h1', 50001, 5, 6, 7"
         connection.execute(f"INSERT INTO nodes VALUES ({values})")
@@ -103,6 +107,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         assert (node.name, node.revision, node.availability_zone, node.admin_state_up) == ("h1", 7, "", True)
         assert store.list_ports(Query()) == []
         assert store.security_groups() == []
+        assert (store.qos_policies(), store.qos_rules(), store.qos_bindings()) == ([], [], [])
         store.close()
 
 

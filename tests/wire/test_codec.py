@@ -11,8 +11,10 @@ from alcor.goalstate.objects import (
     HOST_SCOPE,
     EndpointGoal,
     Kind,
+    LimitGoal,
     PortAddress,
     PortGoal,
+    QosGoal,
     ScopeUpdate,
     SubnetGoal,
     Tombstone,
@@ -32,6 +34,7 @@ from alcor.wire.codec import (
     encode_update,
 )
 from alcor.wire.fields import MAX_REVISION, MAX_TEXT, WireError
+from alcor.wire.qos import MAX_KBPS
 from alcor.wire.reports import Ack, Held, Hello, PortAck, Timings, decode_report, encode_ack, encode_hello
 
 IDS = st.binary(min_size=16, max_size=16).map(Id)
@@ -71,7 +74,10 @@ PORTS = st.builds(
     st.sampled_from(PortKind),
     TEXTS,
     TEXTS,
+    qos_id=st.none() | IDS,
 )
+LIMITS = st.builds(LimitGoal, st.integers(1, MAX_KBPS), st.integers(0, MAX_KBPS))
+QOS = st.builds(QosGoal, IDS, REVISIONS, st.none() | LIMITS, st.none() | LIMITS, st.none() | st.integers(0, 63))
 ENDPOINTS = st.builds(EndpointGoal, IDS, REVISIONS, MACS, st.lists(IPS, max_size=3).map(tuple), IPS)
 TOMBSTONES = st.lists(
     st.builds(Tombstone, st.sampled_from(Kind), IDS, REVISIONS), max_size=3, unique_by=lambda grave: grave.key
@@ -95,10 +101,12 @@ def updates(draw: Any) -> ScopeUpdate:
             draw(st.integers(68, 65535)),
             True,
             draw(st.booleans()),
+            qos_id=draw(st.none() | IDS),
         )
         objects = draw(st.lists(st.just(vpc), max_size=1))
         objects += draw(st.lists(subnets(), max_size=3, unique_by=_id))
         objects += draw(st.lists(ENDPOINTS, max_size=4, unique_by=_id))
+        objects += draw(st.lists(QOS, max_size=3, unique_by=_id))
     return ScopeUpdate(
         scope=scope,
         revision=draw(REVISIONS),

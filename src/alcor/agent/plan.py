@@ -3,9 +3,9 @@
 Called by reconcile: `full_plan` against what was observed (at start, after a failure, at every audit), `partial_plan`
 for what some updates touched. The two agree: a data plane brought up to date by partial plans has an empty full plan.
 
-Fail closed: a port whose VPC, subnet or security groups have not arrived is neither put nor removed; an address is
-programmed only while its VPC's goal is held. Endpoints of ports on this host are not remote endpoints, whatever their
-goals say.
+Fail closed: a port whose VPC, subnet, security groups or QoS policy have not arrived is neither put nor removed; an
+address is programmed only while its VPC's goal is held. Endpoints of ports on this host are not remote endpoints,
+whatever their goals say.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from alcor.dataplane.base import (
     Plan,
     Policy,
     PolicyKey,
+    RateLimit,
     Rule,
 )
 from alcor.goalstate.merge import ScopeState
-from alcor.goalstate.objects import EndpointGoal, GroupGoal, identity_id
+from alcor.goalstate.objects import EndpointGoal, GroupGoal, LimitGoal, QosGoal, identity_id
 from alcor.model.addresses import ROUTER_MAC, link_local
 from alcor.model.ids import Id
 
@@ -50,6 +51,10 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         served = served or subnet.dhcp
     if goal.identity and groups_of(state, goal.identity) is None:
         return None
+    qos_id = goal.qos_id or vpc.qos_id
+    qos = state.qos.get(qos_id) if qos_id is not None else NO_QOS
+    if qos is None:
+        return None
     return LocalPort(
         id=goal.id,
         vni=vpc.vni,
@@ -65,7 +70,17 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         port_security=goal.port_security,
         pairs=goal.pairs,
         served=served,
+        egress_limit=_rate_limit(qos.egress),
+        ingress_limit=_rate_limit(qos.ingress),
+        dscp=qos.dscp,
     )
+
+
+NO_QOS = QosGoal(Id(bytes(16)), 0, None, None, None)
+
+
+def _rate_limit(goal: LimitGoal | None) -> RateLimit | None:
+    return RateLimit(goal.kbps, goal.burst_kbit) if goal is not None else None
 
 
 def groups_of(state: ScopeState, identity: int) -> list[GroupGoal] | None:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler, Lifespan, Receive, Scope, Send
 
-from alcor.api import discovery, errors, openapi
+from alcor.api import discovery, errors, openapi, qos
 from alcor.api.agents import Agents
 from alcor.api.context import Context
 from alcor.api.errors import Reply
@@ -35,6 +35,7 @@ from alcor.services.reachability import ReachabilityView
 from alcor.store.base import Store
 
 MEMBER = "/{member}"
+PARENT = "/{parent}"
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 """Prometheus's text format."""
 READERS = 4
@@ -75,7 +76,7 @@ def create_app(
 
 
 class Application(Starlette):
-    """See the module. `endpoints` by path; one that ends in /{member} answers for whatever stands there."""
+    """See the module. `endpoints` by path; /{member} at its end and /{parent} in it stand for whatever is there."""
 
     def __init__(
         self,
@@ -89,6 +90,8 @@ class Application(Starlette):
         self._parents = {
             path.removesuffix(MEMBER): endpoint for path, endpoint in endpoints.items() if path.endswith(MEMBER)
         }
+        self._nested = {path.partition(PARENT)[0] for path in endpoints if PARENT in path}
+        """Collections whose members have collections."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -108,7 +111,19 @@ class Application(Starlette):
             parent, _, member = path.rpartition("/")
             endpoint = self._parents.get(parent) if member else None
             scope["path_params"] = {"member": member}
+            if endpoint is None and parent:
+                endpoint = self._find_nested(scope, path)
         return endpoint
+
+    def _find_nested(self, scope: Scope, path: str) -> Endpoint | None:
+        """.../{parent}/collection and .../{parent}/collection/{member}."""
+        steps = path.split("/")
+        for below, known in ((1, self._whole), (2, self._parents)):
+            base, rest = "/".join(steps[: -below - 1]), steps[-below:]
+            if base in self._nested:
+                scope["path_params"] = {"parent": steps[-below - 1], "member": rest[-1]}
+                return known.get(f"{base}{PARENT}/{rest[0]}")
+        return None
 
 
 def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
@@ -128,6 +143,7 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
         }
     found["/v2.0/security-group-rules"] = {"GET": rules.list, "POST": rules.create}
     found["/v2.0/security-group-rules/{member}"] = {"GET": rules.show, "DELETE": rules.delete}
+    found |= {path: dict(methods) for path, methods in qos.handlers(context).items()}
     agents = Agents(context)
     found["/v2.0/agents"] = {"GET": agents.list}
     found["/v2.0/agents/{member}"] = {"GET": agents.show, "PUT": agents.update}

@@ -78,6 +78,7 @@ class NetworkCreate(Input, kw_only=True):
     port_security_enabled: OnlyTrue = True
     availability_zone_hints: OnlyEmptyList = ()
     dns_domain: Text = ""
+    qos_policy_id: UuidText | None = None
 
 
 class NetworkUpdate(Input, kw_only=True):
@@ -90,6 +91,7 @@ class NetworkUpdate(Input, kw_only=True):
     router_external: OnlyFalse = field(default=False, name="router:external")
     port_security_enabled: OnlyTrue = True
     dns_domain: Text | UnsetType = UNSET
+    qos_policy_id: UuidText | UnsetType | None = UNSET
 
 
 class NetworkView(View, kw_only=True):
@@ -117,6 +119,7 @@ class NetworkView(View, kw_only=True):
     revision_number: int
     on_demand: bool
     """Too large to be preloaded: its hosts ask where an address is when a packet for it comes. Read-only."""
+    qos_policy_id: UuidText | None
 
 
 class PoolBody(Input, kw_only=True):
@@ -251,6 +254,7 @@ class PortCreate(Input, kw_only=True):
     profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
     extra_dhcp_opts: list[DhcpOptionBody] | None = None
     dns_name: Text = ""
+    qos_policy_id: UuidText | None = None
 
 
 class PortUpdate(Input, kw_only=True):
@@ -273,6 +277,7 @@ class PortUpdate(Input, kw_only=True):
     profile: OnlyEmptyObject | None = field(default=None, name="binding:profile")
     extra_dhcp_opts: list[DhcpOptionBody] | None = None
     dns_name: Text | UnsetType = UNSET
+    qos_policy_id: UuidText | UnsetType | None = UNSET
 
 
 class VifDetails(msgspec.Struct, omit_defaults=True, gc=False):
@@ -321,6 +326,7 @@ class PortView(View, kw_only=True):
     extra_dhcp_opts: list[DhcpOptionView]
     dns_name: str
     dns_assignment: list[DnsAssignment]
+    qos_policy_id: UuidText | None
     created_at: TimeText
     updated_at: TimeText
     revision_number: int

@@ -56,6 +56,14 @@ def member(call: Call, not_found: type[NotFound], noun: str) -> Id:
         raise not_found(f"{noun} {call.member} could not be found.") from None
 
 
+def parent(call: Call, not_found: type[NotFound], noun: str) -> Id:
+    """The id in the middle of a path, of what the collection is in."""
+    try:
+        return parse_id(call.parent)
+    except ValueError:
+        raise not_found(f"{noun} {call.parent} could not be found.") from None
+
+
 def ip(text: str, field: str) -> Ip:
     """An address in a body."""
     try:

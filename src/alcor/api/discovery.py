@@ -13,6 +13,7 @@ from alcor.api.exchange import Call
 RESOURCES = (
     *(("network", "networks"), ("subnet", "subnets"), ("port", "ports"), ("node", "nodes"), ("agent", "agents")),
     *(("security-group", "security-groups"), ("security-group-rule", "security-group-rules")),
+    *(("policy", "qos/policies"), ("rule_type", "qos/rule-types")),
 )
 _EPOCH = "2026-11-23T00:00:00-00:00"
 _encode = msgspec.json.Encoder().encode
@@ -56,6 +57,11 @@ EXTENSIONS = {
         _extension("port-security", "Port Security", "Switches anti-spoofing and filtering of a port off."),
         _extension("project-id", "project_id field enabled", "Uses project_id beside tenant_id."),
         _extension("provider", "Provider Network", "Shows type and segmentation id of a network; sets the latter."),
+        _extension("qos", "Quality of Service", "Limits the bandwidth of ports and marks their packets, by policies."),
+        _extension("qos-bw-limit-direction", "Direction for QoS bandwidth limit rule", "Limits both ways."),
+        _extension("qos-default", "QoS default policy", "Gives new networks of a project its default policy."),
+        _extension("qos-rule-type-details", "Details of QoS rule types", "Shows what a type of rule can say."),
+        _extension("qos-rules-alias", "Ability to modify QoS rules without parent ID", "Reaches rules by their ids."),
         _extension("revision-if-match", "If-Match constraints", "Changes only the revision that the client saw."),
         _extension("security-group", "security-group", "Filters ports' traffic by groups of rules."),
         _extension("security-groups-normalized-cidr", "normalized_cidr", "Shows rules' prefixes without host bits."),

@@ -52,6 +52,11 @@ class Call:
         return str(self.scope["path_params"]["member"])
 
     @property
+    def parent(self) -> str:
+        """The step before the collection, in the path of a collection inside a member."""
+        return str(self.scope["path_params"]["parent"])
+
+    @property
     def method(self) -> str:
         return str(self.scope["method"])
 

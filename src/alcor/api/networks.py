@@ -36,8 +36,9 @@ from alcor.api.listing import (
     read_page,
 )
 from alcor.api.naming import dns_domain
+from alcor.api.qos import qos_policy_id
 from alcor.model.addresses import parse_prefix
-from alcor.model.ids import Id, format_id
+from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import Network
 from alcor.services.commands import CreateNetworks, DeleteNetwork, NetworkSpec, UpdateNetwork
 from alcor.services.errors import NetworkNotFound
@@ -59,6 +60,7 @@ LISTING = Listing(
         "router:external": Constant(False),
         "port_security_enabled": Constant(True),
         "status": Constant("ACTIVE"),
+        "qos_policy_id": Filter("qos_policy_id", parse_id),
     },
 )
 SUBNETS_A_READ = 10_000
@@ -156,6 +158,7 @@ def network_view(network: Network, subnets: Sequence[Id]) -> NetworkView:
         revision_number=network.revision,
         on_demand=network.on_demand,
         dns_domain=network.dns_domain,
+        qos_policy_id=None if network.qos_policy_id is None else id_text(network.qos_policy_id),
     )
 
 
@@ -174,6 +177,7 @@ def _spec(body: NetworkCreate, owner: str) -> NetworkSpec:
         admin_state_up=body.admin_state_up,
         shared=body.shared,
         dns_domain=dns_domain(body.dns_domain),
+        qos_policy_id=qos_policy_id(body.qos_policy_id),
     )
 
 
@@ -188,6 +192,7 @@ def _change(identifier: Id, body: NetworkUpdate, if_match: int | None) -> Update
         admin_state_up=body.admin_state_up,
         shared=body.shared,
         dns_domain=body.dns_domain if body.dns_domain is UNSET else dns_domain(body.dns_domain),
+        qos_policy_id=qos_policy_id(body.qos_policy_id),
         if_match=if_match,
     )
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from alcor.api import networks, nodes, ports, security_groups, subnets
+from alcor.api import networks, nodes, ports, qos, security_groups, subnets
 from alcor.api.bodies import (
     AgentUpdate,
     AgentView,
@@ -36,6 +36,7 @@ from alcor.api.bodies import (
 from alcor.api.discovery import Extension, Link
 from alcor.api.errors import ErrorBody
 from alcor.api.listing import Compound, Constant, Filter, Listing, boolean
+from alcor.api.qos_bodies import QosPolicyCreate, QosPolicyUpdate, QosPolicyView, QosRuleTypeView
 from alcor.api.reachability import ReachabilityAnswer, ReachabilityQuestion
 from alcor.api.security_bodies import (
     SecurityGroupCreate,
@@ -61,6 +62,10 @@ class Resource(NamedTuple):
     """Belongs to a project."""
     create_errors: Sequence[int]
     delete_errors: Sequence[int]
+    path: str = ""
+    """Empty: the collection, with dashes."""
+    inside: str = ""
+    """The parameter in its path, of what it is in."""
 
 
 RESOURCES = (
@@ -76,6 +81,18 @@ RESOURCES = (
         *(True, (404, 409), ()),
     ),
     Resource("node", nodes.LISTING, NodeCreate, NodeUpdate, NodeView, False, (409,), (409,)),
+    Resource(
+        *("policy", qos.POLICIES, QosPolicyCreate, QosPolicyUpdate, QosPolicyView, True, (409,), (409,)),
+        path="qos/policies",
+    ),
+    *(
+        Resource(
+            *(words.one, words.listing, words.create, words.update, words.view, False, (404, 409), ()),
+            path=f"qos/policies/{{policy_id}}/{words.listing.collection}",
+            inside="policy_id",
+        )
+        for words in qos.RULES
+    ),
 )
 
 _ERRORS = {
@@ -98,22 +115,17 @@ def document() -> Json:
 def _document() -> Json:
     paths: Json = {}
     for resource in RESOURCES:
-        path = resource.listing.collection.replace("_", "-")
-        paths[f"/v2.0/{path}"] = {"get": _list(resource), "post": _create(resource)}
+        path = resource.path or resource.listing.collection.replace("_", "-")
+        inside = [_in_path(resource.inside)] if resource.inside else []
+        collection: Json = {"get": _list(resource), "post": _create(resource)}
+        paths[f"/v2.0/{path}"] = {"parameters": inside, **collection} if inside else collection
         paths[f"/v2.0/{path}/{{{resource.one}_id}}"] = {
-            "parameters": [
-                {
-                    "name": f"{resource.one}_id",
-                    "in": "path",
-                    "required": True,
-                    "schema": {"type": "string", "format": "uuid"},
-                }
-            ],
+            "parameters": [*inside, _in_path(f"{resource.one}_id")],
             "get": _show(resource),
             **({} if resource.update is None else {"put": _update(resource, resource.update)}),
             "delete": _delete(resource),
         }
-    paths |= _discovery()
+    paths |= _discovery() | _quality()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -147,7 +159,7 @@ def _schemas() -> Json:
         [
             *types,
             *(ErrorBody, Link, Extension, AgentUpdate, AgentView, HealthEventView),
-            *(ReachabilityQuestion, ReachabilityAnswer),
+            *(ReachabilityQuestion, ReachabilityAnswer, QosRuleTypeView),
         ],
         ref_template="#/components/schemas/{name}",
     )
@@ -288,6 +300,10 @@ def _delete(resource: Resource) -> Json:
     )
 
 
+def _in_path(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+
 def _shared(name: str) -> Json:
     return {"$ref": f"#/components/parameters/{name}"}
 
@@ -400,9 +416,7 @@ def _hosts() -> Json:
     return {
         "/v2.0/agents": {"get": _shown("list_agents", "Hosts' agents.", "agents", _list_of("AgentView"))},
         "/v2.0/agents/{agent_id}": {
-            "parameters": [
-                {"name": "agent_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
-            ],
+            "parameters": [_in_path("agent_id")],
             "get": agent,
             "put": _operation(
                 "discovery",
@@ -428,6 +442,38 @@ def _hosts() -> Json:
             )
         },
     }
+
+
+def _quality() -> Json:
+    """Of quality of service, what is no plain resource: rules by their id alone, kinds of rules."""
+    found: Json = {}
+    for words in qos.RULES:
+        rule = next(one for one in RESOURCES if one.one == words.one)
+        alias = rule._replace(one=f"alias_{words.one}")
+        path = f"/v2.0/qos/alias-{words.listing.collection.replace('_', '-')}"
+        found[f"{path}/{{{words.one}_id}}"] = {
+            "parameters": [_in_path(f"{words.one}_id")],
+            "get": _show(alias),
+            "put": _update(alias, words.update),
+            "delete": _delete(alias),
+        }
+    for kind in qos.UNSUPPORTED:
+        refuse = _operation(
+            "policies", f"create_{kind}_rule", f"Refused: no host carries {kind} rules out.", _errors(409, 413)
+        )
+        found[f"/v2.0/qos/policies/{{policy_id}}/{kind}_rules"] = {
+            "parameters": [_in_path("policy_id")],
+            "post": refuse,
+        }
+    kinds, kind_view = _list_of("QosRuleTypeView"), _ref("QosRuleTypeView")
+    one = _shown("show_rule_type", "What a kind of rule can say.", "rule_type", kind_view)
+    one["responses"] |= _errors(404)
+    one["parameters"] = [{"name": "type", "in": "path", "required": True, "schema": {"type": "string"}}]
+    found["/v2.0/qos/rule-types/{type}"] = {"get": one}
+    found["/v2.0/qos/rule-types"] = {
+        "get": _shown("list_rule_types", "The kinds of rules that hosts carry out.", "rule_types", kinds)
+    }
+    return found
 
 
 def _reachability() -> Json:

@@ -42,6 +42,7 @@ from alcor.api.listing import (
     read_page,
 )
 from alcor.api.naming import assignment, dns_name, domains, option_changes, option_views, options
+from alcor.api.qos import qos_policy_id
 from alcor.model.addresses import Prefix, format_ip, network_of, parse_ip, parse_mac
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import Port, PortKind, PortStatus
@@ -67,6 +68,7 @@ LISTING = Listing(
         "binding:vnic_type": Constant("normal"),
         "port_security_enabled": Filter("port_security_enabled", boolean),
         "security_groups": Filter("security_group", parse_id),
+        "qos_policy_id": Filter("qos_policy_id", parse_id),
     },
 )
 
@@ -155,6 +157,7 @@ def port_view(port: Port, known: Mapping[Id, str] = _NO_DOMAINS) -> PortView:
         extra_dhcp_opts=option_views(port.dhcp_options),
         dns_name=port.dns_name,
         dns_assignment=assignment(port, known.get(port.network_id, "")),
+        qos_policy_id=None if port.qos_policy_id is None else id_text(port.qos_policy_id),
         provisioning=_provisioning(port) if port.realised_at or port.path else _NOT_YET,
         created_at=created,
         updated_at=created if port.updated_at == port.created_at else time_text(port.updated_at),
@@ -204,6 +207,7 @@ def _spec(body: PortCreate, owner: str) -> PortSpec:
         address_pairs=_pairs(body.allowed_address_pairs) if body.allowed_address_pairs else (),
         dns_name=dns_name(body.dns_name),
         dhcp_options=options(body.extra_dhcp_opts) if body.extra_dhcp_opts else (),
+        qos_policy_id=qos_policy_id(body.qos_policy_id),
     )
 
 
@@ -229,6 +233,7 @@ def _change(port_id: Id, body: PortUpdate, if_match: int | None) -> UpdatePort:
         address_pairs=UNSET if body.allowed_address_pairs is UNSET else _pairs(body.allowed_address_pairs or []),
         dns_name=body.dns_name if body.dns_name is UNSET else dns_name(body.dns_name),
         dhcp_options=option_changes(body.extra_dhcp_opts) if body.extra_dhcp_opts else UNSET,
+        qos_policy_id=qos_policy_id(body.qos_policy_id),
         if_match=if_match,
     )
 

@@ -90,13 +90,13 @@ def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAU
 
 
 def _measure(program: Path, bed: Bed, into: _Rounds) -> None:
-    with _connected(bed, socket.SOCK_DGRAM) as (client, server):
+    with connected(bed, socket.SOCK_DGRAM) as (client, server):
         chunks = traffic(program, "udp", client, server, CHUNKS, PER_CHUNK, PAYLOAD)
     into.cpu_ns.append(percentile([float(line) for line in chunks], CPU_QUANTILE))
-    with _connected(bed, socket.SOCK_STREAM) as (client, server):
+    with connected(bed, socket.SOCK_STREAM) as (client, server):
         trips = traffic(program, "rr", client, server, ROUND_TRIPS)
     into.round_trip_us.append(statistics.median(int(line) for line in trips) / 1000)
-    with _connected(bed, socket.SOCK_STREAM) as (client, server):
+    with connected(bed, socket.SOCK_STREAM) as (client, server):
         (line,) = traffic(program, "stream", client, server, STREAM_MS)
     received, elapsed_ns, cpu_ns = (int(word) for word in line.split())
     into.gbit.append(received * 8 / elapsed_ns)
@@ -104,7 +104,7 @@ def _measure(program: Path, bed: Bed, into: _Rounds) -> None:
 
 
 @contextmanager
-def _connected(bed: Bed, kind: socket.SocketKind) -> Iterator[tuple[int, int]]:
+def connected(bed: Bed, kind: socket.SocketKind) -> Iterator[tuple[int, int]]:
     """Descriptors of two connected sockets, one in each container. A datagram server has room for a whole chunk."""
     with ExitStack() as stack:
         server = stack.enter_context(inside(bed.namespaces[1], lambda: socket.socket(socket.AF_INET, kind)))

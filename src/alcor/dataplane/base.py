@@ -27,6 +27,35 @@ class Address(msgspec.Struct, frozen=True, gc=False, array_like=True):
     gateway: Ip | None
 
 
+class RateLimit(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """How fast a port's frames (Ethernet header included) go one way. What comes faster waits in a queue; what finds
+    no room there is dropped (`rate_limit`)."""
+
+    kbps: int
+    """Thousands of bits a second; at least 1."""
+    burst_kbit: int = 0
+    """Thousands of bits that may go at once after a rest; 0: what 50 ms take."""
+
+    @property
+    def bytes_per_s(self) -> int:
+        return self.kbps * 125
+
+    @property
+    def burst_bytes(self) -> int:
+        """At least a large frame or two."""
+        return max(self.burst_kbit * 125 or self.bytes_per_s // 20, MIN_BURST_BYTES)
+
+    @property
+    def queue_bytes(self) -> int:
+        """What may wait: 50 ms of the rate, and at least three packets that are yet to be cut into segments: a sender
+        whose third one is lost waits for its timer."""
+        return max(self.bytes_per_s // 20, MIN_QUEUE_BYTES)
+
+
+MIN_BURST_BYTES = 4096
+MIN_QUEUE_BYTES = 208 * 1024
+
+
 class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A port as the data plane carries it. Equality means: nothing to do."""
 
@@ -48,6 +77,12 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     pairs: tuple[AddressPair, ...] = ()
     served: bool = False
     """Its host answers it: DHCP, router solicitations, DNS, metadata (Requests)."""
+    egress_limit: RateLimit | None = None
+    """Of what it sends."""
+    ingress_limit: RateLimit | None = None
+    """Of what it is given."""
+    dscp: int | None = None
+    """Its IP packets are marked with it (0..63), and so are the outer headers of those that leave the host."""
 
 
 class PolicyKey(NamedTuple):

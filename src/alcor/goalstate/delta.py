@@ -13,10 +13,12 @@ import msgspec
 
 from alcor.goalstate.digest import object_digest
 from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, ScopeUpdate, Tombstone, identity_id
+from alcor.goalstate.qos import Policies
 from alcor.goalstate.snapshot import Groups, endpoint_goal, identity_goal, name_goal, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import Ip, with_link_local
 from alcor.model.ids import Id
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
+from alcor.model.qos import QosBinding, QosPolicy
 
 
 class PortChange(msgspec.Struct, frozen=True, gc=False):
@@ -50,6 +52,10 @@ class Commits(msgspec.Struct, kw_only=True):
     deleted_nodes: set[str] = set()
     changed_groups: set[Id] = set()
     """Whose rules, or whose place in a network's scope, may differ: new, changed or deleted."""
+    changed_qos: set[Id] = set()
+    """Policies of quality of service: new, changed, or with other rules."""
+    bound_qos: set[tuple[Id, Id]] = set()
+    """(network, policy) that are in the network's scope now and were not, or the other way round."""
     identities: dict[tuple[Id, int], tuple[Identity, int]] = {}
     """(network, number) -> the identity, and the revision of its deletion; 0 when it is there."""
 
@@ -123,6 +129,12 @@ class Commits(msgspec.Struct, kw_only=True):
             self.identities[identity.network_id, identity.number] = identity, revision
         self.revision = revision
 
+    def add_qos(self, revision: int, policies: Iterable[QosPolicy], bindings: Iterable[QosBinding]) -> None:
+        """Takes in one commit's new and changed policies of quality of service, and bindings that came or went."""
+        self.changed_qos.update(policy.id for policy in policies)
+        self.bound_qos.update((binding.network_id, binding.policy_id) for binding in bindings)
+        self.revision = revision
+
     def _change(self, revision: int, port: Port, before: Port | None, after: Port | None) -> None:
         earlier = self.ports.get(port.id)
         visited = {one.host for one in (before, after) if one is not None and one.host}
@@ -160,12 +172,13 @@ def delta(
     ports_of_changed_nodes: Sequence[Port] = (),
     groups: Groups | None = None,
     on_demand: Container[Id] = (),
+    qos: Policies | None = None,
 ) -> Delta:
     """What the commits change in the scopes.
 
-    `nodes` (by name) and `groups` are the views after the commits. `ports_of_changed_nodes` are the ports of every host
-    in `commits.nodes`, read at or after the last commit: their endpoints move with their host's tunnel end. `on_demand`
-    are the VPCs of whose endpoints only those are told who asked.
+    `nodes` (by name), `groups` and `qos` are the views after the commits. `ports_of_changed_nodes` are the ports of
+    every host in `commits.nodes`, read at or after the last commit: their endpoints move with their host's tunnel end.
+    `on_demand` are the VPCs of whose endpoints only those are told who asked.
     """
     hosts: dict[str, _Update] = {}
     vpcs: dict[Id, _Update] = {}
@@ -200,6 +213,8 @@ def delta(
                 vpcs.setdefault(port.network_id, _Update()).objects.append(endpoint)
     if groups is not None:
         _groups(commits, groups, vpcs)
+    if qos is not None:
+        _qos(commits, qos, vpcs)
     return Delta(
         hosts={host: update.finish(HOST_SCOPE, commits.revision) for host, update in sorted(hosts.items())},
         vpcs={vpc: update.finish(vpc, commits.revision) for vpc, update in sorted(vpcs.items())},
@@ -332,6 +347,20 @@ def _name(change: PortChange, update: _Update) -> None:
         update.objects.append(goal)
     else:
         update.tombstones.append(Tombstone(Kind.NAME, change.id, change.revision))
+
+
+def _qos(commits: Commits, qos: Policies, vpcs: dict[Id, _Update]) -> None:
+    """Policies of quality of service, as they are now, in every network that has or had them."""
+    touched = {(network, policy) for policy in commits.changed_qos for network in qos.networks_of(policy)}
+    for network_id, policy_id in touched | commits.bound_qos:
+        if network_id in commits.deleted_networks:
+            continue
+        update = vpcs.setdefault(network_id, _Update())
+        goal = qos.goal(network_id, policy_id)
+        if goal is not None:
+            update.objects.append(goal)
+        else:
+            update.tombstones.append(Tombstone(Kind.QOS, policy_id, commits.revision))
 
 
 def _addresses(port: Port | None) -> tuple[Ip, ...]:

@@ -28,6 +28,7 @@ from alcor.goalstate.objects import (
     Kind,
     NameGoal,
     PortGoal,
+    QosGoal,
     ScopeUpdate,
     SubnetGoal,
     Tombstone,
@@ -46,6 +47,7 @@ KIND_OF: dict[type[Goal], Kind] = {
     IdentityGoal: Kind.IDENTITY,
     GroupGoal: Kind.GROUP,
     NameGoal: Kind.NAME,
+    QosGoal: Kind.QOS,
 }
 
 
@@ -57,6 +59,7 @@ _TABLES = {
     Kind.IDENTITY: "identities",
     Kind.GROUP: "groups",
     Kind.NAME: "names",
+    Kind.QOS: "qos",
 }
 """Where a ScopeState has them."""
 
@@ -83,6 +86,7 @@ class ScopeState:
         "identities",
         "names",
         "ports",
+        "qos",
         "revision",
         "scope",
         "subnets",
@@ -104,6 +108,7 @@ class ScopeState:
         self.identities: dict[Id, IdentityGoal] = {}
         self.groups: dict[Id, GroupGoal] = {}
         self.names: dict[Id, NameGoal] = {}
+        self.qos: dict[Id, QosGoal] = {}
         self._tombstones: dict[tuple[Kind, Id], int] = {}
 
     def merge(self, update: ScopeUpdate) -> list[Change]:

@@ -5,8 +5,8 @@ O(hosts that need it) and a VPC's state is encoded once for all its hosts:
 
 - the **host scope** holds the ports of one host;
 - a **VPC scope** holds what every host that carries the VPC must know: the VPC itself, its subnets, its endpoints,
-  the security groups that its ports are in, and its ports' names. That of a VPC which is on demand is without the
-  endpoints.
+  the security groups that its ports are in, its ports' names, and the policies of quality of service that they have.
+  That of a VPC which is on demand is without the endpoints.
   A host subscribes to it by running a port of the VPC, and forgets it whole with its last port.
 
 Every object carries the revision (commit number) that last changed it; a deletion is a tombstone with a revision.
@@ -38,6 +38,7 @@ class Kind(IntEnum):
     IDENTITY = 5
     GROUP = 6
     NAME = 18
+    QOS = 21
 
 
 class Key(NamedTuple):
@@ -60,6 +61,8 @@ class VpcGoal(msgspec.Struct, frozen=True, gc=False):
     on_demand: bool = False
     dns_domain: str = ""
     """In which its ports' names are, with a dot at its end; empty: the default one."""
+    qos_id: Id | None = None
+    """Of the policy of quality of service of its ports that have none of their own."""
 
     @property
     def key(self) -> Key:
@@ -128,6 +131,8 @@ class PortGoal(msgspec.Struct, frozen=True, gc=False):
     device_id: str = ""
     dns_name: str = ""
     dhcp_options: tuple[DhcpOption, ...] = ()
+    qos_id: Id | None = None
+    """Of its policy of quality of service; None: its VPC's."""
 
     @property
     def key(self) -> Key:
@@ -199,7 +204,32 @@ class NameGoal(msgspec.Struct, frozen=True, gc=False):
         return Key(Kind.NAME, self.id)
 
 
-Goal = VpcGoal | SubnetGoal | EndpointGoal | PortGoal | IdentityGoal | GroupGoal | NameGoal
+class LimitGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A rate, in thousands of bits a second, and the thousands of bits that may go at once (0: chosen by the host)."""
+
+    kbps: int
+    burst_kbit: int
+
+
+class QosGoal(msgspec.Struct, frozen=True, gc=False):
+    """A policy of quality of service that ports of the VPC may have.
+
+    `revision` is that of the policy (which grows with its rules), or of its binding to the VPC if that is newer.
+    """
+
+    id: Id
+    revision: int
+    egress: LimitGoal | None
+    """Of what a port sends."""
+    ingress: LimitGoal | None
+    dscp: int | None
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.QOS, self.id)
+
+
+Goal = VpcGoal | SubnetGoal | EndpointGoal | PortGoal | IdentityGoal | GroupGoal | NameGoal | QosGoal
 
 
 class Tombstone(msgspec.Struct, frozen=True, gc=False):

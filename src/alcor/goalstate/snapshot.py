@@ -23,6 +23,7 @@ from alcor.goalstate.objects import (
     VpcGoal,
     identity_id,
 )
+from alcor.goalstate.qos import Policies
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import Id
 from alcor.model.nouns import Direction, Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
@@ -156,6 +157,7 @@ def vpc_goal(network: Network) -> VpcGoal:
         network.admin_state_up,
         network.on_demand,
         network.dns_domain,
+        network.qos_policy_id,
     )
 
 
@@ -199,6 +201,7 @@ def port_goal(port: Port) -> PortGoal:
         port.device_id,
         port.dns_name,
         port.dhcp_options,
+        port.qos_policy_id,
     )
 
 
@@ -235,9 +238,10 @@ def vpc_snapshot(
     ports: Iterable[Port],
     nodes: Mapping[str, Node],
     groups: Groups | None = None,
+    qos: Policies | None = None,
 ) -> ScopeUpdate:
-    """The whole scope of a VPC: network, subnets, nodes and groups as of commit `revision`, all the network's ports as
-    of then or later (when the network is on demand: those with names)."""
+    """The whole scope of a VPC: network, subnets, nodes, groups and `qos` as of commit `revision`, all the network's
+    ports as of then or later (when the network is on demand: those with names)."""
     rows = list(ports)
     endpoints = [goal for port in rows if (goal := endpoint_goal(port, nodes, revision)) is not None]
     if network.on_demand:
@@ -249,6 +253,8 @@ def vpc_snapshot(
     if groups is not None:
         objects += groups.goals(network.id)
     objects += sorted(names, key=_identifier)
+    if qos is not None:
+        objects += qos.goals(network.id)
     return ScopeUpdate(scope=network.id, revision=revision, snapshot=True, objects=tuple(objects))
 
 

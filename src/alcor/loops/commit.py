@@ -267,6 +267,8 @@ def _touched(changes: Changes) -> Iterable[Id]:
         changes.security_groups,
         changes.deleted_security_groups,
         changes.deleted_rules,
+        changes.qos_policies,
+        changes.deleted_qos_policies,
     ):
         for noun in nouns:
             yield noun.id

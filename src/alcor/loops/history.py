@@ -167,6 +167,11 @@ def _replay(history: History, record: ChangeRecord, views: Views) -> None:
     for network, number in record.identities:
         changed.setdefault(network, []).append((Kind.IDENTITY, identity_id(number)))
         changed[network].extend((Kind.GROUP, group) for group in views.groups.groups_in(network))
+    for policy in record.qos_policies:
+        for network in views.qos.networks_of(policy):
+            changed.setdefault(network, []).append((Kind.QOS, policy))
+    for network, policy in record.qos_bindings:
+        changed.setdefault(network, []).append((Kind.QOS, policy))
     subnets = set(record.subnets)
     for network in {one.network_id for some in views.subnets.values() for one in some.values() if one.id in subnets}:
         changed.setdefault(network, []).extend((Kind.SUBNET, one) for one in subnets & views.subnets[network].keys())

@@ -199,7 +199,7 @@ class Publisher:
         for name in commits.nodes:
             if views.subscriptions.vpcs(name):
                 moved += await asyncio.to_thread(self._store.ports_of_host, name)
-        changed = delta(commits, views.nodes, moved, views.groups, views.on_demand)
+        changed = delta(commits, views.nodes, moved, views.groups, views.on_demand, views.qos)
         started, ended = views.subscriptions.shift(changed.bound)
         views.revision = commits.revision
         self._answers.changed(path, changed.moves)
@@ -375,7 +375,7 @@ class Publisher:
         read = self._store.named_ports if network.on_demand else self._store.ports_of_network
         rows = read(network.id)
         subnets = views.subnets.get(network.id, {}).values()
-        snapshot = vpc_snapshot(views.revision, network, subnets, rows, views.nodes, views.groups)
+        snapshot = vpc_snapshot(views.revision, network, subnets, rows, views.nodes, views.groups, views.qos)
         later = self._store.changes_since(views.revision, LATER_COMMITS)
         exact = (
             all(row.revision <= views.revision for row in rows)
@@ -395,6 +395,7 @@ def _add(commits: Commits, revision: int, changes: Changes) -> None:
     commits.remove_networks(revision, changes.deleted_networks, changes.deleted_subnets, changes.deleted_nodes)
     commits.add_groups(revision, changes.security_groups, changes.rules, changes.identities)
     commits.remove_groups(revision, changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
+    commits.add_qos(revision, changes.qos_policies, (*changes.qos_bindings, *changes.deleted_qos_bindings))
     commits.add_ports(revision, changes.new_ports, changes.changed_ports, changes.deleted_ports)
 
 

@@ -6,6 +6,7 @@ Owned by the publish loop, which alone changes it; the answer loop reads it. Bot
 from __future__ import annotations
 
 from alcor.goalstate.delta import Commits, Subscriptions
+from alcor.goalstate.qos import Policies
 from alcor.goalstate.snapshot import Groups
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
@@ -26,6 +27,7 @@ class Views:
             self.subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
         self.nodes: dict[str, Node] = {node.name: node for node in store.nodes()}
         self.groups = Groups(store.security_groups(), store.security_group_rules(), store.identities())
+        self.qos = Policies(store.qos_policies(), store.qos_rules(), store.qos_bindings())
         self.subscriptions = Subscriptions(store.hosts_of_networks())
         self.on_demand: set[Id] = {network.id for network in self.networks.values() if network.on_demand}
         self._places: dict[Id, _Places] = {}
@@ -33,9 +35,11 @@ class Views:
             raise RuntimeError("the views must be made before the writer starts")
 
     def take_groups(self, changes: Changes) -> None:
-        """One commit's rows of security groups."""
+        """One commit's rows of security groups and of quality of service."""
         self.groups.put(changes.security_groups, changes.rules, changes.identities)
         self.groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
+        self.qos.put(changes.qos_policies, changes.qos_rules, changes.qos_bindings)
+        self.qos.drop(changes.deleted_qos_policies, changes.deleted_qos_rules, changes.deleted_qos_bindings)
 
     def take(self, commits: Commits) -> set[Id]:
         """Everything else; returns the networks that are on demand now and were not, or the other way round."""
@@ -55,6 +59,7 @@ class Views:
         for identifier in commits.deleted_networks:
             self.networks.pop(identifier, None)
             self.groups.drop_network(identifier)
+            self.qos.drop_network(identifier)
             self.subnets.pop(identifier, None)
             self.on_demand.discard(identifier)
             self._places.pop(identifier, None)

@@ -68,6 +68,8 @@ class Network(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Too large to be preloaded: hosts ask where an address is when a packet for it comes."""
     dns_domain: str = ""
     """In which its ports' names are, with a dot at its end; empty: DEFAULT_DOMAIN."""
+    qos_policy_id: Id | None = None
+    """Of its ports that have none of their own."""
 
 
 class Pool(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -242,6 +244,8 @@ class Port(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     dns_name: str = ""
     """Its name in the network's dns_domain, in lower case; empty: only that of its addresses."""
     dhcp_options: tuple[DhcpOption, ...] = ()
+    qos_policy_id: Id | None = None
+    """None: its network's."""
 
 
 class Node(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -95,6 +95,14 @@ def policy(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = N
 
 
 @app.command()
+def qos(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+    """Quality of service: does TCP get its port's rate, 1 Mbit/s to 1 Gbit/s, and what does a queue cost a packet?"""
+    from alcor.bench.qos import run
+
+    _measure("qos", out, lambda say: run(rounds, say))
+
+
+@app.command()
 def ondemand(out: Out = None) -> None:
     """Large VPCs on demand: lookups a second at the controller, first packets between containers."""
     from alcor.bench.ondemand import run
@@ -111,6 +119,7 @@ def everything(out: Out = None) -> None:
     bus(out=out)
     dataplane(out=out)
     policy(out=out)
+    qos(out=out)
     ondemand(out=out)
 
 

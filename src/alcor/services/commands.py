@@ -30,6 +30,8 @@ class NetworkSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     admin_state_up: bool = True
     shared: bool = False
     dns_domain: str = ""
+    qos_policy_id: Id | None = None
+    """None: the project's default policy, if it has one."""
 
 
 class CreateNetworks(Command, frozen=True, gc=False, kw_only=True):
@@ -49,6 +51,7 @@ class UpdateNetwork(Command, frozen=True, gc=False, kw_only=True):
     admin_state_up: bool | UnsetType = UNSET
     shared: bool | UnsetType = UNSET
     dns_domain: str | UnsetType = UNSET
+    qos_policy_id: Id | UnsetType | None = UNSET
     if_match: int | None = None
 
 
@@ -146,6 +149,7 @@ class PortSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     address_pairs: tuple[AddressPairSpec, ...] = ()
     dns_name: str = ""
     dhcp_options: tuple[DhcpOption, ...] = ()
+    qos_policy_id: Id | None = None
 
 
 class CreatePorts(Command, frozen=True, gc=False, kw_only=True):
@@ -177,6 +181,7 @@ class UpdatePort(Command, frozen=True, gc=False, kw_only=True):
     dns_name: str | UnsetType = UNSET
     dhcp_options: tuple[DhcpOptionChange, ...] | UnsetType = UNSET
     """What changes of them; the others stay."""
+    qos_policy_id: Id | UnsetType | None = UNSET
     if_match: int | None = None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
-from alcor.services import invariants, networks, nodes, ports, security_groups, status, subnets
+from alcor.services import invariants, networks, nodes, ports, qos, security_groups, status, subnets
 from alcor.services.commands import (
     CheckInvariants,
     Command,
@@ -34,6 +34,14 @@ from alcor.services.commands import (
     UpdateSubnet,
 )
 from alcor.services.indexes import Indexes, Outcome, Stamp
+from alcor.services.qos_commands import (
+    CreateQosPolicies,
+    CreateQosRule,
+    DeleteQosPolicy,
+    DeleteQosRule,
+    UpdateQosPolicy,
+    UpdateQosRule,
+)
 from alcor.store.base import Changes
 
 
@@ -81,6 +89,18 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
             return security_groups.create_security_group_rules(indexes, command, stamp)
         case DeleteSecurityGroupRule():
             return security_groups.delete_security_group_rule(indexes, command, stamp)
+        case CreateQosPolicies():
+            return qos.create_qos_policies(indexes, command, stamp)
+        case UpdateQosPolicy():
+            return qos.update_qos_policy(indexes, command, stamp)
+        case DeleteQosPolicy():
+            return qos.delete_qos_policy(indexes, command)
+        case CreateQosRule():
+            return qos.create_qos_rule(indexes, command, stamp)
+        case UpdateQosRule():
+            return qos.update_qos_rule(indexes, command, stamp)
+        case DeleteQosRule():
+            return qos.delete_qos_rule(indexes, command, stamp)
         case CheckInvariants():
             return Outcome(invariants.check(indexes), Changes())
         case _:
@@ -115,8 +135,11 @@ def ids_needed(command: Command) -> int:
             | CreateNodes()
             | CreateSecurityGroups()
             | CreateSecurityGroupRules()
+            | CreateQosPolicies()
         ):
             return len(command.specs)
+        case CreateQosRule():
+            return 1
         case _:
             return 0
 

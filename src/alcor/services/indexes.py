@@ -22,6 +22,7 @@ from alcor.model.allocation import (
 )
 from alcor.model.ids import Id
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
+from alcor.services.qos_index import QosIndex
 from alcor.store.base import Changes, Store
 
 DEFAULT_MAX_MTU = 1450
@@ -81,6 +82,7 @@ class Indexes:
         """Network -> the last number given out."""
         self.ports_with: Counter[tuple[Id, int]] = Counter()
         """(network, identity) -> how many ports have it."""
+        self.qos = QosIndex(store)
         self.vnis = vni_allocator()
         self._store = store
         self._addresses: dict[Id, Allocator] = {}
@@ -137,6 +139,7 @@ class Indexes:
         for identity in changes.identities:
             self._put_identity(identity)
         self._count_ports(changes)
+        self.qos.apply(changes)
         self._drop_groups(changes)
         for subnet in changes.deleted_subnets:
             del self.subnets[subnet.id]

@@ -42,6 +42,8 @@ def check(indexes: Indexes) -> tuple[str, ...]:
     for name, held, kept in (
         ("security groups", indexes.security_groups, {group.id: group for group in store.security_groups()}),
         ("security group rules", indexes.rules, {rule.id: rule for rule in store.security_group_rules()}),
+        ("QoS policies", indexes.qos.policies, {policy.id: policy for policy in store.qos_policies()}),
+        ("QoS rules", indexes.qos.rules, {rule.id: rule for rule in store.qos_rules()}),
     ):
         if held != kept:
             findings.append(f"{len(held)} {name} in memory are not the {len(kept)} of the store")
@@ -51,6 +53,11 @@ def check(indexes: Indexes) -> tuple[str, ...]:
     ports_with = {(network_id, number): count for network_id, number, count in store.ports_of_identities()}
     if ports_with != dict(indexes.ports_with):
         findings.append("ports are counted wrong by their security groups")
+    bindings = {(one.network_id, one.policy_id) for known in indexes.qos.bindings.values() for one in known.values()}
+    if bindings != {(one.network_id, one.policy_id) for one in store.qos_bindings()}:
+        findings.append(f"{len(bindings)} QoS bindings in memory are not those of the store")
+    if dict(store.ports_of_qos_policies()) != dict(indexes.qos.ports_with):
+        findings.append("ports are counted wrong by their QoS policies")
     return tuple(findings[:MAX_FINDINGS])
 
 

@@ -17,12 +17,13 @@ from alcor.model.nouns import Network
 from alcor.services.commands import CreateNetworks, DeleteNetwork, NetworkSpec, UpdateNetwork
 from alcor.services.errors import InvalidInput, NetworkInUse, NetworkNotFound, NoVniAvailable, VniInUse
 from alcor.services.indexes import Indexes, Outcome, Stamp
+from alcor.services.qos import Bindings, default_policy
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
 MIN_MTU = 68
 """The least that IPv4 may have (RFC 791)."""
-_FIELDS = ("name", "description", "cidr", "mtu", "admin_state_up", "shared", "dns_domain")
+_FIELDS = ("name", "description", "cidr", "mtu", "admin_state_up", "shared", "dns_domain", "qos_policy_id")
 
 
 def find_network(indexes: Indexes, network_id: Id) -> Network:
@@ -57,10 +58,15 @@ def create_networks(indexes: Indexes, command: CreateNetworks, stamp: Stamp) -> 
             created_at=stamp.now,
             updated_at=stamp.now,
             revision=stamp.revision,
+            qos_policy_id=spec.qos_policy_id or default_policy(indexes, spec.project_id),
         )
         for identifier, spec in zip(stamp.ids, command.specs, strict=True)
     ]
-    return Outcome(tuple(networks), Changes(networks=networks), ((indexes.vnis, allocation),))
+    changes = Changes(networks=networks)
+    bindings = Bindings(indexes, stamp, changes)
+    for network in networks:
+        bindings.bind(network.id, network.qos_policy_id)
+    return Outcome(tuple(networks), changes, ((indexes.vnis, allocation),))
 
 
 def update_network(indexes: Indexes, command: UpdateNetwork, stamp: Stamp) -> Outcome:
@@ -82,7 +88,9 @@ def update_network(indexes: Indexes, command: UpdateNetwork, stamp: Stamp) -> Ou
                     f"subnet {format_id(subnet.id)} ({subnet.cidr})."
                 )
     after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
-    return Outcome(after, Changes(networks=[after]))
+    changes = Changes(networks=[after])
+    Bindings(indexes, stamp, changes).bind(after.id, after.qos_policy_id)
+    return Outcome(after, changes)
 
 
 def delete_network(indexes: Indexes, command: DeleteNetwork, stamp: Stamp) -> Outcome:

@@ -30,6 +30,7 @@ from alcor.services.errors import (
 from alcor.services.identities import TRUSTED_OWNER, Memberships, address_pairs, check_port_security
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.networks import find_network
+from alcor.services.qos import Bindings
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
@@ -52,11 +53,12 @@ _PLAIN_FIELDS = (
     "interface",
     "fast_path",
     "dns_name",
+    "qos_policy_id",
 )
 _WIRED_FIELDS = frozenset(
     (
         *("mac", "fixed_ips", "host", "admin_state_up", "kind", "netns", "interface"),
-        *("identity", "port_security_enabled", "address_pairs", "dhcp_options"),
+        *("identity", "port_security_enabled", "address_pairs", "dhcp_options", "qos_policy_id"),
     )
 )
 """What a host must realise: a change of one of these makes a bound port BUILD again."""
@@ -94,11 +96,13 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
     revision, now = stamp.revision, stamp.now
     changes = Changes()
     memberships = Memberships(indexes, stamp, changes)
+    bindings = Bindings(indexes, stamp, changes)
     ports = changes.new_ports
     for identifier, spec, wants in zip(stamp.ids, command.specs, settled, strict=True):
         source = supplies[spec.network_id]
         secured, groups, identity = _security(memberships, spec)
         address = source.mac() if spec.mac is None else spec.mac
+        bindings.bind(spec.network_id, spec.qos_policy_id)
         ports.append(
             Port(
                 id=identifier,
@@ -128,6 +132,7 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
                 fast_path=spec.fast_path,
                 dns_name=spec.dns_name,
                 dhcp_options=spec.dhcp_options,
+                qos_policy_id=spec.qos_policy_id,
             )
         )
     return Outcome(tuple(ports), changes, tuple(allocations))
@@ -180,6 +185,7 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
     _change_security(Memberships(indexes, stamp, changes), before, command, fields)
     if not fields:
         return Outcome(before, Changes())
+    Bindings(indexes, stamp, changes).bind(before.network_id, fields.get("qos_policy_id"))
     if "host" in fields:
         check_hosts(indexes, {fields["host"]})
     after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)

@@ -22,6 +22,7 @@ from alcor.model.nouns import (
     SecurityGroupRule,
     Subnet,
 )
+from alcor.model.qos import QosBinding, QosPolicy, QosRule
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +82,13 @@ class Changes(msgspec.Struct, kw_only=True):
     deleted_security_groups: list[SecurityGroup] = []
     deleted_rules: list[SecurityGroupRule] = []
     deleted_identities: list[Identity] = []
+    qos_policies: list[QosPolicy] = []
+    qos_rules: list[QosRule] = []
+    qos_bindings: list[QosBinding] = []
+    """New ones: a binding never changes."""
+    deleted_qos_policies: list[QosPolicy] = []
+    deleted_qos_rules: list[QosRule] = []
+    deleted_qos_bindings: list[QosBinding] = []
     statuses: list[StatusChange] = []
     last_ordinal: int = 0
     """The largest ordinal given out so far: it survives the resource it was given to."""
@@ -132,6 +140,11 @@ class ChangeRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The networks of `ports`, run by run: (network, how many in a row). Records of older versions have none."""
     subnet_networks: tuple[Id, ...] = ()
     """The networks of `deleted_subnets`, one each. Records of older versions have none."""
+    qos_policies: tuple[Id, ...] = ()
+    """New, changed, or with rules that came, changed or went."""
+    deleted_qos_policies: tuple[Id, ...] = ()
+    qos_bindings: tuple[tuple[Id, Id], ...] = ()
+    """New and deleted ones: (network, policy)."""
 
 
 class Store(Protocol):
@@ -173,6 +186,16 @@ class Store(Protocol):
         port: at start, not on the way."""
         ...
 
+    def qos_policies(self) -> list[QosPolicy]: ...
+
+    def qos_rules(self) -> list[QosRule]: ...
+
+    def qos_bindings(self) -> list[QosBinding]: ...
+
+    def ports_of_qos_policies(self) -> Sequence[tuple[Id, int]]:
+        """(policy, ports that have it as their own): to rebuild which policies are in use."""
+        ...
+
     def get_ports(self, ids: Iterable[Id]) -> list[Port]:
         """Those that exist, in the order asked."""
         ...
@@ -188,6 +211,10 @@ class Store(Protocol):
     def list_security_groups(self, query: Query) -> list[SecurityGroup]: ...
 
     def list_security_group_rules(self, query: Query) -> list[SecurityGroupRule]: ...
+
+    def list_qos_policies(self, query: Query) -> list[QosPolicy]: ...
+
+    def list_qos_rules(self, query: Query) -> list[QosRule]: ...
 
     def ports_of_host(self, host: str) -> list[Port]: ...
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from alcor.model.addresses import Ip, Mac, ip_to_int, link_local
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
+from alcor.model.qos import QosBinding, QosPolicy, QosRule
 from alcor.store.base import (
     ChangeRecord,
     Changes,
@@ -30,6 +31,7 @@ from alcor.store.base import (
 from alcor.store.record import record_of
 from alcor.store.schema import NETWORKS, NODES, PORTS, SUBNETS
 from alcor.store.table import Table
+from alcor.store.tables_qos import QOS_POLICIES, QOS_RULES
 from alcor.store.tables_security import RULES, SECURITY_GROUPS
 
 KEPT_COMMITS = 4096
@@ -51,6 +53,9 @@ class MemoryStore:
         self._groups: dict[Id, SecurityGroup] = {}
         self._rules: dict[Id, SecurityGroupRule] = {}
         self._identities: dict[tuple[Id, int], Identity] = {}
+        self._qos_policies: dict[Id, QosPolicy] = {}
+        self._qos_rules: dict[Id, QosRule] = {}
+        self._qos_bindings: dict[tuple[Id, Id], QosBinding] = {}
         self._log: list[ChangeRecord] = []
         self._epoch = 0
         self._revision = 0
@@ -71,14 +76,20 @@ class MemoryStore:
                 (changes.deleted_nodes, self._nodes),
                 (changes.deleted_security_groups, self._groups),
                 (changes.deleted_rules, self._rules),
+                (changes.deleted_qos_policies, self._qos_policies),
+                (changes.deleted_qos_rules, self._qos_rules),
             ):
                 for noun in deleted:
                     rows.pop(noun.id, None)
             for identity in changes.deleted_identities:
                 self._identities.pop((identity.network_id, identity.number), None)
+            for binding in changes.deleted_qos_bindings:
+                self._qos_bindings.pop((binding.network_id, binding.policy_id), None)
             gone = {network.id for network in changes.deleted_networks}
             for key in [key for key in self._identities if key[0] in gone]:
                 del self._identities[key]
+            for pair in [pair for pair in self._qos_bindings if pair[0] in gone]:
+                del self._qos_bindings[pair]
             for port in chain((after for _, after in changes.changed_ports), changes.new_ports):
                 self._claim(port)
                 self._ports[port.id] = port
@@ -88,6 +99,9 @@ class MemoryStore:
             self._groups.update((group.id, group) for group in changes.security_groups)
             self._rules.update((rule.id, rule) for rule in changes.rules)
             self._identities.update(((one.network_id, one.number), one) for one in changes.identities)
+            self._qos_policies.update((policy.id, policy) for policy in changes.qos_policies)
+            self._qos_rules.update((rule.id, rule) for rule in changes.qos_rules)
+            self._qos_bindings.update(((one.network_id, one.policy_id), one) for one in changes.qos_bindings)
             for change in changes.statuses:
                 if change.id in self._ports:
                     self._ports[change.id] = _with_status(self._ports[change.id], change)
@@ -97,7 +111,7 @@ class MemoryStore:
             self._revision = revision
             made = chain(
                 *(changes.new_ports, changes.networks, changes.subnets, changes.nodes),
-                *(changes.security_groups, changes.rules),
+                *(changes.security_groups, changes.rules, changes.qos_policies, changes.qos_rules),
             )
             ordinals = [ordinal_of(noun.id) for noun in made]  # type: ignore[attr-defined]
             self._last_ordinal = max(self._last_ordinal, changes.last_ordinal, *ordinals, 0)
@@ -149,6 +163,23 @@ class MemoryStore:
         counts = Counter((port.network_id, port.identity) for port in self._sorted(self._ports) if port.identity)
         return [(network_id, identity, count) for (network_id, identity), count in counts.items()]
 
+    def qos_policies(self) -> list[QosPolicy]:
+        """All of them, in the order of creation."""
+        return self._sorted(self._qos_policies)
+
+    def qos_rules(self) -> list[QosRule]:
+        """All of them, in the order of creation."""
+        return self._sorted(self._qos_rules)
+
+    def qos_bindings(self) -> list[QosBinding]:
+        """All of them, by network and policy."""
+        with self._lock:
+            return [self._qos_bindings[key] for key in sorted(self._qos_bindings)]
+
+    def ports_of_qos_policies(self) -> Sequence[tuple[Id, int]]:
+        """See store.base."""
+        return list(Counter(port.qos_policy_id for port in self._sorted(self._ports) if port.qos_policy_id).items())
+
     def get_ports(self, ids: Iterable[Id]) -> list[Port]:
         """See store.base."""
         with self._lock:
@@ -177,6 +208,14 @@ class MemoryStore:
     def list_security_group_rules(self, query: Query) -> list[SecurityGroupRule]:
         """See store.base."""
         return _page(RULES, self.security_group_rules(), query)
+
+    def list_qos_policies(self, query: Query) -> list[QosPolicy]:
+        """See store.base."""
+        return _page(QOS_POLICIES, self.qos_policies(), query)
+
+    def list_qos_rules(self, query: Query) -> list[QosRule]:
+        """See store.base."""
+        return _page(QOS_RULES, self.qos_rules(), query)
 
     def ports_of_host(self, host: str) -> list[Port]:
         """In the order of creation."""

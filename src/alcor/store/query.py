@@ -110,7 +110,7 @@ class Listing:
     def _driver(self) -> str | None:
         for name in self._table.drivers:
             values = self._filters.get(name)
-            if values and not (name in _PARTIAL and "" in values):
+            if values and not (name in _PARTIAL and "" in values) and not (name == "qos_policy_id" and b"" in values):
                 return name
         if self._table is PORTS and self._filters.get("status") == ("ERROR",):
             return "status"
@@ -142,6 +142,8 @@ class Listing:
                 return Clause(f"p.network IN (SELECT n FROM networks) AND p.mac {_in(values)}", values)
         if driving and name in _PARTIAL:
             return Clause(f"p.{name} {_in(values)} AND p.{name} <> ''", values)
+        if driving and name == "qos_policy_id":
+            return Clause(f"p.{name} {_in(values)} AND p.{name} <> x''", values)
         if driving and name == "status":
             return Clause("p.status = 'ERROR'", ())
         return Clause(f"{mark}p.{name} {_in(values)}", values)

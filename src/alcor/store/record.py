@@ -38,6 +38,11 @@ def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
         deleted_identities=tuple((one.network_id, one.number) for one in changes.deleted_identities),
         port_networks=_runs(chain(changed, changes.new_ports)),
         subnet_networks=tuple(subnet.network_id for subnet in changes.deleted_subnets),
+        qos_policies=tuple(policy.id for policy in changes.qos_policies),
+        deleted_qos_policies=tuple(policy.id for policy in changes.deleted_qos_policies),
+        qos_bindings=tuple(
+            (one.network_id, one.policy_id) for one in chain(changes.qos_bindings, changes.deleted_qos_bindings)
+        ),
     )
     return record if record != ChangeRecord(revision) else None
 

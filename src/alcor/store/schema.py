@@ -29,11 +29,12 @@ from alcor.model.nouns import (
     Subnet,
 )
 from alcor.store.table import OWNED, TIMES, Table, cidr_text, id_bytes, ids_of, mac_number, words_text
+from alcor.store.tables_qos import QOS_COLUMNS, QOS_PORT_INDEX, QOS_SCHEMA
 from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -48,7 +49,7 @@ CREATE TABLE networks (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
     cidr TEXT NOT NULL, vni INTEGER NOT NULL, mtu INTEGER NOT NULL, admin_state_up INTEGER NOT NULL,
     shared INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL,
-    on_demand INTEGER NOT NULL, dns_domain TEXT NOT NULL
+    on_demand INTEGER NOT NULL, dns_domain TEXT NOT NULL, qos_policy_id BLOB NOT NULL
 );
 CREATE UNIQUE INDEX network_vni ON networks (vni);
 CREATE INDEX network_name ON networks (name) WHERE name <> '';
@@ -82,7 +83,7 @@ CREATE TABLE ports (
     revision INTEGER NOT NULL, status TEXT NOT NULL, status_reason TEXT NOT NULL, realised_revision INTEGER NOT NULL,
     security_groups BLOB NOT NULL, port_security_enabled INTEGER NOT NULL, address_pairs BLOB NOT NULL,
     identity INTEGER NOT NULL, fast_path INTEGER NOT NULL, path TEXT NOT NULL, attempts INTEGER NOT NULL,
-    realised_at INTEGER NOT NULL, dns_name TEXT NOT NULL, dhcp_options BLOB NOT NULL
+    realised_at INTEGER NOT NULL, dns_name TEXT NOT NULL, dhcp_options BLOB NOT NULL, qos_policy_id BLOB NOT NULL
 );
 CREATE UNIQUE INDEX port_mac ON ports (network, mac);
 CREATE INDEX port_network ON ports (network);
@@ -105,7 +106,7 @@ LOG_SCHEMA = """
 CREATE TABLE changes (revision INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
 
-SCHEMA = BASE_SCHEMA + SECURITY_SCHEMA + LOG_SCHEMA
+SCHEMA = BASE_SCHEMA + SECURITY_SCHEMA + QOS_SCHEMA + QOS_PORT_INDEX + LOG_SCHEMA
 
 MIGRATIONS = {
     1: """
@@ -134,6 +135,7 @@ ALTER TABLE ports ADD COLUMN dns_name TEXT NOT NULL DEFAULT '';
 ALTER TABLE ports ADD COLUMN dhcp_options BLOB NOT NULL DEFAULT x'';
 CREATE INDEX port_dns_name ON ports (network, dns_name) WHERE dns_name <> '';
 """,
+    5: QOS_SCHEMA + QOS_COLUMNS + QOS_PORT_INDEX,
 }
 """From that version to the next; each in a transaction of its own."""
 
@@ -170,6 +172,7 @@ def network_row(network: Network) -> tuple[Any, ...]:
         network.revision,
         network.on_demand,
         network.dns_domain,
+        network.qos_policy_id or b"",
     )
 
 
@@ -189,6 +192,7 @@ def network_of(row: tuple[Any, ...]) -> Network:
         revision=row[11],
         on_demand=bool(row[12]),
         dns_domain=row[13],
+        qos_policy_id=Id(row[14]) if row[14] else None,
     )
 
 
@@ -309,6 +313,7 @@ def port_row(port: Port) -> tuple[Any, ...]:
         port.realised_at,
         port.dns_name,
         bytearray(_OPTIONS_ENCODER.encode(port.dhcp_options)) if port.dhcp_options else _NOTHING,
+        bytearray(port.qos_policy_id) if port.qos_policy_id else _NOTHING,
     )
 
 
@@ -351,6 +356,7 @@ def port_of(row: tuple[Any, ...]) -> Port:
         realised_at=row[27],
         dns_name=row[28],
         dhcp_options=_OPTIONS_DECODER.decode(row[29]) if row[29] else (),
+        qos_policy_id=Id(row[30]) if row[30] else None,
     )
 
 
@@ -364,7 +370,16 @@ NETWORKS = Table(
     ("n", *Network.__struct_fields__),
     network_row,
     network_of,
-    {**OWNED, "cidr": cidr_text, "vni": int, "mtu": int, "admin_state_up": int, "shared": int, "on_demand": int},
+    {
+        **OWNED,
+        "cidr": cidr_text,
+        "vni": int,
+        "mtu": int,
+        "admin_state_up": int,
+        "shared": int,
+        "on_demand": int,
+        "qos_policy_id": id_bytes,
+    },
     ("id", "vni", "name", "project_id"),
 )
 SUBNETS = Table(
@@ -429,9 +444,10 @@ PORTS = Table(
         "ip": id_bytes,
         "subnet_id": id_bytes,
         "security_group": id_bytes,
+        "qos_policy_id": id_bytes,
     },
     (
         *("id", "ip", "mac", "device_id", "name", "host", "subnet_id", "network_id", "security_group"),
-        *("device_owner", "project_id"),
+        *("qos_policy_id", "device_owner", "project_id"),
     ),
 )

@@ -23,6 +23,7 @@ import msgspec
 from alcor.model.addresses import Ip, Mac, link_local
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
+from alcor.model.qos import QosBinding, QosPolicy, QosRule
 from alcor.store.base import SCAN_BOUND, ChangeRecord, Changes, Location, Query, StoreError
 from alcor.store.query import PORT_SELECT, Listing
 from alcor.store.record import record_of
@@ -39,6 +40,7 @@ from alcor.store.schema import (
 )
 from alcor.store.sqlite_check import check_connection
 from alcor.store.table import Table
+from alcor.store.tables_qos import BINDING_COLUMNS, QOS_POLICIES, QOS_RULES, binding_of, binding_row
 from alcor.store.tables_security import RULES, SECURITY_GROUPS, identity_of, identity_row
 
 CHUNK = 128
@@ -94,6 +96,9 @@ class SqliteStore:
             self._put(RULES, changes.rules)
             identities = list(map(identity_row, changes.identities))
             self._insert("identities", ("network", "number", "groups", "revision"), identities, upsert=False)
+            self._put(QOS_POLICIES, changes.qos_policies)
+            self._put(QOS_RULES, changes.qos_rules)
+            self._insert("qos_bindings", BINDING_COLUMNS, list(map(binding_row, changes.qos_bindings)), upsert=False)
             self._put_statuses(changes)
             record = record_of(revision, changes)
             if record is not None:
@@ -173,6 +178,27 @@ class SqliteStore:
         )
         return [(Id(row[0]), row[1], row[2]) for row in rows]
 
+    def qos_policies(self) -> list[QosPolicy]:
+        """All of them, in the order of creation."""
+        return self._all(QOS_POLICIES)
+
+    def qos_rules(self) -> list[QosRule]:
+        """All of them, in the order of creation."""
+        return self._all(QOS_RULES)
+
+    def qos_bindings(self) -> list[QosBinding]:
+        """All of them, by network and policy."""
+        rows = self._read(
+            "SELECT w.id, b.policy_id, b.revision FROM qos_bindings b JOIN networks w ON w.n = b.network "
+            "ORDER BY b.network, b.policy_id"
+        )
+        return list(map(binding_of, rows))
+
+    def ports_of_qos_policies(self) -> Sequence[tuple[Id, int]]:
+        """See store.base."""
+        rows = self._read("SELECT qos_policy_id, count(*) FROM ports WHERE qos_policy_id <> x'' GROUP BY qos_policy_id")
+        return [(Id(row[0]), row[1]) for row in rows]
+
     def get_ports(self, ids: Iterable[Id]) -> list[Port]:
         """See store.base."""
         wanted = list(ids)
@@ -204,6 +230,14 @@ class SqliteStore:
     def list_security_group_rules(self, query: Query) -> list[SecurityGroupRule]:
         """See store.base."""
         return self._list(RULES, query)
+
+    def list_qos_policies(self, query: Query) -> list[QosPolicy]:
+        """See store.base."""
+        return self._list(QOS_POLICIES, query)
+
+    def list_qos_rules(self, query: Query) -> list[QosRule]:
+        """See store.base."""
+        return self._list(QOS_RULES, query)
 
     def ports_of_host(self, host: str) -> list[Port]:
         """In the order of creation."""
@@ -392,6 +426,8 @@ class SqliteStore:
             ("nodes", changes.deleted_nodes),
             ("security_groups", changes.deleted_security_groups),
             ("security_group_rules", changes.deleted_rules),
+            ("qos_policies", changes.deleted_qos_policies),
+            ("qos_rules", changes.deleted_qos_rules),
         ):
             if nouns:
                 ordinals = _json_numbers(ordinal_of(noun.id) for noun in nouns)
@@ -399,8 +435,12 @@ class SqliteStore:
         for identity in changes.deleted_identities:
             where = (ordinal_of(identity.network_id), identity.number)
             execute("DELETE FROM identities WHERE network = ? AND number = ?", where)
+        for binding in changes.deleted_qos_bindings:
+            row = binding_row(binding)
+            execute("DELETE FROM qos_bindings WHERE network = ? AND policy_id = ?", row[:2])
         for network in changes.deleted_networks:
-            execute("DELETE FROM identities WHERE network = ?", (ordinal_of(network.id),))
+            for table in ("identities", "qos_bindings"):
+                execute(f"DELETE FROM {table} WHERE network = ?", (ordinal_of(network.id),))
 
     def _put_statuses(self, changes: Changes) -> None:
         """One statement for all ports that get the same status, reason, way and time: nearly always one."""
@@ -495,7 +535,7 @@ def _json_numbers(numbers: Iterable[int]) -> str:
 def _largest_ordinal(changes: Changes) -> int:
     made: Iterator[Any] = chain(
         *(changes.new_ports, changes.networks, changes.subnets, changes.nodes),
-        *(changes.security_groups, changes.rules),
+        *(changes.security_groups, changes.rules, changes.qos_policies, changes.qos_rules),
     )
     return max((ordinal_of(noun.id) for noun in made), default=0)
 

@@ -29,13 +29,23 @@ _QUERIES = (
     ("SELECT count(*) FROM security_group_rules r WHERE NOT EXISTS "
      "(SELECT 1 FROM security_groups g WHERE g.id = r.group_id)",
      "{} rules are of a security group that does not exist"),
+    ("SELECT count(*) FROM qos_rules r WHERE NOT EXISTS (SELECT 1 FROM qos_policies q WHERE q.id = r.policy_id)",
+     "{} rules are of a QoS policy that does not exist"),
+    ("SELECT count(*) FROM qos_bindings b WHERE NOT EXISTS (SELECT 1 FROM networks w WHERE w.n = b.network) "
+     "OR NOT EXISTS (SELECT 1 FROM qos_policies q WHERE q.id = b.policy_id)",
+     "{} QoS bindings are of a network or a policy that does not exist (leaked)"),
+    ("SELECT count(*) FROM (SELECT network AS n, qos_policy_id AS q FROM ports UNION ALL "
+     "SELECT n, qos_policy_id FROM networks) u WHERE q <> x'' AND NOT EXISTS "
+     "(SELECT 1 FROM qos_bindings b WHERE b.network = u.n AND b.policy_id = u.q)",
+     "{} ports and networks have a QoS policy that is not bound to their network"),
     ("SELECT count(*) FROM ports WHERE host = '' AND status <> 'DOWN'",
      "{} unbound ports are not DOWN"),
     ("SELECT count(*) FROM ports WHERE revision > (SELECT revision FROM meta)",
      "{} ports are newer than the newest commit"),
     ("SELECT count(*) FROM (SELECT n FROM ports UNION ALL SELECT n FROM networks UNION ALL SELECT n FROM subnets "
      "UNION ALL SELECT n FROM nodes UNION ALL SELECT n FROM security_groups "
-     "UNION ALL SELECT n FROM security_group_rules) WHERE n > (SELECT last_ordinal FROM meta)",
+     "UNION ALL SELECT n FROM security_group_rules UNION ALL SELECT n FROM qos_policies "
+     "UNION ALL SELECT n FROM qos_rules) WHERE n > (SELECT last_ordinal FROM meta)",
      "{} rows have an ordinal that was never given out"),
 )  # fmt: skip
 

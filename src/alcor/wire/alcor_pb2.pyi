@@ -97,7 +97,7 @@ class Feed(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ..., verifier: _Optional[bytes] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
-    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms")
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms", "qos")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +111,7 @@ class ScopeUpdate(_message.Message):
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
     CONFIRMS_FIELD_NUMBER: _ClassVar[int]
+    QOS_FIELD_NUMBER: _ClassVar[int]
     scope: bytes
     revision: int
     snapshot: bool
@@ -124,10 +125,11 @@ class ScopeUpdate(_message.Message):
     groups: _containers.RepeatedCompositeFieldContainer[Group]
     names: _containers.RepeatedCompositeFieldContainer[Name]
     confirms: int
-    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ...) -> None: ...
+    qos: _containers.RepeatedCompositeFieldContainer[Qos]
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ..., qos: _Optional[_Iterable[_Union[Qos, _Mapping]]] = ...) -> None: ...
 
 class Vpc(_message.Message):
-    __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up", "on_demand", "dns_domain")
+    __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up", "on_demand", "dns_domain", "qos_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VNI_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +138,7 @@ class Vpc(_message.Message):
     ADMIN_STATE_UP_FIELD_NUMBER: _ClassVar[int]
     ON_DEMAND_FIELD_NUMBER: _ClassVar[int]
     DNS_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    QOS_ID_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vni: int
@@ -144,7 +147,8 @@ class Vpc(_message.Message):
     admin_state_up: bool
     on_demand: bool
     dns_domain: str
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ..., admin_state_up: _Optional[bool] = ..., on_demand: _Optional[bool] = ..., dns_domain: _Optional[str] = ...) -> None: ...
+    qos_id: bytes
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ..., admin_state_up: _Optional[bool] = ..., on_demand: _Optional[bool] = ..., dns_domain: _Optional[str] = ..., qos_id: _Optional[bytes] = ...) -> None: ...
 
 class Subnet(_message.Message):
     __slots__ = ("id", "revision", "base", "prefix_length", "ip_version", "gateway", "dhcp", "nameservers", "ra_mode", "address_mode")
@@ -223,7 +227,7 @@ class Rule(_message.Message):
     def __init__(self, egress: _Optional[bool] = ..., ip_version: _Optional[int] = ..., protocol: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., group: _Optional[bytes] = ...) -> None: ...
 
 class Port(_message.Message):
-    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options")
+    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options", "qos_id")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CONTAINER: _ClassVar[Port.Kind]
@@ -275,6 +279,7 @@ class Port(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     DNS_NAME_FIELD_NUMBER: _ClassVar[int]
     DHCP_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    QOS_ID_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vpc_id: bytes
@@ -291,7 +296,29 @@ class Port(_message.Message):
     device_id: str
     dns_name: str
     dhcp_options: _containers.RepeatedCompositeFieldContainer[Port.DhcpOption]
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ..., project_id: _Optional[str] = ..., device_id: _Optional[str] = ..., dns_name: _Optional[str] = ..., dhcp_options: _Optional[_Iterable[_Union[Port.DhcpOption, _Mapping]]] = ...) -> None: ...
+    qos_id: bytes
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ..., project_id: _Optional[str] = ..., device_id: _Optional[str] = ..., dns_name: _Optional[str] = ..., dhcp_options: _Optional[_Iterable[_Union[Port.DhcpOption, _Mapping]]] = ..., qos_id: _Optional[bytes] = ...) -> None: ...
+
+class Qos(_message.Message):
+    __slots__ = ("id", "revision", "egress", "ingress", "dscp")
+    class Limit(_message.Message):
+        __slots__ = ("kbps", "burst_kbit")
+        KBPS_FIELD_NUMBER: _ClassVar[int]
+        BURST_KBIT_FIELD_NUMBER: _ClassVar[int]
+        kbps: int
+        burst_kbit: int
+        def __init__(self, kbps: _Optional[int] = ..., burst_kbit: _Optional[int] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    EGRESS_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_FIELD_NUMBER: _ClassVar[int]
+    DSCP_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    egress: Qos.Limit
+    ingress: Qos.Limit
+    dscp: int
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., egress: _Optional[_Union[Qos.Limit, _Mapping]] = ..., ingress: _Optional[_Union[Qos.Limit, _Mapping]] = ..., dscp: _Optional[int] = ...) -> None: ...
 
 class Endpoints(_message.Message):
     __slots__ = ("ids", "revisions", "macs", "ips", "ip_counts", "host_ips", "hosts", "identities")

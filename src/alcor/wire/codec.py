@@ -27,6 +27,7 @@ from alcor.goalstate.objects import (
     NameGoal,
     PortAddress,
     PortGoal,
+    QosGoal,
     ScopeUpdate,
     SubnetGoal,
     Tombstone,
@@ -49,6 +50,7 @@ from alcor.wire.groups import (
     encode_identity,
     encode_pair,
 )
+from alcor.wire.qos import decode_qos, encode_qos
 from alcor.wire.services import MODE_NUMBERS, decode_mode, decode_name, decode_nameservers, decode_options, encode_name
 
 SYNC_METHOD = "/alcor.v1.Agent/Sync"
@@ -136,6 +138,8 @@ def encode_update(update: ScopeUpdate) -> bytes:
             encode_group(message.groups.add(), goal)
         elif isinstance(goal, NameGoal):
             encode_name(message.names.add(), goal)
+        elif isinstance(goal, QosGoal):
+            encode_qos(message.qos.add(), goal)
         else:
             vpcs.add(
                 id=goal.id,
@@ -146,6 +150,7 @@ def encode_update(update: ScopeUpdate) -> bytes:
                 admin_state_up=goal.admin_state_up,
                 on_demand=goal.on_demand,
                 dns_domain=goal.dns_domain,
+                qos_id=goal.qos_id or b"",
             )
     if endpoints:
         _encode_endpoints(message.endpoints, endpoints)
@@ -244,6 +249,7 @@ def _encode_port(message: pb.Port, goal: PortGoal) -> None:
     message.dns_name = goal.dns_name
     for option in goal.dhcp_options:
         message.dhcp_options.add(ip_version=option.version, name=option.name, value=option.value)
+    message.qos_id = goal.qos_id or b""
 
 
 def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> None:
@@ -273,7 +279,7 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         or message.subnets
         or message.HasField("endpoints")
         or message.identities
-        or (message.groups or message.names)
+        or (message.groups or message.names or message.qos)
     ):
         raise WireError(f"{where}: all things but ports belong in a VPC's scope, not in a host's")
     objects: list[Goal] = []
@@ -285,12 +291,14 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
     objects += [decode_identity(identity, f"{where}.identities") for identity in message.identities]
     objects += [decode_group(group, f"{where}.groups") for group in message.groups]
     objects += [decode_name(name, f"{where}.names") for name in message.names]
+    objects += [decode_qos(policy, f"{where}.qos") for policy in message.qos]
     for kind, some in (
         ("vpcs", message.vpcs),
         ("subnets", message.subnets),
         ("ports", message.ports),
         ("groups", message.groups),
         ("names", message.names),
+        ("qos", message.qos),
     ):
         if len(some) > 1 and len({item.id for item in some}) != len(some):
             raise WireError(f"{where}.{kind}: the same id twice")
@@ -326,6 +334,7 @@ def _decode_vpc(message: pb.Vpc, scope: bytes, where: str) -> VpcGoal:
         message.admin_state_up,
         message.on_demand,
         check_text(message.dns_domain, f"{where}.dns_domain"),
+        check_id(message.qos_id, f"{where}.qos_id") if message.qos_id else None,
     )
 
 
@@ -378,6 +387,7 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
         check_text(message.device_id, f"{where}.device_id"),
         check_text(message.dns_name, f"{where}.dns_name"),
         decode_options(message.dhcp_options, f"{where}.dhcp_options"),
+        check_id(message.qos_id, f"{where}.qos_id") if message.qos_id else None,
     )
 
 

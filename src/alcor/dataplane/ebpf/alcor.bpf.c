@@ -25,25 +25,32 @@
 #include "packet.h"
 #include "policy.h"
 #include "frame.h"
+#include "qos.h"
 #include "miss.h"
 #include "too_big.h"
 #include "service.h"
 
 /* ---- steps ---- */
 
-/* Step 11. */
-static __always_inline int deliver(struct __sk_buff *skb, const struct local_endpoint *to)
+/* Step 11, once the packet needs not wait. */
+static __always_inline int hand_in(struct __sk_buff *skb, __u32 ifindex, bool peer)
 {
-	__u32 ifindex = to->ifindex;
-
 	count_received(skb, ifindex);
 	verdict(skb, VERDICT_DELIVER, ifindex, 0);
-	if (!(to->flags & ENDPOINT_PEER))
+	if (!peer)
 		return bpf_redirect(ifindex, 0);
 	/* The frame enters the peer's stack without eth_type_trans: say that it is for that stack. */
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect_peer(ifindex, 0);
+}
+
+/* Step 11. */
+static __always_inline int deliver(struct __sk_buff *skb, const struct local_endpoint *to)
+{
+	if (to->queue)
+		return enqueue(skb, to->ifindex, to->queue, MARK_TO_PORT);
+	return hand_in(skb, to->ifindex, to->flags & ENDPOINT_PEER);
 }
 
 /* The next hop is the host itself where the underlay's own prefix says so; that saves the kernel a route lookup,
@@ -67,6 +74,7 @@ static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port
 	struct overlay outer = {
 		.ip.version = 4,
 		.ip.ihl = 5,
+		.ip.tos = (__u8)(port->dscp << 2), /* shifts the flag out */
 		.ip.ttl = 64,
 		.ip.protocol = IPPROTO_UDP,
 		.ip.frag_off = bpf_htons(IP_DONT_FRAGMENT),
@@ -327,6 +335,7 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	/* M */
 	if (segment_length(skb, total, ip->ihl * 4, ip->protocol) > port->mtu)
 		return too_big(skb, port->mtu, ifindex);
+	mark_ipv4(ip, port->dscp);
 	if (routed)
 		set_ttl(ip, ip->ttl - 1);
 	return hand_over(skb, port, eth, routed, &target);
@@ -334,19 +343,30 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 
 #include "ipv6.h"
 
-/* Steps 2 to 5. `held`: it was here before. */
-static __always_inline int from_known_port(struct __sk_buff *skb, const struct port *port, __u32 ifindex, bool held)
+/* Where a packet was before it came to the port's program. */
+enum came_from {
+	FROM_PORT,
+	FROM_QUEUE,
+	FROM_AGENT, /* it was held */
+};
+
+/* Steps 2 to 5. */
+static __always_inline int from_known_port(struct __sk_buff *skb, const struct port *port, __u32 ifindex,
+					   enum came_from from)
 {
 	struct ethhdr *eth;
 
 	/* 2 */
 	if (!(port->flags & PORT_UP))
 		return -DROP_PORT_DOWN;
+	/* Q */
+	if (port->queue_out && from == FROM_PORT)
+		return enqueue(skb, ifindex, port->queue_out, 0);
 	/* 3 */
 	eth = frame(skb, ETH_HLEN);
 	if (!eth)
 		return -DROP_MALFORMED;
-	if (!held)
+	if (from != FROM_AGENT)
 		count_sent(skb, ifindex);
 	/* 4 */
 	if (!same_mac(eth->h_source, port->mac) && !(port->flags & (PORT_OPEN | PORT_PAIRS)))
@@ -363,20 +383,17 @@ static __always_inline int from_known_port(struct __sk_buff *skb, const struct p
 	return -DROP_NOT_SUPPORTED;
 }
 
-/* A service's answer goes to its port. */
-static __noinline int answer(struct __sk_buff *skb, __u32 ifindex)
+/* What waited for a port, or a service's answer to it, goes there. */
+static __noinline int to_port(struct __sk_buff *skb, __u32 ifindex)
 {
 	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
-	struct local_endpoint to = {.ifindex = ifindex};
 
 	if (!port)
 		return -DROP_NO_PORT;
 	skb->cb[2] = ifindex;
 	if (!(port->flags & PORT_UP))
 		return -DROP_PORT_DOWN;
-	if (port->flags & PORT_PEER)
-		to.flags = ENDPOINT_PEER;
-	return deliver(skb, &to);
+	return hand_in(skb, ifindex, port->flags & PORT_PEER);
 }
 
 SEC("tc")
@@ -384,7 +401,7 @@ int from_port(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
-	bool held = false;
+	enum came_from from = FROM_PORT;
 	int action;
 
 	/* 1 */
@@ -393,13 +410,16 @@ int from_port(struct __sk_buff *skb)
 		__u32 zero = 0;
 		struct host_config *host = bpf_map_lookup_elem(&config, &zero);
 
-		if (!host || ifindex != host->held_ifindex)
+		if (ifindex == QUEUED_IFINDEX)
+			from = FROM_QUEUE;
+		else if (host && ifindex == host->held_ifindex)
+			from = FROM_AGENT;
+		else
 			return drop(skb, DROP_NO_PORT);
-		held = true;
 		ifindex = skb->mark;
 		skb->mark = 0;
-		if (ifindex & MARK_ANSWER) {
-			action = answer(skb, ifindex & ~MARK_ANSWER);
+		if (ifindex & MARK_TO_PORT) {
+			action = to_port(skb, ifindex & ~MARK_TO_PORT);
 			return action < 0 ? drop(skb, -action) : action;
 		}
 		port = bpf_map_lookup_elem(&ports, &ifindex);
@@ -407,11 +427,11 @@ int from_port(struct __sk_buff *skb)
 			return drop(skb, DROP_NO_PORT);
 	}
 	skb->cb[2] = ifindex;
-	action = from_known_port(skb, port, ifindex, held);
+	action = from_known_port(skb, port, ifindex, from);
 	if (action == -SERVE)
-		action = serve(skb, ifindex, held);
+		action = serve(skb, ifindex, from == FROM_AGENT);
 	else if (action <= -MISSED)
-		action = hold(skb, ifindex, action, held);
+		action = hold(skb, ifindex, action, from == FROM_AGENT);
 	return action < 0 ? drop(skb, -action) : action;
 }
 

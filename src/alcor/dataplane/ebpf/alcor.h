@@ -29,6 +29,13 @@
 /* The ring of requests to the host's services, which are no larger. */
 #define REQUESTS_BYTES 1048576
 
+/* Interfaces that exist once per host, with indexes of ours (attaching.py, queues.py): the two ends of the wire at which
+ * packets wait in queues. */
+#define QUEUE_IFINDEX 0xffffc
+#define QUEUED_IFINDEX 0xffffb
+#define QUEUE_HANDLE 0xa1c0
+#define DSCP_MARKED 0x40
+
 /* Every gateway's MAC: fe:16:11:00:00:00. */
 #define ROUTER_MAC_BYTES {0xfe, 0x16, 0x11, 0x00, 0x00, 0x00}
 
@@ -77,9 +84,11 @@ enum drop_reason {
 	DROP_NO_SERVICE = 45,
 	DROP_UNSERVED = 46,
 	DROP_SERVICE_LIMIT = 47,
+	DROP_RATE_LIMIT = 48, /* by a queue that is full: the kernel's to count, not the programs' */
 };
 
-/* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold, serve) or a drop reason (drop), cb[2] the ifindex that a drop counts at. */
+/* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold, serve), a drop reason (drop) or a queue (queue), cb[2] the
+ * ifindex that a drop counts at. */
 enum verdict {
 	VERDICT_DELIVER = 1,
 	VERDICT_TUNNEL = 2,
@@ -88,6 +97,7 @@ enum verdict {
 	VERDICT_PASS = 5,
 	VERDICT_HOLD = 6,
 	VERDICT_SERVE = 7,
+	VERDICT_QUEUE = 8,
 };
 
 /* ports: ifindex -> this. A row means that the port is wired whole. */
@@ -98,7 +108,10 @@ struct port {
 	__u8 mac[6];
 	__u16 flags;
 	__u16 identity; /* 0: its traffic is not filtered */
-	__u8 zero[6];
+	__u16 queue_out; /* where what it sends waits; 0: it does not */
+	__u16 queue_in;  /* where what is for it waits: as its rows of `local` say */
+	__u8 dscp;       /* DSCP_MARKED | what its packets are marked with; 0: they are not */
+	__u8 zero;
 	__u64 digest; /* of the whole desired port: program and kernel ignore it, the driver compares it */
 };
 
@@ -114,7 +127,7 @@ struct local_endpoint {
 	__u16 flags;
 	__u8 mac[6];
 	__u16 identity;
-	__u8 zero[2];
+	__u16 queue; /* where what is for it waits; 0: it does not */
 };
 
 enum endpoint_use {
@@ -150,7 +163,7 @@ struct request {
 };
 
 /* The mark of a frame that comes back: the port's ifindex; with this bit the frame is for the port, not from it. */
-#define MARK_ANSWER 0x80000000
+#define MARK_TO_PORT 0x80000000
 
 /* miss_rates and request_rates: ifindex -> this. */
 struct miss_rate {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import NamedTuple
 
 from alcor.dataplane.base import DataPlaneError
 from alcor.dataplane.ebpf.program import Program
@@ -25,12 +26,25 @@ ANCHOR_INDEX = 0xFFFFF
 """Just below the ports' indexes."""
 PRIORITY = 0xA1C
 """Of our filter on the underlay: after those of others that take the usual low numbers."""
-HELD, HELD_INDEX = "alcor-held", 0xFFFFE
-"""Where packets that were held come back."""
-HOLD, HOLD_INDEX = "alcor-hold", 0xFFFFD
-"""The other end of it: where they are written."""
-HELD_MTU = 65535
+WIRE_MTU = 65535
 """Packets that are yet to be segmented pass."""
+
+
+class Wire(NamedTuple):
+    """A pair of interfaces of ours through which packets come back to the ports' program."""
+
+    name: str
+    ifindex: int
+    """Where they come out, and the program runs."""
+    far_name: str
+    far_ifindex: int
+    lost: str
+    """What cannot be without it."""
+
+
+HELD_WIRE = Wire("alcor-held", 0xFFFFE, "alcor-hold", 0xFFFFD, "held packets could not go on")
+QUEUE_WIRE = Wire("alcor-queued", 0xFFFFB, "alcor-queue", 0xFFFFC, "packets of limited ports could not wait")
+HELD_INDEX, HOLD = HELD_WIRE.ifindex, HELD_WIRE.far_name
 IPV6_DEFAULT = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
 
 
@@ -89,23 +103,23 @@ def _hold_block(netlink: Netlink) -> None:
         netlink.check([links.clsact(index, MAIN_BLOCK)])
 
 
-def make_held(netlink: Netlink, program: Program) -> None:
-    """Makes sure of the pair through which held packets come back. Idempotent. Raises DataPlaneError."""
+def make_wire(netlink: Netlink, program: Program, wire: Wire) -> None:
+    """Makes sure of the wire and of the program at its end. Idempotent. Raises DataPlaneError."""
     try:
         there = {link.name: link for link in links.links(netlink)}
-        held = there.get(HELD)
-        if held is not None and (held.ifindex, held.alias) != (HELD_INDEX, ANCHOR_ALIAS):
-            raise DataPlaneError(f"interface '{HELD}' is there and not Alcor's: remove or rename it")
-        if held is None:
-            pair = links.veth(HELD, HELD_INDEX, HOLD, HOLD_INDEX, mtu=HELD_MTU, group=PORT_GROUP)
-            netlink.check([pair, links.set_link(HELD_INDEX, alias=ANCHOR_ALIAS)])
-        if not any(one.ifindex == HELD_INDEX and one.kind == "clsact" for one in links.qdiscs(netlink)):
-            netlink.check([links.clsact(HELD_INDEX)])
-        _filter(netlink, program.from_port, PORT_FILTER, index=HELD_INDEX, priority=1)
-        netlink.check([links.set_link(HELD_INDEX, up=True), links.set_link(HOLD_INDEX, up=True)])
+        end = there.get(wire.name)
+        if end is not None and (end.ifindex, end.alias) != (wire.ifindex, ANCHOR_ALIAS):
+            raise DataPlaneError(f"interface '{wire.name}' is there and not Alcor's: remove or rename it")
+        if end is None:
+            pair = links.veth(wire.name, wire.ifindex, wire.far_name, wire.far_ifindex, mtu=WIRE_MTU, group=PORT_GROUP)
+            netlink.check([pair, links.set_link(wire.ifindex, alias=ANCHOR_ALIAS)])
+        if not any(one.ifindex == wire.ifindex and one.kind == "clsact" for one in links.qdiscs(netlink)):
+            netlink.check([links.clsact(wire.ifindex)])
+        _filter(netlink, program.from_port, PORT_FILTER, index=wire.ifindex, priority=1)
+        netlink.check([links.set_link(wire.ifindex, up=True), links.set_link(wire.far_ifindex, up=True)])
     except NetlinkError as error:
         raise DataPlaneError(
-            f"making interfaces '{HELD}' and '{HOLD}' failed ({error.strerror}): held packets could not go on"
+            f"making interfaces '{wire.name}' and '{wire.far_name}' failed ({error.strerror}): {wire.lost}"
         ) from None
 
 
@@ -118,7 +132,7 @@ def _filter(netlink: Netlink, program: int, name: str, *, index: int = 0, block:
 
 def detach(netlink: Netlink, underlay: Link) -> None:
     """Takes both programs off this host: for tests and for taking Alcor off a machine. Idempotent."""
-    ours = ((ANCHOR, ANCHOR_ALIAS), (HELD, ANCHOR_ALIAS))
+    ours = [(name, ANCHOR_ALIAS) for name in (ANCHOR, HELD_WIRE.name, QUEUE_WIRE.name)]
     anchors = [link.ifindex for link in links.links(netlink) if (link.name, link.alias) in ours]
     netlink.send([links.delete_link(index) for index in anchors])
     absent = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV})

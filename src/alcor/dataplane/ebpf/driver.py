@@ -27,17 +27,28 @@ from alcor.dataplane.base import (
     PortCounters,
     PortResult,
 )
-from alcor.dataplane.ebpf import attaching, sorting, tables, wiring
+from alcor.dataplane.ebpf import attaching, queues, sorting, tables, wiring
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.misses import EbpfMisses
 from alcor.dataplane.ebpf.neighbours import onlink_length
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, Program
+from alcor.dataplane.ebpf.queues import HostQueues
 from alcor.dataplane.ebpf.records import Records
 from alcor.dataplane.ebpf.requests import EbpfRequests
 from alcor.dataplane.ebpf.sorting import Carried, Leftover, Snapshot, Sorted, is_peer
-from alcor.dataplane.ebpf.tables import VXLAN_PORT, EndpointUse, HostConfig, PortFlag
+from alcor.dataplane.ebpf.tables import (
+    NO_QUEUES,
+    VXLAN_PORT,
+    DropReason,
+    EndpointUse,
+    HostConfig,
+    LocalRow,
+    PortFlag,
+    PortRow,
+    Queues,
+)
 from alcor.dataplane.kernel import links, netns
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id, format_id
@@ -97,6 +108,7 @@ class EbpfDriver:
                 self._hands.program = self._program.from_port
                 self.misses = EbpfMisses(self._program, attaching.HOLD)
                 self.requests = EbpfRequests(self._program, self.misses)
+                self._queues = HostQueues(self._hands.netlink, self._program)
                 if self._on_demand() or self._serves():
                     self._make_way_back()
             except BaseException:
@@ -165,6 +177,7 @@ class EbpfDriver:
             local={tables.unpack_key(k): tables.unpack_local(v) for k, v in self._program.local.items()},
             links=there,
             attached=frozenset(ifindex for ifindex, block in blocks.items() if wiring.is_our_block(block)),
+            queues=self._queues.observe(),
         )
         self._hands.blocks.reserve(blocks.values())
         self._indexes.reserve([*there, *seen.rows, *seen.records])
@@ -174,12 +187,17 @@ class EbpfDriver:
 
     def counters(self) -> dict[Id, PortCounters]:
         """Traffic per local port, read from the tables."""
-        traffic, dropped = self._program.traffic(), self._program.dropped()
+        traffic, dropped, limited = self._program.traffic(), self._program.dropped(), self._queues.drops()
         none = tables.Traffic(0, 0, 0, 0)
-        return {
-            tables.unpack_port(value).id: tables.port_counters(traffic.get(ifindex, none), dropped.get(ifindex, {}))
-            for ifindex, value in ((tables.unpack_ifindex(key), value) for key, value in self._program.ports.items())
-        }
+        found = {}
+        for key, value in self._program.ports.items():
+            ifindex, row = tables.unpack_ifindex(key), tables.unpack_port(value)
+            reasons = dropped.get(ifindex, {})
+            late = sum(limited.get(number, 0) for number in row.queues)
+            if late:
+                reasons[DropReason.RATE_LIMIT] = late
+            found[row.id] = tables.port_counters(traffic.get(ifindex, none), reasons)
+        return found
 
     # ---- applying ----
 
@@ -203,6 +221,7 @@ class EbpfDriver:
         wanted = set(orphans)
         stale = [key for key in known.stale if sorting.address_name(key) in wanted]
         self._program.local.delete_batch(tables.pack_keys(stale), len(stale))
+        self._queues.remove(Queues(one, 0) for one in known.idle if sorting.queue_name(one) in wanted)
         self._clear(known, [one for one in known.leftovers.values() if one.name in wanted])
         self._known = None
 
@@ -232,7 +251,7 @@ class EbpfDriver:
         self.misses.stop_learning(plan.remove_on_demand)
 
     def _make_way_back(self) -> None:
-        attaching.make_held(self._hands.netlink, self._program)
+        attaching.make_wire(self._hands.netlink, self._program, attaching.HELD_WIRE)
         self.misses.connect()
 
     def _write_tables(self, plan: Plan) -> None:
@@ -276,6 +295,7 @@ class EbpfDriver:
         self._program.local.delete_batch(tables.pack_keys(keys), len(keys))
         senders = [key for one in gone for key in tables.sender_keys(one.port, one.ifindex)]
         self._program.senders.delete_batch(b"".join(senders), len(senders))
+        self._queues.remove(one.queues for one in gone)
         # Another port may get the interface's number: it must not find this one's connections.
         self._policing.renew()
         self._tables_ns += time.monotonic_ns() - begun
@@ -411,9 +431,15 @@ class EbpfDriver:
     def _carry(self, known: Sorted, jobs: Sequence[Job], results: dict[Id, PortResult], *, zero: bool) -> dict[Id, str]:
         """Writes the rows of ports that are wired: addresses and counters, then `ports`, which says "wired whole"."""
         begun = time.monotonic_ns()
+        has = {job.port.id: self._queues_of(known, job) for job in jobs}
+        try:
+            given = self._queues.give([(job.port, has[job.port.id]) for job in jobs])
+        except DataPlaneError as error:
+            return {job.port.id: str(error) for job in jobs}
+        jobs = [job for job in jobs if job.port.id in given.queues]
         ifindexes = [job.ifindex for job in jobs]
-        ends = [end for job in jobs for end in tables.port_endpoints(job.port, job.ifindex, peer=is_peer(job.port))]
-        rows = [(job.ifindex, tables.port_row(job.port, peer=is_peer(job.port))) for job in jobs]
+        ends = [end for job in jobs for end in _ends(job, given.queues[job.port.id])]
+        rows = [(job.ifindex, _row(job, given.queues[job.port.id])) for job in jobs]
         try:
             self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
             senders = [key for job in jobs for key in tables.sender_keys(job.port, job.ifindex)]
@@ -421,6 +447,7 @@ class EbpfDriver:
             if zero:
                 self._program.zero_counters(ifindexes)
             self._program.ports.update_batch(*tables.pack_ports(rows), len(rows))
+            self._queues.remove(queues.changed(has[one], now) for one, now in given.queues.items())
         except DataPlaneError as error:
             self._known = None
             keys = [key for key, _ in ends]
@@ -430,6 +457,20 @@ class EbpfDriver:
         finally:
             self._tables_ns += time.monotonic_ns() - begun
         for job in jobs:
-            known.carried[job.port.id] = Carried(job.port, job.ifindex, True, True)
+            known.carried[job.port.id] = Carried(job.port, job.ifindex, True, True, given.queues[job.port.id])
             results[job.port.id] = self._result(job.port.id)
-        return {}
+        return given.errors
+
+    @staticmethod
+    def _queues_of(known: Sorted, job: Job) -> Queues:
+        """What the port has on that very interface."""
+        old = known.carried.get(job.port.id)
+        return old.queues if old is not None and old.ifindex == job.ifindex else NO_QUEUES
+
+
+def _ends(job: Job, has: Queues) -> tuple[tuple[EndpointKey, LocalRow], ...]:
+    return tables.port_endpoints(job.port, job.ifindex, peer=is_peer(job.port), queues=has)
+
+
+def _row(job: Job, has: Queues) -> PortRow:
+    return tables.port_row(job.port, peer=is_peer(job.port), queues=has)

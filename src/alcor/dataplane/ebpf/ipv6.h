@@ -205,6 +205,7 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	/* M */
 	if (segment_length(skb, sizeof(*ip) + bpf_ntohs(ip->payload_len), sizeof(*ip), ip->nexthdr) > port->mtu)
 		return too_big6(skb, port->mtu, ifindex);
+	mark_ipv6(ip, port->dscp);
 	if (routed)
 		ip->hop_limit--;
 	return hand_over(skb, port, eth, routed, &target);

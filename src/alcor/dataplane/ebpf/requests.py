@@ -49,7 +49,7 @@ class EbpfRequests:
     def answer(self, ifindex: int, frame: bytes) -> None:
         """See dataplane.base. What the wire does not take is lost, as on any wire: clients ask again."""
         try:
-            self._way_back.send(ifindex | tables.MARK_ANSWER, frame, 0)
+            self._way_back.send(ifindex | tables.MARK_TO_PORT, frame, 0)
         except OSError as error:
             _log.warning("an answer to interface %d could not be sent: %s", ifindex, error)
 

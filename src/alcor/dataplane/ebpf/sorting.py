@@ -12,7 +12,19 @@ from typing import NamedTuple
 
 from alcor.dataplane.base import EndpointKey, LocalPort
 from alcor.dataplane.ebpf import wiring
-from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, PortRow, port_digest, port_endpoints, port_ips, port_row
+from alcor.dataplane.ebpf.queues import fits
+from alcor.dataplane.ebpf.tables import (
+    NO_QUEUES,
+    EndpointFlag,
+    LocalRow,
+    PortRow,
+    Queues,
+    port_digest,
+    port_endpoints,
+    port_ips,
+    port_row,
+)
+from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
 from alcor.model.addresses import format_ip
 from alcor.model.ids import Id, format_id
@@ -28,6 +40,7 @@ class Snapshot(NamedTuple):
     links: Mapping[int, Link]
     attached: frozenset[int]
     """Interfaces whose ingress runs our block."""
+    queues: Mapping[int, Shape]
 
 
 class Carried(NamedTuple):
@@ -37,6 +50,7 @@ class Carried(NamedTuple):
     ifindex: int
     attached: bool
     right: bool
+    queues: Queues = NO_QUEUES
 
 
 class Leftover(NamedTuple):
@@ -61,16 +75,24 @@ class Sorted(NamedTuple):
     leftovers: dict[Id, Leftover]
     gateways: frozenset[EndpointKey]
     stale: tuple[EndpointKey, ...]
+    idle: tuple[int, ...] = ()
+    """Queues that belong to no port that is carried."""
 
     @property
     def orphans(self) -> tuple[str, ...]:
         """The names of everything that `sweep` would remove."""
-        return (*(self.leftovers[key].name for key in sorted(self.leftovers)), *map(address_name, self.stale))
+        names = [self.leftovers[key].name for key in sorted(self.leftovers)]
+        return (*names, *map(address_name, self.stale), *map(queue_name, self.idle))
 
 
 def address_name(key: EndpointKey) -> str:
     """How `observe` reports a stale address."""
     return f"address {format_ip(key.ip)} of VNI {key.vni}"
+
+
+def queue_name(number: int) -> str:
+    """How `observe` reports a queue of no port."""
+    return f"queue {number}"
 
 
 def is_peer(port: LocalPort) -> bool:
@@ -107,17 +129,20 @@ def sort_out(seen: Snapshot) -> Sorted:
     stale = sorted(
         key for key, row in seen.local.items() if key not in gateways and expected.get(key, 0) != row.ifindex
     )
-    return Sorted(carried, leftovers, gateways, tuple(stale))
+    used = {number for one in carried.values() for number in one.queues}
+    idle = sorted(number for number in seen.queues if number not in used)
+    return Sorted(carried, leftovers, gateways, tuple(stale), tuple(idle))
 
 
 def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Link) -> Carried:
     attached = ifindex in seen.attached
     peer = is_peer(port)
-    reached = all(seen.local.get(key) == end for key, end in port_endpoints(port, ifindex, peer=peer))
-    same = row.digest == port_digest(port) and row == port_row(port, peer=peer)
-    return Carried(
-        port, ifindex, attached, attached and reached and same and (link.up or port.kind is PortKind.ADOPTED)
-    )
+    ends = port_endpoints(port, ifindex, peer=peer, queues=row.queues)
+    reached = all(seen.local.get(key) == end for key, end in ends)
+    same = row.digest == port_digest(port) and row == port_row(port, peer=peer, queues=row.queues)
+    limited = fits(port, row.queues, seen.queues)
+    up = link.up or port.kind is PortKind.ADOPTED
+    return Carried(port, ifindex, attached, attached and reached and same and limited and up, row.queues)
 
 
 def _leftover(seen: Snapshot, identifier: Id, ifindexes: Sequence[int], carried: bool) -> Leftover:

@@ -21,17 +21,17 @@ from alcor.model.ids import Id
 
 IFINDEX: Final = struct.Struct("=I")
 """Key of `ports` and `counters`."""
-PORT: Final = struct.Struct("=16sII6sHH6xQ")
+PORT: Final = struct.Struct("=16sII6sHHHHBxQ")
 ADDRESS_KEY: Final = struct.Struct("=I16s")
 """Key of `local` and `remote`."""
-LOCAL: Final = struct.Struct("=IH6sH2x")
+LOCAL: Final = struct.Struct("=IH6sHH")
 REMOTE: Final = struct.Struct("=16s6sHI")
 """Value of `remote` and `forwards`."""
 MISS: Final = struct.Struct("=I16sIII")
 """What is before the frame in a record of `misses`."""
 REQUEST: Final = struct.Struct("=16sIII4x")
 """What is before the frame in a record of `requests`."""
-MARK_ANSWER: Final = 0x80000000
+MARK_TO_PORT: Final = 0x80000000
 """In the mark of a frame that comes back: it is for the port, not from it."""
 MISS_RATE: Final = struct.Struct("=QI4x")
 SENDER_KEY: Final = struct.Struct("=II6s2x16s")
@@ -99,6 +99,7 @@ class DropReason(IntEnum):
     NO_SERVICE = 45
     UNSERVED = 46
     SERVICE_LIMIT = 47
+    RATE_LIMIT = 48
 
 
 class EndpointUse(IntEnum):
@@ -111,8 +112,8 @@ class EndpointUse(IntEnum):
 
 
 class Verdict(IntEnum):
-    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY, HOLD, SERVE) or a DropReason (DROP), which
-    counts at the interface `cb[2]`."""
+    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY, HOLD, SERVE), a DropReason (DROP) or a queue
+    (QUEUE); a drop counts at the interface `cb[2]`."""
 
     DELIVER = 1
     TUNNEL = 2
@@ -121,6 +122,18 @@ class Verdict(IntEnum):
     PASS = 5
     HOLD = 6
     SERVE = 7
+    QUEUE = 8
+
+
+class Queues(NamedTuple):
+    """The numbers of the queues in which what a port sends, and what is for it, waits; 0: it does not."""
+
+    sent: int
+    received: int
+
+
+NO_QUEUES: Final = Queues(0, 0)
+DSCP_MARKED: Final = 0x40
 
 
 class PortRow(NamedTuple):
@@ -133,6 +146,9 @@ class PortRow(NamedTuple):
     flags: PortFlag
     identity: int
     digest: int
+    queues: Queues = NO_QUEUES
+    dscp: int = 0
+    """DSCP_MARKED and what its packets are marked with; 0: they are not."""
 
 
 class LocalRow(NamedTuple):
@@ -142,6 +158,8 @@ class LocalRow(NamedTuple):
     flags: EndpointFlag
     mac: Mac
     identity: int = 0
+    queue: int = 0
+    """Where what is for it waits; 0: it does not."""
 
 
 class HostConfig(NamedTuple):
@@ -168,7 +186,7 @@ class Traffic(NamedTuple):
     received_bytes: int
 
 
-GATEWAY_VALUE: Final = LOCAL.pack(0, EndpointFlag.GATEWAY, ROUTER_MAC, 0)
+GATEWAY_VALUE: Final = LOCAL.pack(0, EndpointFlag.GATEWAY, ROUTER_MAC, 0, 0)
 
 
 def pack_ifindex(ifindex: int) -> bytes:
@@ -183,13 +201,15 @@ def unpack_ifindex(key: bytes) -> int:
 
 def pack_port(row: PortRow) -> bytes:
     """Value of `ports`."""
-    return PORT.pack(*row)
+    identifier, vni, mtu, mac, flags, identity, digest, queues, dscp = row
+    return PORT.pack(identifier, vni, mtu, mac, flags, identity, *queues, dscp, digest)
 
 
 def unpack_port(value: bytes) -> PortRow:
     """A row of `ports` from its value."""
-    identifier, vni, mtu, mac, flags, identity, digest = PORT.unpack(value)
-    return PortRow(Id(identifier), vni, mtu, Mac(mac), PortFlag(flags), identity, digest)
+    identifier, vni, mtu, mac, flags, identity, sent, received, dscp, digest = PORT.unpack(value)
+    queues = Queues(sent, received)
+    return PortRow(Id(identifier), vni, mtu, Mac(mac), PortFlag(flags), identity, digest, queues, dscp)
 
 
 def pack_key(key: EndpointKey) -> bytes:
@@ -210,8 +230,8 @@ def pack_local(row: LocalRow) -> bytes:
 
 def unpack_local(value: bytes) -> LocalRow:
     """A row of `local` from its value."""
-    ifindex, flags, mac, identity = LOCAL.unpack(value)
-    return LocalRow(ifindex, EndpointFlag(flags), Mac(mac), identity)
+    ifindex, flags, mac, identity, queue = LOCAL.unpack(value)
+    return LocalRow(ifindex, EndpointFlag(flags), Mac(mac), identity, queue)
 
 
 def pack_endpoint(endpoint: Endpoint, use: EndpointUse = EndpointUse.PRELOADED) -> bytes:
@@ -291,7 +311,7 @@ def port_digest(port: LocalPort) -> int:
     return int.from_bytes(blake2b(msgspec.msgpack.encode(port), digest_size=8).digest(), "little")
 
 
-def port_row(port: LocalPort, *, peer: bool) -> PortRow:
+def port_row(port: LocalPort, *, peer: bool, queues: Queues = NO_QUEUES) -> PortRow:
     """The row of `ports`; `peer` when the workload is behind a veth in another namespace."""
     flags = PortFlag(0)
     if port.admin_state_up:
@@ -306,17 +326,20 @@ def port_row(port: LocalPort, *, peer: bool) -> PortRow:
         flags |= PortFlag.PAIRS
     if port.served:
         flags |= PortFlag.SERVED
-    return PortRow(port.id, port.vni, port.mtu, port.mac, flags, port.identity, port_digest(port))
+    dscp = 0 if port.dscp is None else DSCP_MARKED | port.dscp
+    return PortRow(port.id, port.vni, port.mtu, port.mac, flags, port.identity, port_digest(port), queues, dscp)
 
 
-def port_endpoints(port: LocalPort, ifindex: int, *, peer: bool) -> tuple[tuple[EndpointKey, LocalRow], ...]:
+def port_endpoints(
+    port: LocalPort, ifindex: int, *, peer: bool, queues: Queues = NO_QUEUES
+) -> tuple[tuple[EndpointKey, LocalRow], ...]:
     """The rows of `local` of a port behind `ifindex`, one for each of its addresses."""
     flags = EndpointFlag(0)
     if peer:
         flags |= EndpointFlag.PEER
     if not port.admin_state_up:
         flags |= EndpointFlag.DOWN
-    row = LocalRow(ifindex, flags, port.mac, port.identity)
+    row = LocalRow(ifindex, flags, port.mac, port.identity, queues.received)
     return tuple((EndpointKey(port.vni, ip), row) for ip in port_ips(port))
 
 
@@ -341,7 +364,7 @@ def pack_ports(rows: Sequence[tuple[int, PortRow]]) -> tuple[bytes, bytes]:
     """(ifindex, row) pairs as keys and values of `ports`."""
     return (
         b"".join([IFINDEX.pack(ifindex) for ifindex, _ in rows]),
-        b"".join([PORT.pack(*row) for _, row in rows]),
+        b"".join([pack_port(row) for _, row in rows]),
     )
 
 

@@ -174,12 +174,22 @@ def arp(operation: int, sender_mac: Mac, sender_ip: Ip, target_mac: Mac, target_
     )
 
 
-def ipv4(source: Ip, destination: Ip, protocol: int, payload: bytes, *, ttl: int = 64) -> bytes:
-    """An IPv4 packet: no options, id 0, DF set, TOS 0, its checksum finished."""
+def with_dscp(packet: bytes, version: int, dscp: int) -> bytes:
+    """The packet with another DSCP (RFC 2474); ECN, in the same byte, stays. IPv4's header checksum is updated."""
+    word = int.from_bytes(packet[:2], "big")
+    if version == 6:
+        return (word & 0xF03F | dscp << 6).to_bytes(2, "big") + packet[2:]
+    marked = word & 0xFF03 | dscp << 2
+    new = update_checksum(int.from_bytes(packet[10:12], "big"), word, marked)
+    return marked.to_bytes(2, "big") + packet[2:10] + new.to_bytes(2, "big") + packet[12:]
+
+
+def ipv4(source: Ip, destination: Ip, protocol: int, payload: bytes, *, ttl: int = 64, tos: int = 0) -> bytes:
+    """An IPv4 packet: no options, id 0, DF set, its checksum finished."""
     head = struct.pack(
         "!BBHHHBBH4s4s",
         0x45,
-        0,
+        tos,
         IPV4_LENGTH + len(payload),
         0,
         DONT_FRAGMENT,

@@ -34,16 +34,28 @@ from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
 from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST, read_packet
 from alcor.dataplane.fake.policy import Party
 from alcor.dataplane.fake.services import service
-from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables
+from alcor.dataplane.fake.tables import (
+    DSCP_MARKED,
+    HostConfig,
+    LocalFlag,
+    LocalRow,
+    PortFlag,
+    PortRow,
+    RemoteRow,
+    Tables,
+)
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, ip_version
 
 OUTER_END = ETHERNET_LENGTH + IPV4_LENGTH + UDP_LENGTH
 
 
-def from_port(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0, *, held: bool = False) -> Verdict:
+def from_port(
+    tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0, *, held: bool = False, queued: bool = False
+) -> Verdict:
     """What becomes of a frame that the workload behind interface `ifindex` sent. `now_ns` is a monotonic clock's, for
-    connections that time out; `held`: it was here before, and waited for an address. Never raises."""
+    connections that time out; `held`: it was here before, and waited for an address; `queued`: and waited for its turn.
+    Never raises."""
     walk = Walk(tables, ifindex, frame, now_ns, held=held)
     port = tables.ports.get(ifindex)
     if port is None:
@@ -51,6 +63,8 @@ def from_port(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0, *, he
         return walk.drop(DropReason.NO_PORT, f"1: interface {ifindex} is no port")
     if not port.flags & PortFlag.UP:
         return walk.drop(DropReason.PORT_DOWN, "2: the port is administratively down")
+    if port.queue_out and not held and not queued:
+        return walk.enqueue(ifindex, port.queue_out, frame, received=False)
     header = frames.parse_ethernet(frame)
     if header is None:
         return walk.drop(DropReason.MALFORMED, f"3: {len(frame)} bytes are no Ethernet header")
@@ -78,7 +92,8 @@ def from_port(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0, *, he
 
 
 def to_port(tables: Tables, ifindex: int, frame: bytes) -> Verdict:
-    """What becomes of a frame that the host's services give to the port behind `ifindex`."""
+    """What becomes of a frame for the port behind `ifindex` that has waited, or that the host's services give to it.
+    Never raises."""
     walk = Walk(tables, ifindex, frame, 0)
     port = tables.ports.get(ifindex)
     if port is None:
@@ -86,7 +101,7 @@ def to_port(tables: Tables, ifindex: int, frame: bytes) -> Verdict:
         return walk.drop(DropReason.NO_PORT, f"1: interface {ifindex} is no port")
     if not port.flags & PortFlag.UP:
         return walk.drop(DropReason.PORT_DOWN, "2: the port is administratively down")
-    return walk.deliver(LocalRow(ifindex, 0, port.mac), frame)
+    return walk.hand_in(ifindex, frame)
 
 
 def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdict:
@@ -110,6 +125,10 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
     if refused is not None:
         return refused
     frame = walk.frame
+    if port.dscp:
+        walk.steps.append(f"D: marked with DSCP {port.dscp & ~DSCP_MARKED}")
+        head = frame[:ETHERNET_LENGTH]
+        frame = head + frames.with_dscp(frame[ETHERNET_LENGTH:], ip.version, port.dscp & ~DSCP_MARKED)
     if routed:
         walk.steps.append(f"10: routed, TTL now {ip.ttl - 1}, to {format_mac(target.mac)}")
         header = target.mac + ROUTER_MAC + frame[12:ETHERNET_LENGTH]

@@ -21,10 +21,14 @@ from alcor.dataplane.base import (
     Policy,
     PolicyKey,
     PortCounters,
+    RateLimit,
 )
+from alcor.dataplane.fake import queues
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH
 from alcor.dataplane.fake.policy import PolicyTables
+from alcor.dataplane.fake.queues import Queue
 from alcor.dataplane.fake.tables import (
+    DSCP_MARKED,
     HostConfig,
     LocalFlag,
     LocalRow,
@@ -124,6 +128,9 @@ class Carried:
             policy=PolicyTables(policies={policy.key: policy for policy in kept.policies}),
         )
         self.devices = kept.devices
+        self.queues: dict[int, Queue] = {}
+        for ifindex, device in kept.devices.items():
+            queues.put(self.queues, device.port, ifindex)
         self.foreign = kept.foreign
         self._ifindex_of = {device.port.id: ifindex for ifindex, device in kept.devices.items()}
         self._addresses_of: dict[int, set[EndpointKey]] = {}
@@ -167,12 +174,24 @@ class Carried:
         self._forget_addresses(ifindex)
         own = {EndpointKey(port.vni, ip) for ip in with_link_local(tuple([one.ip for one in port.addresses]), port.mac)}
         self._addresses_of[ifindex] = own
-        row = LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac, port.identity)
+        sent, received = queues.numbers(port, ifindex)
+        queues.put(self.queues, port, ifindex)
+        row = LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac, port.identity, received)
         self.tables.local.update(dict.fromkeys(own, row))
         self.tables.senders[ifindex] = _senders(port)
         self._traffic.setdefault(ifindex, Traffic())
         old = self.tables.ports.get(ifindex)
-        self.tables.ports[ifindex] = PortRow(port.id, port.vni, port.mtu, port.mac, _flags(port), port.identity)
+        self.tables.ports[ifindex] = PortRow(
+            id=port.id,
+            vni=port.vni,
+            mtu=port.mtu,
+            mac=port.mac,
+            flags=_flags(port),
+            identity=port.identity,
+            queue_out=sent,
+            queue_in=received,
+            dscp=0 if port.dscp is None else DSCP_MARKED | port.dscp,
+        )
         if old is not None and (old.vni, old.identity) != (port.vni, port.identity):
             self.tables.policy.generation += 1
 
@@ -219,6 +238,7 @@ class Carried:
         self.tables.ports.pop(ifindex, None)
         self.tables.senders.pop(ifindex, None)
         self._forget_addresses(ifindex)
+        queues.remove(self.queues, ifindex)
         self._traffic.pop(ifindex, None)
         self._drops.pop(ifindex, None)
         del self._ifindex_of[self.devices.pop(ifindex).port.id]
@@ -252,7 +272,14 @@ class Carried:
             port_security=not row.flags & PortFlag.OPEN,
             pairs=wired.pairs,
             served=bool(row.flags & PortFlag.SERVED),
+            egress_limit=self._limit(row.queue_out),
+            ingress_limit=self._limit(row.queue_in),
+            dscp=row.dscp & ~DSCP_MARKED if row.dscp else None,
         )
+
+    def _limit(self, number: int) -> RateLimit | None:
+        queue = self.queues.get(number)
+        return queue.limit if queue is not None else None
 
     def _answers(self, ifindex: int, vni: int, address: Address) -> bool:
         row = self.tables.local.get(EndpointKey(vni, address.ip))

@@ -263,7 +263,7 @@ class Switch:
         """Forwards a frame and everything that workloads of this host send because of it."""
         first = from_port(self._carried.tables, ifindex, frame, time.monotonic_ns(), held=held)
         waiting: deque[tuple[int, bytes]] = deque()
-        self._enact(first, ifindex, waiting)
+        first = self._enact(first, ifindex, waiting)
         self._settle(waiting)
         return first
 
@@ -273,7 +273,10 @@ class Switch:
             self._enact(from_port(self._carried.tables, ifindex, frame, time.monotonic_ns()), ifindex, waiting)
         self._changed.notify_all()
 
-    def _enact(self, verdict: Verdict, source: int, waiting: deque[tuple[int, bytes]]) -> None:
+    def _enact(self, verdict: Verdict, source: int, waiting: deque[tuple[int, bytes]]) -> Verdict:
+        """Does what the verdict says; returns the last one, for a packet that waited on its way."""
+        while verdict.kind is VerdictKind.QUEUE:
+            verdict = self._queue(verdict)
         for one in verdict.counts:
             self._carried.count(one)
         if verdict.reason is not None:
@@ -288,6 +291,23 @@ class Switch:
         elif verdict.kind in (VerdictKind.DELIVER, VerdictKind.REPLY) and verdict.ifindex in self._workloads:
             answers = self._workloads[verdict.ifindex].receive(verdict.frame)
             waiting.extend((verdict.ifindex, answer) for answer in answers[: MAX_IN_FLIGHT - len(waiting)])
+        return verdict
+
+    def _queue(self, verdict: Verdict) -> Verdict:
+        """What becomes of a packet that has to wait: it does not, here, but is dropped when there is no room."""
+        for one in verdict.counts:
+            self._carried.count(one)
+        queue, now_ns = self._carried.queues.get(verdict.queue), time.monotonic_ns()
+        if queue is not None and not queue.admit(len(verdict.frame), now_ns):
+            steps = (*verdict.steps, f"Q: queue {verdict.queue} is full: drop {DropReason.RATE_LIMIT.word}")
+            return msgspec.structs.replace(
+                verdict, kind=VerdictKind.DROP, reason=DropReason.RATE_LIMIT, steps=steps, counts=()
+            )
+        if verdict.received:
+            after = to_port(self._carried.tables, verdict.ifindex, verdict.frame)
+        else:
+            after = from_port(self._carried.tables, verdict.ifindex, verdict.frame, now_ns, queued=True)
+        return msgspec.structs.replace(after, steps=(*verdict.steps, *after.steps))
 
     def _give(self, ifindex: int, frame: bytes) -> None:
         """A service's answer to a port."""

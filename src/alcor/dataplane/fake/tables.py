@@ -45,6 +45,9 @@ class Use(IntEnum):
     """Nobody has the address."""
 
 
+DSCP_MARKED = 0x40
+
+
 class PortRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `ports`: the interface is a port, wired whole. (`digest` is the driver's; packets never meet it.)"""
 
@@ -55,6 +58,11 @@ class PortRow(msgspec.Struct, frozen=True, gc=False):
     flags: int
     identity: int = 0
     digest: int = 0
+    queue_out: int = 0
+    """Where what it sends waits; 0: it does not."""
+    queue_in: int = 0
+    dscp: int = 0
+    """DSCP_MARKED and what its packets are marked with; 0: they are not."""
 
 
 class LocalRow(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +72,8 @@ class LocalRow(msgspec.Struct, frozen=True, gc=False):
     flags: int
     mac: Mac
     identity: int = 0
+    queue: int = 0
+    """Where what is for it waits; 0: it does not."""
 
 
 class RemoteRow(msgspec.Struct, frozen=True, gc=False):

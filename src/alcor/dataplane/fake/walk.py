@@ -42,6 +42,8 @@ class VerdictKind(IntEnum):
     """Held until it is known where the address is that it is for."""
     SERVE = 7
     """Given to the host's services, which answer it."""
+    QUEUE = 8
+    """Waits in queue `queue` until the port at `ifindex` may have sent it, or been given it, at its rate."""
 
 
 class DropReason(IntEnum):
@@ -81,6 +83,8 @@ class DropReason(IntEnum):
     UNSERVED = 46
     SERVICE_LIMIT = 47
     """A port that asks too much; the model has no clock for that."""
+    RATE_LIMIT = 48
+    """By a queue that is full, not by a step."""
 
     @property
     def word(self) -> str:
@@ -115,6 +119,9 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     frame: bytes
     steps: tuple[str, ...]
     ifindex: int = 0
+    queue: int = 0
+    received: bool = False
+    """Of what waits: it is for the port, not from it."""
     sought: EndpointKey | None = None
     """What a packet that is held waits for."""
     host_ip: Ip | None = None
@@ -155,9 +162,20 @@ class Walk:
 
     def deliver(self, row: LocalRow, frame: bytes) -> Verdict:
         """Step 11."""
-        self.counts.append(Count(row.ifindex, Direction.RECEIVED, len(frame)))
-        self.steps.append(f"11: deliver to interface {row.ifindex}")
-        return self._end(VerdictKind.DELIVER, frame, ifindex=row.ifindex)
+        if row.queue:
+            return self.enqueue(row.ifindex, row.queue, frame, received=True)
+        return self.hand_in(row.ifindex, frame)
+
+    def hand_in(self, ifindex: int, frame: bytes) -> Verdict:
+        """Step 11, once the packet needs not wait."""
+        self.counts.append(Count(ifindex, Direction.RECEIVED, len(frame)))
+        self.steps.append(f"11: deliver to interface {ifindex}")
+        return self._end(VerdictKind.DELIVER, frame, ifindex=ifindex)
+
+    def enqueue(self, ifindex: int, queue: int, frame: bytes, *, received: bool) -> Verdict:
+        """Step Q."""
+        self.steps.append(f"Q: waits in queue {queue} of interface {ifindex}")
+        return self._end(VerdictKind.QUEUE, frame, ifindex=ifindex, queue=queue, received=received)
 
     def reply(self, frame: bytes, text: str, reason: DropReason | None = None) -> Verdict:
         """Back to who sent it; with a reason the packet is dropped, and this says so."""
@@ -187,7 +205,7 @@ class Walk:
         datagram = frames.udp(
             FLOW_PORT_BASE, self.tables.config.vxlan_port, frames.vxlan(port.vni, frame, port.identity)
         )
-        packet = frames.ipv4(*ends, PROTOCOL_UDP, datagram)
+        packet = frames.ipv4(*ends, PROTOCOL_UDP, datagram, tos=port.dscp << 2 & 0xFF)
         self.steps.append(f"12: tunnel to host {format_ip(row.host_ip)} with VNI {port.vni}")
         return self._end(VerdictKind.TUNNEL, packet, host_ip=row.host_ip)
 
@@ -210,6 +228,8 @@ class Walk:
         host_ip: Ip | None = None,
         reason: DropReason | None = None,
         sought: EndpointKey | None = None,
+        queue: int = 0,
+        received: bool = False,
     ) -> Verdict:
         return Verdict(
             kind=kind,
@@ -220,6 +240,8 @@ class Walk:
             reason=reason,
             counts=tuple(self.counts),
             sought=sought,
+            queue=queue,
+            received=received,
         )
 
     # ---- what steps have in common ----

@@ -62,6 +62,7 @@ _MAP_INFO: Final = struct.Struct("=IIIIII16s")
 _PROG_INFO: Final = struct.Struct("=II8sIIQQQIIQ16s")
 _SK_BUFF_BYTES: Final = 192
 _SK_BUFF_MARK: Final = 8
+_SK_BUFF_PRIORITY: Final = 32
 _SK_BUFF_IFINDEX: Final = 40
 _SK_BUFF_CB: Final = struct.Struct("=5I")
 _SK_BUFF_CB_AT: Final = 48
@@ -114,7 +115,8 @@ class ProgramInfo(NamedTuple):
 
 
 class TestRun(NamedTuple):
-    """What became of one frame: the program's return value, the frame as it left, and `skb->cb`.
+    """What became of one frame: the program's return value, the frame as it left, and what it left in the packet's
+    `cb`, `mark` and `priority`.
 
     pytest collects names like this one: refer to it, and to `test_run`, through the module."""
 
@@ -123,6 +125,8 @@ class TestRun(NamedTuple):
     cb: tuple[int, int, int, int, int]
     duration_ns: int
     """Mean over the repetitions asked for."""
+    mark: int
+    priority: int
 
 
 # ---- the system call ----
@@ -399,7 +403,9 @@ def test_run(prog_fd: int, frame: bytes, ifindex: int = 0, repeat: int = 1, mark
     if result < 0:
         raise BpfError(f"test run over {len(frame)} bytes at interface {ifindex}", -result)
     answer = _TEST.unpack(attributes.raw)
-    return TestRun(answer[1], out.raw[: answer[3]], _SK_BUFF_CB.unpack_from(context, _SK_BUFF_CB_AT), answer[7])
+    mark, priority = (struct.unpack_from("=I", context, at)[0] for at in (_SK_BUFF_MARK, _SK_BUFF_PRIORITY))
+    cb = _SK_BUFF_CB.unpack_from(context, _SK_BUFF_CB_AT)
+    return TestRun(answer[1], out.raw[: answer[3]], cb, answer[7], mark, priority)
 
 
 def try_program() -> None:
