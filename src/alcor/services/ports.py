@@ -93,16 +93,13 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
     for network_id, demand in demands.items():
         supplies[network_id], planned = supply(indexes, demand)
         allocations += planned
-    revision, now = stamp.revision, stamp.now
-    changes = Changes()
+    revision, now, changes = stamp.revision, stamp.now, Changes()
     memberships = Memberships(indexes, stamp, changes)
-    bindings = Bindings(indexes, stamp, changes)
     ports = changes.new_ports
     for identifier, spec, wants in zip(stamp.ids, command.specs, settled, strict=True):
         source = supplies[spec.network_id]
         secured, groups, identity = _security(memberships, spec)
         address = source.mac() if spec.mac is None else spec.mac
-        bindings.bind(spec.network_id, spec.qos_policy_id)
         ports.append(
             Port(
                 id=identifier,
@@ -135,6 +132,7 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
                 qos_policy_id=spec.qos_policy_id,
             )
         )
+    Bindings(indexes, stamp, changes).bind_ports(ports)
     return Outcome(tuple(ports), changes, tuple(allocations))
 
 
