@@ -6,11 +6,13 @@ project may have a policy: who may hand them out is a question for roles.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec.structs import replace
 
 from alcor.model.ids import Id, format_id
+from alcor.model.nouns import Port
 from alcor.model.qos import QosBinding, QosPolicy, QosRule, QosRuleKind
 from alcor.services.errors import (
     InvalidInput,
@@ -59,6 +61,11 @@ class Bindings:
         self._fresh.add(bound)
         binding = QosBinding(network_id=network_id, policy_id=policy_id, revision=self._stamp.revision)
         self._changes.qos_bindings.append(binding)
+
+    def bind_ports(self, ports: Iterable[Port]) -> None:
+        """Of each port the network and the policy. Raises QosPolicyNotFound."""
+        for port in ports:
+            self.bind(port.network_id, port.qos_policy_id)
 
 
 def find_policy(indexes: Indexes, policy_id: Id) -> QosPolicy:
