@@ -19,6 +19,7 @@ async def test_a_created_network_shows_every_attribute(client: httpx.AsyncClient
         "admin_state_up": True,
         "shared": False,
         "on_demand": False,
+        "qos_policy_id": None,
         "subnets": [],
         "mtu": 1500,
         "cidr": "10.0.0.0/16",

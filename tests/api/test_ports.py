@@ -48,6 +48,7 @@ async def test_a_created_port_shows_every_attribute(client: httpx.AsyncClient) -
         "security_groups": [default["id"]],
         "allowed_address_pairs": [],
         "extra_dhcp_opts": [],
+        "qos_policy_id": None,
         "dns_name": "",
         "dns_assignment": [
             {"ip_address": "10.0.0.2", "hostname": "host-10-0-0-2", "fqdn": "host-10-0-0-2.openstacklocal."}
