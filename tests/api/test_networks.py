@@ -106,7 +106,7 @@ async def test_a_network_in_use_stays(client: httpx.AsyncClient) -> None:
         ({"availability_zone_hints": ["az1"]}, "InvalidInput", "availability_zone_hints"),
         ({"name": "x" * 256}, "HTTPBadRequest", "network.name"),
         ({"shared": "yes"}, "HTTPBadRequest", "network.shared"),
-        ({"qos_policy_id": None}, "HTTPBadRequest", "Unrecognized attribute(s) 'qos_policy_id'"),
+        ({"vlan_transparent": True}, "HTTPBadRequest", "Unrecognized attribute(s) 'vlan_transparent'"),
         ({"status": "DOWN"}, "HTTPBadRequest", "Attribute 'status' not allowed in POST"),
         ({"project_id": "a", "tenant_id": "b"}, "InvalidInput", "tenant_id"),
     ],
