@@ -384,6 +384,28 @@ async def test_garbage_is_counted_and_answered_with_nothing() -> None:
                 await asyncio.sleep(0.05)
 
 
+async def test_a_port_that_asks_too_much_is_slowed() -> None:
+    """Beyond 1,024 requests in a second the host does not look: `service_limit`; a second later it does again."""
+    async with bed() as one:
+        one.put(CLIENT)
+        packet = packets.ipv4(b"\0\0\0\0", "255.255.255.255", packets.ports(17, 68, 67, data=b"garbage"))
+        frame = packets.ethernet(packets.BROADCAST, CLIENT.mac, packet)
+
+        def flood() -> None:
+            with one.host.wire(one.port(CLIENT)) as wire:
+                for _ in range(4000):
+                    wire.send(frame)
+
+        await asyncio.to_thread(flood)
+        deadline = time.monotonic() + 10
+        while not (found := one.dropped(CLIENT)).get("service_limit") or not found.get("unserved"):
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1.1)
+        dig = ("dig", "@169.254.169.254", "db.tenant.example", "+short", "+tries=3", "+time=2")
+        assert (await one.run(CLIENT, *dig))[1] == "10.0.0.6\n"
+
+
 def test_the_clients_are_there() -> None:
     """scripts/system-packages installs every client that these tests run."""
     assert [name for name in CLIENTS if shutil.which(name) is None] == []
