@@ -10,7 +10,7 @@ from tests.goalstate.test_delta import of, whole
 
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
-from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Observed, Plan, Policy, PolicyKey
+from alcor.dataplane.base import EndpointKey, LocalPort, Observed, Plan, PolicyKey
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate, VpcGoal
 from alcor.goalstate.snapshot import host_snapshot, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import parse_ip
@@ -32,7 +32,10 @@ class World(NamedTuple):
         touched.ports.update(touched.mentioned)
         tables = self.driver.tables
         carried = {key: policy.digest() for key, policy in tables.policies.items()}
-        plan = partial_plan(self.desired, touched, tables.ports, tables.gateways, carried, tables.on_demand)
+        plan = partial_plan(
+            *(self.desired, touched, tables.ports, tables.gateways, carried, tables.on_demand),
+            *(tables.routes, tables.translations),
+        )
         self.driver.apply(plan)
         return plan
 
@@ -41,11 +44,12 @@ def make_world() -> World:
     return World(Desired(), DictionaryDriver(Tables()))
 
 
-Contents = tuple[dict[Id, LocalPort], dict[EndpointKey, Endpoint], set[EndpointKey], dict[PolicyKey, Policy]]
+Contents = tuple[dict[Id, LocalPort], *tuple[object, ...]]
 
 
 def contents(tables: Tables) -> Contents:
-    return tables.ports, tables.endpoints, tables.gateways, tables.policies
+    rest = (tables.endpoints, tables.gateways, tables.policies, tables.routes, tables.translations)
+    return tables.ports, *rest
 
 
 @given(HISTORIES, st.data())
@@ -54,8 +58,10 @@ def test_partial_plans_add_up_to_the_full_one(history: list[list[Action]], data:
     what one full plan makes from nothing, and a full plan finds nothing to do."""
     commits = play(history)
     updates = [whole(start(), network_id(0)), whole(start(), network_id(1))]
+    before = start()
     for commit in commits:
-        change = of(commit)
+        change = of(commit, before=before)
+        before = commit.after
         updates += [change.hosts["a"]] if "a" in change.hosts else []
         updates += list(change.vpcs.values())
         updates += [whole(commit.after, network_id(index)) for index in range(2)]
@@ -157,7 +163,7 @@ def test_a_vpc_goes_with_its_last_port() -> None:
     change = of(gone)
     plan = world.take(change.hosts["a"])
     assert (len(plan.remove_ports), len(plan.remove_gateways)) == (1, 1)
-    assert contents(world.driver.tables) == ({}, {}, set(), {})
+    assert contents(world.driver.tables) == ({}, {}, set(), {}, {}, {})
     assert world.take(change.vpcs[vpc]).empty
     assert list(world.desired.scopes) == [ScopeKey(1, HOST_SCOPE)]
     assert world.desired.held_of(ScopeKey(1, vpc)).revision == 0
@@ -170,7 +176,7 @@ def test_a_vpc_that_nobody_here_uses_is_forgotten_once_in_sync() -> None:
     world.take(whole(commit.after, network_id(0)))
     assert len(world.driver.tables.endpoints) == 1
     world.take(synced=True)
-    assert contents(world.driver.tables) == ({}, {}, set(), {})
+    assert contents(world.driver.tables) == ({}, {}, set(), {}, {}, {})
 
 
 def test_an_address_that_changes_hands_is_never_lost() -> None:
@@ -244,7 +250,7 @@ def test_a_vpc_that_comes_back_at_once_keeps_its_policies() -> None:
         world.desired.take(1, 1, updates, synced=False, touched=touched)
     tables = world.driver.tables
     digests = {key: policy.digest() for key, policy in carried.items()}
-    plan = partial_plan(world.desired, touched, tables.ports, tables.gateways, digests, tables.on_demand)
+    plan = partial_plan(world.desired, touched, tables.ports, tables.gateways, digests, tables.on_demand, {}, {})
     assert plan.remove_policies == ()
     world.driver.apply(plan)
     assert carried == tables.policies

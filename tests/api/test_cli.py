@@ -92,3 +92,27 @@ def test_quality_of_service(server: str) -> None:
     openstack(server, "port", "unset", "--qos-policy", "cli-slow-port")
     openstack(server, "network", "set", "--no-qos-policy", "cli-limited")
     openstack(server, "network", "qos", "policy", "delete", "cli-gold")
+
+
+def test_routers(server: str) -> None:
+    """router create, add subnet, add route and the way back, as the openstack command has them."""
+    as_json = ("-f", "json")
+    openstack(server, "network", "create", "cli-routed", *as_json)
+    subnet = ("--network", "cli-routed", "--subnet-range", "10.77.0.0/24")
+    openstack(server, "subnet", "create", "cli-routed-subnet", *subnet, *as_json)
+    router = openstack(server, "router", "create", "cli-router", "--description", "d", *as_json)
+    assert ("cli-router", True, "ACTIVE") == (router["name"], router["distributed"], router["status"])
+    openstack(server, "router", "add", "subnet", "cli-router", "cli-routed-subnet")
+    shown = openstack(server, "router", "show", "cli-router", *as_json)
+    assert ["10.77.0.1"] == [one["ip_address"] for one in shown["interfaces_info"]]
+    route = ("--route", "destination=192.0.2.0/24,gateway=10.77.0.9")
+    changed = openstack(server, "router", "add", "route", "cli-router", *route, *as_json)
+    assert [{"destination": "192.0.2.0/24", "nexthop": "10.77.0.9"}] == changed["routes"]
+    openstack(server, "router", "set", "cli-router", *route[:1], "destination=198.51.100.0/24,gateway=10.77.0.8")
+    listed = openstack(server, "router", "show", "cli-router", *as_json)
+    assert 2 == len(listed["routes"])
+    openstack(server, "router", "unset", "cli-router", *route)
+    openstack(server, "router", "set", "cli-router", "--no-route", "--name", "cli-renamed")
+    openstack(server, "router", "remove", "subnet", "cli-renamed", "cli-routed-subnet")
+    openstack(server, "router", "delete", "cli-renamed")
+    openstack(server, "network", "delete", "cli-routed")

@@ -23,7 +23,15 @@ async def test_a_method_that_a_path_lacks_is_405(client: httpx.AsyncClient) -> N
 
 async def test_a_path_that_is_nowhere_is_404(client: httpx.AsyncClient) -> None:
     """Unknown paths, deeper paths, and Neutron's old .json suffix."""
-    for path in ("/v2.0/routers", "/v3", "/v2.0/ports/a/b", "/v2.0/ports.json", "/v2.0x", "//v2.0/ports"):
+    for path in (
+        "/v2.0/floatingips",
+        "/v3",
+        "/v2.0/routers/a/b",
+        "/v2.0/ports/a/b",
+        "/v2.0/ports.json",
+        "/v2.0x",
+        "//v2.0/ports",
+    ):
         assert (404, "HTTPNotFound") == error(await client.get(path))[:2], path
 
 

@@ -90,4 +90,4 @@ def test_extensions_are_what_the_sdk_looks_for(cloud: Connection) -> None:
     """The SDK finds what Alcor keeps, and sees what it does not."""
     aliases = {extension.alias for extension in cloud.network.extensions()}
     assert {"binding", "standard-attr-revisions"} <= aliases
-    assert cloud.network.find_extension("router") is None
+    assert cloud.network.find_extension("quotas") is None

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort, RateLimit
-from alcor.dataplane.ebpf import rules, tables
+from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort, RateLimit, RouteKind
+from alcor.dataplane.ebpf import routes, rules, tables
 from alcor.dataplane.ebpf.tables import (
     DropReason,
     EndpointFlag,
@@ -62,6 +62,11 @@ FIELDS = {
         ("prefix_length", "vni", "identity", "side", "protocol", "remote", "selector"),
     ),
     "prefix_key": (rules.PREFIX_KEY, ("prefix_length", "vni", "identity", "side", "zero", "ip")),
+    "mac_key": (tables.MAC_KEY, ("vni", "mac", "zero")),
+    "route_key": (routes.ROUTE_KEY, ("prefix_length", "vni", "ip")),
+    "route": (routes.ROUTE, ("kind", "count", "hops")),
+    "hop": (routes.HOP, ("vni", "mtu", "ip")),
+    "translation_key": (routes.TRANSLATION_KEY, ("vni", "identity", "to")),
 }
 
 NUMBERS = (
@@ -70,6 +75,7 @@ NUMBERS = (
     (PortFlag, "PORT"),
     (EndpointFlag, "ENDPOINT"),
     (EndpointUse, "USE"),
+    (RouteKind, "ROUTE"),
 )
 
 PORT = LocalPort(
@@ -263,6 +269,7 @@ def test_a_port_becomes_its_rows() -> None:
         {"egress_limit": RateLimit(1000)},
         {"ingress_limit": RateLimit(1000, 10)},
         {"dscp": 0},
+        {"routes": True},
     ],
 )
 def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
@@ -274,7 +281,7 @@ def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
 def test_the_digest_cases_are_complete() -> None:
     """A field that is added to LocalPort must be added to the cases above."""
     named = {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"}
-    named |= {"identity", "port_security", "pairs", "served", "egress_limit", "ingress_limit", "dscp"}
+    named |= {"identity", "port_security", "pairs", "served", "routes", "egress_limit", "ingress_limit", "dscp"}
     assert named == set(LocalPort.__struct_fields__)
 
 

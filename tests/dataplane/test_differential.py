@@ -25,6 +25,7 @@ import pytest
 from tests.dataplane import talks, worlds
 
 from alcor.dataplane.base import Endpoint, Miss, Request
+from alcor.dataplane.ebpf import routes
 from alcor.dataplane.ebpf import tables as rows
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import Program
@@ -109,6 +110,7 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
         *(program.ports, program.local, program.remote, program.senders, program.counters, program.drops),
         *(program.policies, program.rules, program.prefixes, program.flows, program.fragments),
         *(program.forwards, program.on_demand, program.request_rates),
+        *(program.routes, program.translations, program.macs),
     ):
         keys = [key for key, _ in opened.items()]
         opened.delete_batch(b"".join(keys), len(keys))
@@ -149,6 +151,14 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
         program.remote.put(rows.pack_key(key), _remote(row))
     for key, row in tables.forwards.items():
         program.forwards.put(rows.pack_key(key), _remote(row))
+    program.routes.update_batch(*routes.pack_routes(list(tables.routes.items())), len(tables.routes))
+    translations = list(tables.translations.items())
+    program.translations.update_batch(*routes.pack_translations(translations), len(translations))
+    macs = [
+        (rows.MacKey(*key), rows.LocalRow(row.ifindex, rows.EndpointFlag(row.flags), row.mac, row.identity))
+        for key, row in tables.macs.items()
+    ]
+    program.macs.update_batch(*rows.pack_macs(macs), len(macs))
     program.on_demand.update_batch(*rows.pack_vnis(sorted(tables.on_demand)), len(tables.on_demand))
     program.zero_counters(sorted(tables.ports))
 

@@ -13,7 +13,7 @@ from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
 from alcor.dataplane.ebpf.hands import Job
 from alcor.dataplane.ebpf.planning import Numbers
 from alcor.dataplane.kernel import links, netns
-from alcor.model.addresses import Ip, Mac, format_ip, parse_ip
+from alcor.model.addresses import Ip, Mac, format_ip, format_mac, parse_ip
 from alcor.model.ids import format_id
 from alcor.model.nouns import PortKind
 
@@ -103,7 +103,11 @@ class TestCrash:
         ifindex = host.links()[wiring.host_name(port)].ifindex
         host.call(lambda: driver._records._map.put(tables.pack_ifindex(ifindex), b"\xff" * wiring.MAX_RECORD_BYTES))
         host.restart()
-        orphans = (f"port {format_id(port.id)}", f"address {format_ip(port.addresses[0].ip)} of VNI 77")
+        orphans = (
+            f"port {format_id(port.id)}",
+            f"address {format_ip(port.addresses[0].ip)} of VNI 77",
+            f"MAC {format_mac(port.mac)} of VNI 77",
+        )
         assert ({}, orphans) == (host.observe().ports, host.observe().orphans)
         assert all_well(port) == host.put(port)
         assert ({port.id: port}, ()) == (host.observe().ports, host.observe().orphans)

@@ -12,7 +12,7 @@ from alcor.dataplane.ebpf import sorting, wiring
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.queues import shape_of
 from alcor.dataplane.ebpf.sorting import Snapshot
-from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, Queues, port_endpoints, port_row
+from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, MacKey, Queues, port_endpoints, port_local, port_row
 from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
@@ -121,6 +121,21 @@ class TestSteps:
         )
         assert (v4, v6) == wiring.gateways(a_port(addresses=addresses))
 
+    def test_host_routes_come_and_go(self) -> None:
+        """Through the gateway of their subnet, one a destination; a default route is none of them."""
+        near, far = parse_ip("10.0.0.254"), parse_ip("10.0.1.254")
+        base, other = (parse_ip("192.0.2.0"), 24), (parse_ip("198.51.100.0"), 24)
+        nothing = (parse_ip("0.0.0.0"), 0)
+        addresses = (
+            Address(parse_ip("10.0.0.1"), 24, near, (nothing, base)),
+            Address(parse_ip("10.0.1.1"), 24, far, (base, other)),
+        )
+        told = a_port(addresses=addresses)
+        assert ((*base, near), (*other, far)) == wiring.host_routes(told)
+        untold = a_port(addresses=tuple(msgspec.structs.replace(one, routes=()) for one in addresses))
+        assert 2 == kinds(wiring.inner_changes(told, untold, INDEX)).count(links.RTM_DELROUTE)
+        assert 0 == kinds(wiring.inner_changes(untold, told, INDEX)).count(links.RTM_DELROUTE)
+
     def test_only_what_differs_is_changed_inside(self) -> None:
         """The same port again only repeats what is harmless; another address goes and comes."""
         port = a_port()
@@ -212,6 +227,7 @@ def seen(*ports: LocalPort, first: int = INDEX) -> Snapshot:
         rows={index: port_row(port, peer=True) for index, port in at.items()},
         records=dict(at),
         local={key: row for index, port in at.items() for key, row in port_endpoints(port, index, peer=True)},
+        macs={MacKey(port.vni, port.mac): port_local(port, index, peer=True) for index, port in at.items()},
         links={index: a_link(index, port) for index, port in at.items()},
         attached=frozenset(at),
         queues={},
@@ -280,7 +296,7 @@ class TestSorting:
         """The newest; the older interface goes, the namespace stays."""
         old, new = seen(a_port()), seen(a_port(), first=INDEX + 5)
         both = Snapshot(
-            *({**one, **other} for one, other in zip(old[:4], new[:4], strict=True)), old.attached | new.attached, {}
+            *({**one, **other} for one, other in zip(old[:5], new[:5], strict=True)), old.attached | new.attached, {}
         )
         found = sorting.sort_out(both)
         assert [INDEX + 5] == [one.ifindex for one in found.carried.values()]
@@ -316,5 +332,5 @@ class TestSorting:
     def test_foreign_things_are_not_seen(self) -> None:
         """Interfaces without our alias or record are nobody's business."""
         foreign = {1: a_link(1, a_port(), alias="", name="lo"), 2: a_link(2, a_port(), alias="vm:1")}
-        found = sorting.sort_out(Snapshot({}, {}, {}, foreign, frozenset({2}), {}))
+        found = sorting.sort_out(Snapshot({}, {}, {}, {}, foreign, frozenset({2}), {}))
         assert ({}, {}, ()) == (found.carried, found.leftovers, found.orphans)

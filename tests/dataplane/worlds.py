@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from tests.dataplane import asks, packets, talks
+from tests.dataplane import asks, journeys, packets, talks
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake.tables import DSCP_MARKED, HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local, parse_ip, parse_prefix
 from alcor.model.ids import Id
 
-ROUTED, PORT_PEER, UP, OPEN, PAIRS, SERVED = 1, 2, 4, 8, 16, 256
+ROUTED, PORT_PEER, UP, OPEN, PAIRS, ROUTES, SERVED = 1, 2, 4, 8, 16, 32, 256
 GATEWAY, LOCAL_PEER, LOCAL_DOWN = 1, 2, 4
 VNIS = (1, 0x123456, 0xFFFFFF)
 UNDERLAY = "172.16.0.1"
@@ -55,6 +55,7 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
                 Sender(rng.choice((mac, Mac(packets.mac(99)))), parse_prefix(rng.choice(SENT_FROM))) for _ in range(2)
             )
         flags |= OPEN if rng.random() < 0.1 else 0
+        flags |= ROUTES if flags & ROUTED and rng.random() < 0.5 else 0
         flags |= SERVED if rng.random() < 0.6 else 0
         mtu = rng.choice((1450, 1450, 1450, 68, 90))
         sent, received = rng.choice((0, 0, number + 1)), rng.choice((0, 0, 0xFFFF - number))
@@ -83,6 +84,7 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
                 tables.forwards[EndpointKey(vni, parse_ip(address))] = _remote(rng, number)
         if rng.random() < 0.4:
             _put_on_demand(rng, tables, vni)
+    journeys.random_routes(rng, tables, VNIS)
     return tables
 
 
@@ -102,7 +104,7 @@ def _put_on_demand(rng: random.Random, tables: Tables, vni: int) -> None:
 
 
 def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], count: int) -> list[Packet]:
-    """Packets of every kind; half of them are words of a few talks."""
+    """Packets of every kind; some are words of a few talks, some take routes."""
 
     def packet(ifindex: int, frame: bytes) -> Packet:
         if not ifindex:
@@ -114,6 +116,10 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     kept = [talks.random_talk(rng, tables) for _ in range(8)]
     found = []
     for _ in range(count):
+        if rng.random() < 0.25:
+            ifindex, frame = journeys.random_journey(rng, tables)
+            found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
+            continue
         if rng.random() < 0.5:
             found.append(packet(*random_packet(rng, tables, ifindexes)[:2]))
             continue

@@ -13,18 +13,22 @@ from msgspec.structs import replace
 
 from alcor.goalstate.delta import Commits
 from alcor.goalstate.qos import Policies
-from alcor.goalstate.snapshot import Groups
+from alcor.goalstate.snapshot import Groups, Roads
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import (
     Direction,
+    ExtraRoute,
     FixedIp,
     Identity,
     Network,
     Node,
+    Peering,
     Port,
     PortKind,
     PortStatus,
+    Router,
+    RouterInterface,
     SecurityGroup,
     SecurityGroupRule,
     Subnet,
@@ -37,6 +41,7 @@ PORTS = 6
 ADDRESSES = 4
 GROUPS = 2
 POLICIES = 2
+ROUTERS = 2
 
 Action = tuple[str, int, int, int]
 ACTIONS: st.SearchStrategy[Action] = st.tuples(
@@ -45,6 +50,7 @@ ACTIONS: st.SearchStrategy[Action] = st.tuples(
             *("port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet", "demand"),
             *("regroup", "regroup", "rule", "rule", "ungroup"),
             *("limit", "limit", "netlimit", "quality", "quality", "unquality"),
+            *("router", "router", "unroute", "peer"),
         ]
     ),
     st.integers(0, PORTS - 1),
@@ -71,9 +77,26 @@ class Rows(NamedTuple):
     policies: dict[Id, QosPolicy]
     qos_rules: dict[Id, QosRule]
     bindings: dict[tuple[Id, Id], QosBinding]
+    routers: dict[Id, Router]
+    peerings: dict[Id, Peering]
 
     def qos(self) -> Policies:
         return Policies(self.policies.values(), self.qos_rules.values(), self.bindings.values())
+
+    def roads(self) -> Roads:
+        return Roads(self.routers.values(), self.peerings.values())
+
+    def connected(self) -> dict[Id, tuple[Id, ...]]:
+        """Router or peering -> the VPCs that it connects."""
+        up = [router for router in self.routers.values() if router.admin_state_up]
+        return {road.id: road.networks for road in (*up, *self.peerings.values())}
+
+    def needs(self) -> set[tuple[str, Id]]:
+        """(host, VPC): the slow way."""
+        carried = {(host, network) for network, host, _ in self.hosts_of_networks()}
+        roads = self.connected().values()
+        near = {(host, one) for host, network in carried for road in roads if network in road for one in road}
+        return carried | near
 
     def view(self) -> Groups:
         return Groups(self.groups.values(), self.rules.values(), self.identities.values())
@@ -120,10 +143,17 @@ class Commit(NamedTuple):
     deleted_policies: list[QosPolicy]
     deleted_qos_rules: list[QosRule]
     deleted_bindings: list[QosBinding]
+    routers: list[Router]
+    peerings: list[Peering]
+    deleted_roads: list[Router | Peering]
+    left: list[Id]
+    """Networks that a router was connected with."""
     after: Rows
 
-    def add_to(self, commits: Commits) -> None:
+    def add_to(self, commits: Commits, roads: Roads) -> None:
+        """`roads`: the view as of the commit before; it is brought up to date."""
         revision = self.after.revision
+        commits.add_roads(revision, roads, self.routers, self.peerings, self.deleted_roads)
         commits.add_networks(revision, self.networks, self.subnets, self.nodes)
         commits.remove_networks(revision, (), self.deleted_subnets, ())
         commits.add_groups(revision, self.groups, self.rules, self.identities)
@@ -140,6 +170,10 @@ def subnet_id(index: int) -> Id:
     return Id(b"s" * 15 + bytes((index,)))
 
 
+def router_id(index: int) -> Id:
+    return Id(b"t" * 15 + bytes((index,)))
+
+
 def port_id(index: int, life: int) -> Id:
     """A port that is deleted and made again is another port."""
     return Id(b"p" * 13 + bytes((index, life >> 8, life & 255)))
@@ -150,7 +184,7 @@ def start() -> Rows:
     networks = {network_id(index): _network(index, 1) for index in range(VPCS)}
     subnets = {subnet_id(index): _subnet(index, 1) for index in range(VPCS)}
     nodes = {name: _node(name, index, 1) for index, name in enumerate(HOSTS)}
-    return Rows(1, networks, subnets, {}, nodes, {}, {}, {}, {}, {}, {})
+    return Rows(1, networks, subnets, {}, nodes, *({}, {}, {}), *({}, {}, {}), *({}, {}))
 
 
 def play(history: Sequence[Sequence[Action]], *, exclusive: bool = False) -> list[Commit]:
@@ -170,6 +204,7 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
         *(dict(before.networks), dict(before.subnets), dict(before.ports), dict(before.nodes)),
         *(dict(before.groups), dict(before.rules), dict(before.identities)),
         *(dict(before.policies), dict(before.qos_rules), dict(before.bindings)),
+        *(dict(before.routers), dict(before.peerings)),
     )
     lists: list[Any] = [[] for _ in Commit._fields[:-1]]
     commit = Commit(*lists, rows)
@@ -184,6 +219,8 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
             row = ("group", index % GROUPS)
         if "quality" in verb:
             row = ("policy", index % POLICIES)
+        if verb in ("router", "unroute", "peer"):
+            row = ("road", verb == "peer" or index % ROUTERS)
         if row not in touched:  # a row changes at most once a commit
             touched.add(row)
             _act(commit, verb, index, host, address)
@@ -258,6 +295,14 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         _toggle_limit(commit, index % POLICIES, address)
     elif verb == "unquality":
         _delete_policy(commit, index % POLICIES)
+    elif verb == "router":
+        _route(commit, index % ROUTERS, host_index, address)
+    elif verb == "unroute" and router_id(index % ROUTERS) in rows.routers:
+        gone = rows.routers.pop(router_id(index % ROUTERS))
+        commit.deleted_roads.append(gone)
+        commit.left.extend(gone.networks)
+    elif verb == "peer":
+        _peer(commit)
 
 
 def _policy(commit: Commit, number: int) -> QosPolicy:
@@ -327,6 +372,56 @@ def _delete_policy(commit: Commit, number: int) -> None:
     for rule in [one for one in rows.qos_rules.values() if one.policy_id == policy.id]:
         commit.deleted_qos_rules.append(rows.qos_rules.pop(rule.id))
     commit.deleted_bindings.extend(rows.bindings.pop(key) for key in list(rows.bindings) if key[1] == policy.id)
+
+
+def _route(commit: Commit, number: int, up: int, what: int) -> None:
+    """The router is down or up, with interfaces in some VPCs, and perhaps with routes."""
+    rows = commit.after
+    interfaces = tuple(
+        RouterInterface(port_id(90 + vpc, 1), network_id(vpc), subnet_id(vpc), cidr, parse_ip(f"10.{vpc}.0.1"))
+        for vpc in range(VPCS)
+        if what != vpc and (cidr := parse_prefix(f"10.{vpc}.0.0/16"))
+    )
+    hops = [ExtraRoute(parse_prefix("192.0.2.0/24"), _address(vpc, vpc)) for vpc in range(VPCS) if what != vpc]
+    routes = (*hops, ExtraRoute(parse_prefix("192.0.2.8/29"), None)) if up != 1 else ()
+    router = Router(
+        id=router_id(number),
+        project_id="",
+        name="",
+        description="",
+        admin_state_up=bool(up),
+        routes=routes,
+        interfaces=interfaces,
+        created_at=0,
+        updated_at=0,
+        revision=rows.revision,
+    )
+    before = rows.routers.get(router.id)
+    commit.left.extend(before.networks if before is not None else ())
+    rows.routers[router.id] = router
+    commit.routers.append(router)
+
+
+def _peer(commit: Commit) -> None:
+    """The two VPCs are peered, or no more."""
+    rows = commit.after
+    identifier = Id(b"e" * 16)
+    found = rows.peerings.pop(identifier, None)
+    if found is not None:
+        commit.deleted_roads.append(found)
+        return
+    rows.peerings[identifier] = peering = Peering(
+        id=identifier,
+        project_id="",
+        name="",
+        description="",
+        network_id=network_id(1),
+        peer_network_id=network_id(0),
+        created_at=0,
+        updated_at=0,
+        revision=rows.revision,
+    )
+    commit.peerings.append(peering)
 
 
 def _group(commit: Commit, number: int) -> SecurityGroup:

@@ -5,19 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.goalstate.histories import HISTORIES, HOSTS, Action, Commit, Rows, network_id, play, port_id, start
 
-from alcor.goalstate.delta import Commits, Delta, Subscriptions, delta
+from alcor.goalstate.delta import Commits, Delta, delta
 from alcor.goalstate.digest import digest
 from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Kind, PortGoal, ScopeUpdate, Tombstone
 from alcor.goalstate.snapshot import host_snapshot, vpc_snapshot
+from alcor.goalstate.subscriptions import Subscriptions
 from alcor.model.ids import Id
 
 
-def of(*commits: Commit) -> Delta:
-    """The delta of those commits together."""
-    gathered = Commits()
+def of(*commits: Commit, before: Rows | None = None) -> Delta:
+    """The delta of those commits together; `before`: the rows before the first."""
+    gathered, roads = Commits(), (before or start()).roads()
     for commit in commits:
-        commit.add_to(gathered)
+        commit.add_to(gathered, roads)
     rows = commits[-1].after
     moved = [port for name in sorted(gathered.nodes) for port in rows.of_host(name)]
     return delta(gathered, rows.nodes, moved, rows.view(), rows.on_demand(), rows.qos())
@@ -34,6 +35,7 @@ def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
         rows.nodes,
         rows.view(),
         rows.qos(),
+        rows.roads(),
     )
 
 
@@ -48,8 +50,8 @@ def test_incremental_equals_snapshot(history: list[list[Action]], data: st.DataO
         size = data.draw(st.integers(1, len(commits)))
         batch, commits = commits[:size], commits[size:]
         before, rows = rows, batch[-1].after
-        change = of(*batch)
-        started, ended = subscriptions.shift(change.bound)
+        change = of(*batch, before=before)
+        started, ended = subscriptions.shift(change.bound, change.roads)
         for host, update in change.hosts.items():
             held[host, HOST_SCOPE].merge(update)
         for vpc, update in change.vpcs.items():
@@ -68,9 +70,9 @@ def test_incremental_equals_snapshot(history: list[list[Action]], data: st.DataO
             truth = whole(rows, scope) if scope else host_snapshot(rows.revision, rows.of_host(host))
             assert sorted(truth.objects, key=lambda goal: goal.key) == list(state.objects())
             assert digest(truth.objects) == state.digest
-        assert {(host, vpc) for host in HOSTS for vpc in subscriptions.vpcs(host)} == {
-            (host, network) for network, host, _ in rows.hosts_of_networks()
-        }
+        assert {(host, vpc) for host in HOSTS for vpc in subscriptions.vpcs(host)} == rows.needs()
+        again = Subscriptions(rows.hosts_of_networks(), rows.connected())
+        assert all(subscriptions.hosts(vpc) == again.hosts(vpc) for vpc in rows.networks)
 
 
 @given(HISTORIES)
@@ -125,7 +127,7 @@ def test_a_host_that_is_no_node_gets_its_ports_but_has_no_endpoints() -> None:
     """Nobody can reach a tunnel end that nobody registered."""
     commits = Commits()
     (commit,) = play([[("port", 0, 0, 0)]])
-    commit.add_to(commits)
+    commit.add_to(commits, start().roads())
     change = delta(commits, {})
     assert [type(goal) for goal in change.hosts["a"].objects] == [PortGoal]
     assert change.vpcs[network_id(0)].objects == ()
@@ -138,7 +140,7 @@ def test_subscriptions_start_from_the_stores_counts() -> None:
     assert subscriptions.shift({("a", vpc): -1, ("b", vpc): 1}) == ([("b", vpc)], [])
     assert subscriptions.hosts(vpc) == ["a", "b"]
     assert subscriptions.shift({("a", vpc): -1}) == ([], [("a", vpc)])
-    assert not subscriptions.carries("a", vpc)
+    assert not subscriptions.needs("a", vpc)
     with pytest.raises(ValueError, match="skipped or repeated"):
         subscriptions.shift({("a", vpc): -1})
 

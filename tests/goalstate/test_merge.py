@@ -54,7 +54,7 @@ def test_any_order_of_a_vpcs_updates_converges(history: list[list[Action]], data
     for before, commit in zip(moments, commits, strict=False):
         if vpc in before.on_demand() ^ commit.after.on_demand():
             deltas.append(whole(commit.after, vpc))  # it crosses the threshold: everybody gets all of it
-        elif vpc in (change := of(commit)).vpcs:
+        elif vpc in (change := of(commit, before=before)).vpcs:
             deltas.append(change.vpcs[vpc])
     snapshots = [
         whole(read, vpc, claimed.revision)
@@ -85,7 +85,9 @@ def test_a_late_snapshot_repairs_whatever_was_lost(history: list[list[Action]], 
     """After any loss, a snapshot of the newest rows makes the state the truth; stale deltas after it change nothing."""
     commits = play(history)
     vpc = network_id(0)
-    deltas = [change.vpcs[vpc] for commit in commits if vpc in (change := of(commit)).vpcs]
+    moments = [start(), *(commit.after for commit in commits)]
+    changes = [of(commit, before=before) for before, commit in zip(moments, commits, strict=False)]
+    deltas = [change.vpcs[vpc] for change in changes if vpc in change.vpcs]
     state = ScopeState(vpc)
     for one in deltas:
         if data.draw(st.booleans()):

@@ -88,7 +88,7 @@ class Scene:
         """It holds what snapshots of everything would have given it."""
         mine = self.now.of_host(site.name)
         truth = {HOST_SCOPE: host_snapshot(self.now.revision, mine)}
-        truth.update((vpc, whole(self.now, vpc)) for vpc in {port.network_id for port in mine})
+        truth.update((vpc, whole(self.now, vpc)) for host, vpc in self.now.needs() if host == site.name)
         held = {key.scope: state for key, state in site.reconciler.desired.scopes.items()}
         assert truth.keys() == held.keys() | {HOST_SCOPE}
         for scope, update in truth.items():

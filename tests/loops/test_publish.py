@@ -25,7 +25,7 @@ from alcor.kit.backoff import Backoff
 from alcor.kit.clock import FakeClock
 from alcor.loops.publish import Publisher
 from alcor.model.ids import Id
-from alcor.model.nouns import Node, Port
+from alcor.model.nouns import Node, Peering, Port, Router
 from alcor.paths import sender
 from alcor.paths.base import Parcel, Session
 from alcor.paths.sender import Mailbox
@@ -165,6 +165,11 @@ class RacingStore(MemoryStore):
             deleted_qos_policies=commit.deleted_policies,
             deleted_qos_rules=commit.deleted_qos_rules,
             deleted_qos_bindings=commit.deleted_bindings,
+            routers=commit.routers,
+            peerings=commit.peerings,
+            left_networks=commit.left,
+            deleted_routers=[road for road in commit.deleted_roads if isinstance(road, Router)],
+            deleted_peerings=[road for road in commit.deleted_roads if isinstance(road, Peering)],
         )
         self.commit(commit.after.revision, changes)
         assert self.publisher is not None
@@ -237,7 +242,8 @@ async def weather(commits: list[Commit], dice: random.Random, directory: Path) -
 @given(HISTORIES, st.integers(0, 2**32), st.sampled_from([2, 4096]))
 async def test_hosts_converge_in_any_weather(history: list[list[Action]], seed: int, room: int) -> None:
     """Cuts, restarts, overflows, commits in the middle of reading: in the end every host carries exactly its ports,
-    knows exactly the endpoints of its VPCs elsewhere, and has answered for every port's present revision."""
+    knows exactly the endpoints of its VPCs elsewhere and of those that are connected with them, and
+    has answered for every port's present revision."""
     commits = play(history, exclusive=True)
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sender, "MAX_WAITING_DELTAS", room)
@@ -247,7 +253,7 @@ async def test_hosts_converge_in_any_weather(history: list[list[Action]], seed: 
         for name, site in network.sites.items():
             truth = Desired()
             mine = rows.of_host(name)
-            vpcs = sorted({port.network_id for port in mine})
+            vpcs = sorted(vpc for host, vpc in rows.needs() if host == name)
             updates = [host_snapshot(rows.revision, mine), *(whole(rows, vpc) for vpc in vpcs)]
             truth.take(1, 1, updates, synced=True, touched=Touched())
             fresh = DictionaryDriver(Tables())
@@ -259,6 +265,8 @@ async def test_hosts_converge_in_any_weather(history: list[list[Action]], seed: 
             assert site.tables.endpoints == fresh.tables.endpoints
             assert site.tables.gateways == fresh.tables.gateways
             assert site.tables.policies == fresh.tables.policies
+            assert site.tables.routes == fresh.tables.routes
+            assert site.tables.translations == fresh.tables.translations
             assert site.reconciler.desired.held(1)[1:] == truth.held(1)[1:] or [
                 (held.scope, held.digest) for held in site.reconciler.desired.held(1)[1:]
             ] == [(held.scope, held.digest) for held in truth.held(1)[1:]]

@@ -145,10 +145,25 @@ def test_addresses_that_cannot_be_are_refused() -> None:
     for text in ("10.0.0.0", "10.0.0.255", "10.0.1.1", "2001:db8::1"):
         refused(InvalidIpForNetwork, text, FixedIpSpec(ip=parse_ip(text)))
         refused(InvalidIpForSubnet, text, FixedIpSpec(subnet_id=subnet.id, ip=parse_ip(text)))
-    refused(InvalidIpForSubnet, r"10\.0\.0\.1 is the gateway_ip", FixedIpSpec(ip=parse_ip("10.0.0.1")))
+    world.node("h1", "192.0.2.1")
+    bound = PortSpec(network_id=network.id, host="h1", fixed_ips=fixed("10.0.0.1"))
+    _refused(world, InvalidIpForSubnet, r"10\.0\.0\.1 is the gateway_ip", bound)
     refused(InvalidInput, "invalid subnet", FixedIpSpec(subnet_id=foreign.id))
     refused(InvalidInput, "invalid subnet eeeeeeee-", FixedIpSpec(subnet_id=NOBODY))
     refused(InvalidInput, "needs subnet_id or ip_address", FixedIpSpec())
+
+
+def test_a_gateway_address_is_for_ports_without_a_host() -> None:
+    """Such a port may become a router's; it is not bound while it has that address."""
+    world = World()
+    network = world.network()
+    world.subnet(network, "10.0.0.0/24")
+    world.node("h1", "192.0.2.1")
+    port = world.port(network, fixed_ips=fixed("10.0.0.1"))
+    with pytest.raises(InvalidIpForSubnet, match=r"10\.0\.0\.1 is the gateway_ip"):
+        world.do(UpdatePort(id=port.id, host="h1"))
+    moved = world.do(UpdatePort(id=port.id, host="h1", fixed_ips=fixed("10.0.0.9")))
+    assert ("h1", "10.0.0.9") == (moved.host, *_ips(moved))
 
 
 def test_macs_are_used_once_in_a_network() -> None:

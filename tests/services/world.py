@@ -24,7 +24,7 @@ from alcor.services.commands import (
     RecordPortReports,
     SubnetSpec,
 )
-from alcor.services.dispatch import compute, ids_needed, ports_named
+from alcor.services.dispatch import compute, ids_needed, rows_named
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.store.memory import MemoryStore
 
@@ -54,7 +54,7 @@ class World:
 
         ids = make_ids(self.ordinal + 1, count, self._random.randbytes(11 * count))
         stamp = Stamp(self.revision + 1, self.now, ids, spare)
-        named = {port.id: port for port in self.store.get_ports(ports_named(command))}
+        named = {port.id: port for port in self.store.get_ports(rows_named(self.indexes, command))}
         return compute(self.indexes, named, command, stamp)
 
     def do(self, command: Command) -> Any:

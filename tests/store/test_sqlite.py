@@ -12,6 +12,7 @@ import pytest
 from tests.store.nouns import make, network, node, port, subnet, write
 
 from alcor.model.addresses import parse_ip
+from alcor.model.nouns import Peering, Router
 from alcor.store.base import SCAN_BOUND, Changes, Query, QueryError, StoreError
 from alcor.store.query import Listing
 from alcor.store.schema import PORTS, SCHEMA_VERSION
@@ -81,7 +82,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
     added = {
         "nodes": ("availability_zone", "failure_domain", "admin_state_up"),
         "networks": ("on_demand", "dns_domain", "qos_policy_id"),
-        "subnets": ("ip_version", "ra_mode", "address_mode"),
+        "subnets": ("ip_version", "ra_mode", "address_mode", "host_routes"),
         "ports": (
             *("fast_path", "path", "attempts", "realised_at"),
             *("security_groups", "port_security_enabled", "address_pairs", "identity"),
@@ -95,7 +96,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         for table, columns in added.items():
             for column in columns:
                 connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        for table in ("security_groups", "security_group_rules", "identities", *QOS_TABLES):
+        for table in ("security_groups", "security_group_rules", "identities", "routers", "peerings", *QOS_TABLES):
             connection.execute(f"DROP TABLE {table}")
         values = "1, x'00', 'h1', x'00000000000000000000ffffc0a80001', 'h1', 50001, 5, 6, 7"
         connection.execute(f"INSERT INTO nodes VALUES ({values})")
@@ -106,7 +107,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         (node,) = store.nodes()
         assert (node.name, node.revision, node.availability_zone, node.admin_state_up) == ("h1", 7, "", True)
         assert store.list_ports(Query()) == []
-        assert store.security_groups() == []
+        assert store.security_groups() == store.rows(Router) == store.rows(Peering) == []
         assert (store.qos_policies(), store.qos_rules(), store.qos_bindings()) == ([], [], [])
         store.close()
 

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from alcor.goalstate.objects import (
     HOST_SCOPE,
     EndpointGoal,
+    InterfaceGoal,
     Kind,
     LimitGoal,
+    PeeringGoal,
     PortAddress,
     PortGoal,
     QosGoal,
+    RouterGoal,
     ScopeUpdate,
     SubnetGoal,
     Tombstone,
@@ -22,7 +25,7 @@ from alcor.goalstate.objects import (
 )
 from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix, ip_from_int
 from alcor.model.ids import Id
-from alcor.model.nouns import PortKind
+from alcor.model.nouns import ExtraRoute, PortKind
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.codec import (
     BundleHead,
@@ -60,7 +63,26 @@ def prefixes(draw: Any) -> Prefix:
 def subnets(draw: Any) -> SubnetGoal:
     cidr = draw(prefixes())
     gateway = draw(st.none() | st.just(cidr.base))
-    return SubnetGoal(draw(IDS), draw(REVISIONS), cidr, gateway)
+    return SubnetGoal(draw(IDS), draw(REVISIONS), cidr, gateway, draw(st.lists(ROUTES, max_size=1).map(tuple)))
+
+
+@st.composite
+def interfaces(draw: Any) -> InterfaceGoal:
+    cidr = draw(prefixes())
+    return InterfaceGoal(draw(IDS), draw(IDS), cidr, cidr.base)
+
+
+ROUTES = st.builds(ExtraRoute, prefixes(), st.none() | IPS)
+ROUTERS = st.builds(
+    RouterGoal,
+    IDS,
+    REVISIONS,
+    st.lists(interfaces(), max_size=2).map(tuple),
+    st.lists(ROUTES, max_size=2).map(tuple),
+)
+PEERINGS = st.builds(
+    PeeringGoal, IDS, REVISIONS, st.lists(IDS, min_size=2, max_size=2, unique=True).map(lambda ids: tuple(sorted(ids)))
+)
 
 
 PORTS = st.builds(
@@ -107,6 +129,8 @@ def updates(draw: Any) -> ScopeUpdate:
         objects += draw(st.lists(subnets(), max_size=3, unique_by=_id))
         objects += draw(st.lists(ENDPOINTS, max_size=4, unique_by=_id))
         objects += draw(st.lists(QOS, max_size=3, unique_by=_id))
+        objects += draw(st.lists(ROUTERS, max_size=1))
+        objects += draw(st.lists(PEERINGS, max_size=1))
     return ScopeUpdate(
         scope=scope,
         revision=draw(REVISIONS),
@@ -220,6 +244,10 @@ def valid_vpc_scope() -> pb.ScopeUpdate:
         pb.Endpoints(ids=ID, revisions=[1], macs=bytes(6), ips=IP4, ip_counts=[1], host_ips=IP4, hosts=[0])
     )
     message.tombstones.add(kind=4, id=b"t" * 16, revision=2)
+    router = message.routers.add(id=ID, revision=1)
+    router.interfaces.add(vpc=VPC, subnet_id=ID, base=IP4[:15] + bytes(1), prefix_length=24, ip_version=4, ip=IP4)
+    router.routes.add(base=IP4, prefix_length=32, ip_version=4, nexthop=IP4)
+    message.peerings.add(id=ID, revision=1, vpcs=[ID, VPC])
     return message
 
 
@@ -277,6 +305,19 @@ def corrupt(path: str, value: object) -> Callable[[pb.ScopeUpdate], None]:
         ("endpoints.host_ips", bytes(4)),
         ("endpoints.hosts", [1]),
         ("endpoints.hosts", [0, 0]),
+        ("routers.id", b""),
+        ("routers.revision", 0),
+        ("routers.interfaces.vpc", b"1"),
+        ("routers.interfaces.subnet_id", b"1"),
+        ("routers.interfaces.prefix_length", 33),
+        ("routers.interfaces.ip", V4_MAPPED + bytes((10, 9, 9, 9))),
+        ("routers.routes.prefix_length", 33),
+        ("routers.routes.ip_version", 6),
+        ("routers.routes.nexthop", b"1"),
+        ("peerings.id", b""),
+        ("peerings.vpcs", [VPC]),
+        ("peerings.vpcs", [VPC, ID]),
+        ("peerings.vpcs", [VPC, VPC]),
         ("tombstones.kind", 0),
         ("tombstones.kind", 9),
         ("tombstones.id", bytes(17)),

@@ -11,9 +11,11 @@ whatever their goals say.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Set
+from typing import TypeVar
 
 import msgspec
 
+from alcor.agent.roads import attached, has_roads, roads, router_addresses
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import (
     Address,
@@ -25,12 +27,18 @@ from alcor.dataplane.base import (
     Policy,
     PolicyKey,
     RateLimit,
+    Route,
+    RouteKey,
     Rule,
+    TranslationKey,
 )
 from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import EndpointGoal, GroupGoal, LimitGoal, QosGoal, identity_id
 from alcor.model.addresses import ROUTER_MAC, link_local
 from alcor.model.ids import Id
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
@@ -38,7 +46,8 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
     goal = desired.port(identifier)
     if goal is None:
         return None
-    state = desired.scopes.get(ScopeKey(desired.ports[identifier], goal.vpc_id))
+    key = ScopeKey(desired.ports[identifier], goal.vpc_id)
+    state = desired.scopes.get(key)
     vpc = state.vpcs.get(goal.vpc_id) if state is not None else None
     if state is None or vpc is None:
         return None
@@ -47,7 +56,8 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         subnet = state.subnets.get(address.subnet_id)
         if subnet is None:
             return None
-        addresses.append(Address(address.ip, subnet.cidr.length, subnet.gateway))
+        told = tuple([(route.destination.base, route.destination.length) for route in subnet.host_routes])
+        addresses.append(Address(address.ip, subnet.cidr.length, subnet.gateway, told))
         served = served or subnet.dhcp
     if goal.identity and groups_of(state, goal.identity) is None:
         return None
@@ -55,6 +65,9 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
     qos = state.qos.get(qos_id) if qos_id is not None else NO_QOS
     if qos is None:
         return None
+    leaves = False
+    if has_roads(desired, key):
+        leaves = not attached(desired, key).isdisjoint(address.subnet_id for address in goal.addresses)
     return LocalPort(
         id=goal.id,
         vni=vpc.vni,
@@ -62,13 +75,14 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         addresses=tuple(addresses),
         mtu=vpc.mtu,
         admin_state_up=goal.admin_state_up and vpc.admin_state_up,
-        routed=vpc.routed,
+        routed=vpc.routed or leaves,
         kind=goal.kind,
         netns=goal.netns,
         interface=goal.interface,
         identity=goal.identity,
         port_security=goal.port_security,
         pairs=goal.pairs,
+        routes=leaves,
         served=served,
         egress_limit=_rate_limit(qos.egress),
         ingress_limit=_rate_limit(qos.ingress),
@@ -120,8 +134,9 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def gateways(desired: Desired, key: ScopeKey) -> Iterator[EndpointKey]:
-    """The gateways that this host answers for in a VPC: of all its subnets, when it is routed; and where router
-    advertisements come from, when there are any."""
+    """The gateways that this host answers for in a VPC: of all its subnets, when it is routed, and its routers'; and
+    where router advertisements come from, when there are any."""
+    yield from router_addresses(desired, key)
     vpc = desired.vpc(key)
     if vpc is not None and vpc.routed:
         subnets = desired.scopes[key].subnets.values()
@@ -158,6 +173,10 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
             extra.discard(where)
             if observed.endpoints.get(where) != endpoint:
                 put_endpoints.append((where, endpoint))
+    ways = roads(desired)
+    put_routes = [one for one in ways.routes.items() if observed.routes.get(one[0]) != one[1]]
+    known = observed.translations
+    put_translations = [one for one in ways.translations.items() if known.get(one[0]) != one[1]]
     on_demand = desired.on_demand().keys()
     unused = observed.policies.keys() - {policy.key for policy in wanted_policies}
     return Plan(
@@ -167,7 +186,11 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
         put_policies=tuple([one for one in wanted_policies if observed.policies.get(one.key) != one.digest()]),
         put_gateways=tuple(sorted(wanted_gateways - observed.gateways)),
         put_endpoints=tuple(sorted(put_endpoints, key=_where)),
+        put_translations=tuple(sorted(put_translations)),
+        put_routes=tuple(sorted(put_routes, key=_named)),
         put_ports=tuple(put_ports),
+        remove_routes=tuple(sorted(observed.routes.keys() - ways.routes.keys())) if may_remove else (),
+        remove_translations=tuple(sorted(known.keys() - ways.translations.keys())) if may_remove else (),
         remove_policies=tuple(sorted(unused)) if may_remove else (),
         put_on_demand=tuple(sorted(on_demand - observed.on_demand)),
         remove_on_demand=tuple(sorted(observed.on_demand - on_demand)) if may_remove else (),
@@ -181,9 +204,11 @@ def partial_plan(
     carried_gateways: Set[EndpointKey],
     carried_policies: Mapping[PolicyKey, int],
     carried_on_demand: Set[int],
+    carried_routes: Mapping[RouteKey, Route],
+    carried_translations: Mapping[TranslationKey, int],
 ) -> Plan:
-    """What the touched objects ask for. `ports`, `carried_gateways`, `carried_policies` (digests) and
-    `carried_on_demand` (VNIs) are what the data plane carries.
+    """What the touched objects ask for. `ports`, `carried_gateways`, `carried_policies` (digests), `carried_on_demand`
+    (VNIs), `carried_routes` and `carried_translations` are what the data plane carries.
 
     Endpoints are put or removed, and ports removed, without asking what is there: doing so twice changes nothing, no
     copy of the endpoints has to be kept, and what a failed attempt left half-made goes too.
@@ -219,10 +244,9 @@ def partial_plan(
             touched_vnis.add(vpc.vni)
             wanted.update(gateways(desired, key))
     put_policies, remove_policies = _policy_plan(desired, touched, carried_policies)
-    on_demand: Set[int] = carried_on_demand
-    if touched.vpcs or touched.gone_vnis:
-        on_demand = desired.on_demand().keys()
+    on_demand = desired.on_demand().keys() if touched.vpcs or touched.gone_vnis else carried_on_demand
     carried = {gateway for gateway in carried_gateways if gateway.vni in touched_vnis} if touched_vnis else set()
+    routes, translations = roads(desired) if touched.roads else (carried_routes, carried_translations)
     return Plan(
         remove_ports=tuple(remove_ports),
         remove_endpoints=tuple(sorted(remove_endpoints)),
@@ -230,7 +254,11 @@ def partial_plan(
         put_policies=tuple(put_policies),
         put_gateways=tuple(sorted(wanted - carried)),
         put_endpoints=tuple(put_endpoints),
+        put_translations=tuple(sorted(_fresh(translations, carried_translations))),
+        put_routes=tuple(sorted(_fresh(routes, carried_routes), key=_named)),
         put_ports=tuple(put_ports),
+        remove_routes=tuple(sorted(carried_routes.keys() - routes.keys())),
+        remove_translations=tuple(sorted(carried_translations.keys() - translations.keys())),
         remove_policies=tuple(sorted(remove_policies)),
         put_forwards=tuple(sorted(touched.forwards.items(), key=_where)),
         put_on_demand=tuple(sorted(on_demand - carried_on_demand)),
@@ -298,3 +326,14 @@ def _age(goal: EndpointGoal) -> tuple[int, Id]:
 
 def _where(row: tuple[EndpointKey, Endpoint]) -> EndpointKey:
     return row[0]
+
+
+def _named(row: tuple[RouteKey, Route]) -> RouteKey:
+    return row[0]
+
+
+def _fresh(wanted: Mapping[_Key, _Value], carried: Mapping[_Key, _Value]) -> list[tuple[_Key, _Value]]:
+    """What is not carried so."""
+    if wanted is carried:
+        return []
+    return [(key, value) for key, value in wanted.items() if carried.get(key) != value]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,7 +20,18 @@ from alcor.agent.config import AgentConfig
 from alcor.agent.journal import Journal, JournalError
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
-from alcor.dataplane.base import Applied, DataPlaneError, Driver, EndpointKey, LocalPort, Plan, PolicyKey
+from alcor.dataplane.base import (
+    Applied,
+    DataPlaneError,
+    Driver,
+    EndpointKey,
+    LocalPort,
+    Plan,
+    PolicyKey,
+    Route,
+    RouteKey,
+    TranslationKey,
+)
 from alcor.kit.memory import no_collection
 from alcor.model.ids import Id, format_id
 from alcor.wire.codec import BundleHead, Feed, decode_bundle, decode_scopes, without_feeds
@@ -28,6 +39,8 @@ from alcor.wire.fields import WireError
 from alcor.wire.reports import Ack, Held, Hello, PortAck, Timings
 
 _log = logging.getLogger(__name__)
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 FORWARD_S = 60.0
 """Packets for a port that left are sent after it for so long: by then everybody has heard where it is."""
@@ -140,6 +153,8 @@ class Reconciler:
         """Digests."""
         self._on_demand: set[int] = set()
         """VNIs."""
+        self._routes: dict[RouteKey, Route] = {}
+        self._translations: dict[TranslationKey, int] = {}
         self._serve = serve
         self._forwards: dict[EndpointKey, float] = {}
         """Addresses of ports that left -> until when their packets are sent after them."""
@@ -369,7 +384,10 @@ class Reconciler:
         """Brings what was touched up to date."""
         started = self._clock()
         touched.ports.update(touched.mentioned)
-        plan = partial_plan(self.desired, touched, self._ports, self._gateways, self._policies, self._on_demand)
+        plan = partial_plan(
+            *(self.desired, touched, self._ports, self._gateways, self._policies, self._on_demand),
+            *(self._routes, self._translations),
+        )
         return self._apply(plan, touched.ports, started)
 
     def _full(self, touched: Touched) -> _Outcome:
@@ -384,6 +402,8 @@ class Reconciler:
         self._gateways = set(observed.gateways)
         self._policies = dict(observed.policies)
         self._on_demand = set(observed.on_demand)
+        self._routes = dict(observed.routes)
+        self._translations = dict(observed.translations)
         self._forwards = {key: self._forwards.get(key, started + FORWARD_S) for key in observed.forwards}
         learnt = observed.learnt
         plan = full_plan(self.desired, observed, may_remove=self.in_sync)
@@ -456,6 +476,8 @@ class Reconciler:
             self._policies.update({policy.key: policy.digest() for policy in plan.put_policies})
             for named in plan.remove_policies:
                 self._policies.pop(named, None)
+            _renew(self._routes, plan.put_routes, plan.remove_routes)
+            _renew(self._translations, plan.put_translations, plan.remove_translations)
             self._on_demand.difference_update(plan.remove_on_demand)
             self._on_demand.update(plan.put_on_demand)
             until = self._clock() + FORWARD_S
@@ -491,6 +513,12 @@ class Reconciler:
             self._journal.rewrite(self.desired)
         except JournalError as error:
             _log.warning("%s", error)
+
+
+def _renew(known: dict[_Key, _Value], put: Iterable[tuple[_Key, _Value]], removed: Iterable[_Key]) -> None:
+    known.update(put)
+    for key in removed:
+        known.pop(key, None)
 
 
 def _older(epoch: int, newest: int) -> str:

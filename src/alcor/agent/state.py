@@ -1,7 +1,8 @@
 """What a host wants its data plane to be: the merged scopes, and the indexes that planning needs. Pure: no I/O.
 
 Called by reconcile (updates in, what they touched out) and plan (which reads). Scopes are kept per partition; a VPC's
-scope is taken only whole (a snapshot first), and forgotten whole with the host's last port of the VPC.
+scope is taken only whole (a snapshot first), and forgotten whole once no local port is of the VPC, or of one that a
+router or a peering connects with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from alcor.goalstate.objects import (
     Goal,
     Kind,
     NameGoal,
+    PeeringGoal,
     PortGoal,
+    RouterGoal,
     ScopeUpdate,
     Tombstone,
     VpcGoal,
@@ -56,6 +59,7 @@ class Touched:
         "missed",
         "policies",
         "ports",
+        "roads",
         "vpcs",
     )
 
@@ -70,6 +74,8 @@ class Touched:
         """Whose identities or groups may differ."""
         self.members: set[ScopeKey] = set()
         """Where a local port came, went or has other groups: a policy may be needed, or needed no more."""
+        self.roads = False
+        """Routes or translations may differ."""
         self.addresses: dict[ScopeKey, dict[Ip, None]] = {}
         """Whose endpoints may differ, by VPC; in the order in which they were named."""
         self.fresh: dict[ScopeKey, set[Ip]] = {}
@@ -133,6 +139,23 @@ class Desired:
         """The local ports of a VPC."""
         return self._ports_of.get(key, ())
 
+    def neighbours(self, key: ScopeKey) -> list[ScopeKey]:
+        """The VPCs, held or not, that routers and peerings connect with the VPC, sorted."""
+        state = self.scopes.get(key)
+        if state is None or not (state.routers or state.peerings):
+            return []
+        roads: tuple[RouterGoal | PeeringGoal, ...] = (*state.routers.values(), *state.peerings.values())
+        vpcs = {vpc for road in roads for vpc in road.vpcs}
+        return [ScopeKey(key.partition, vpc) for vpc in sorted(vpcs - {key.scope})]
+
+    def carried(self) -> list[ScopeKey]:
+        """The VPCs that local ports are of, sorted."""
+        return sorted(self._ports_of)
+
+    def needed(self) -> set[ScopeKey]:
+        """The VPCs that local ports are of, and those that are connected with these."""
+        return {*self._ports_of, *(near for key in self._ports_of for near in self.neighbours(key))}
+
     def names(self, key: ScopeKey) -> Names:
         """The names of a VPC's ports."""
         return self._names.get(key) or Names()
@@ -187,11 +210,12 @@ class Desired:
                     synced = self.doubted.pop(partition, False) or synced
         if synced and partition in self.doubted:
             self.doubted[partition], synced = True, False
-        for key in self._owners if synced else left:
-            if key.partition == partition and not self._ports_of.get(key):
-                left.add(key)
-        for key in sorted(left):
-            if not self._ports_of.get(key):
+        for key in [key for key in left if key in self._owners]:
+            # What was needed because of a VPC may go with it.
+            left.update(self.neighbours(key))
+        candidates = {key for key in (self._owners if synced else left) if key.partition == partition}
+        if candidates:
+            for key in sorted((candidates & self._owners.keys()) - self.needed()):
                 self._forget(key, touched)
         return synced
 
@@ -250,10 +274,14 @@ class Desired:
                 self._vpc(key, change, touched)
             elif change.kind in (Kind.IDENTITY, Kind.GROUP):
                 touched.policies.add(key)
+                touched.roads = touched.roads or change.kind is Kind.IDENTITY
+            elif change.kind in (Kind.ROUTER, Kind.PEERING):
+                self._road(key, change, touched, left)
             elif change.kind is Kind.NAME:
                 self._names[key].change(_name(change.before), _name(change.after))
             else:
                 touched.vpcs.add(key)
+                touched.roads = True
                 touched.ports.update(self.ports_of(key))
         if addresses:
             touched.addresses[key] = addresses
@@ -306,8 +334,10 @@ class Desired:
             ports.discard(change.id)
             if not ports:
                 del self._ports_of[old]
+                touched.roads = True
             left.add(old)
         if new is not None:
+            touched.roads = touched.roads or new not in self._ports_of
             self._ports_of.setdefault(new, set()).add(change.id)
         for key in (old, new):  # a local port's endpoint is not a remote one, and the other way round
             if key is not None and (state := self.scopes.get(key)) is not None:
@@ -328,8 +358,19 @@ class Desired:
         if not counts:
             del self._identities[key]
 
+    def _road(self, key: ScopeKey, change: Change, touched: Touched, left: set[ScopeKey]) -> None:
+        """A router or peering of the VPC: its gateways, and whether ports of the VPC are routed, may differ."""
+        touched.roads = True
+        touched.vpcs.add(key)
+        touched.ports.update(self.ports_of(key))
+        for road in (change.before, change.after):
+            if isinstance(road, RouterGoal | PeeringGoal):
+                # What it connected may be needed no more.
+                left.update(ScopeKey(key.partition, vpc) for vpc in road.vpcs)
+
     def _vpc(self, key: ScopeKey, change: Change, touched: Touched) -> None:
         touched.vpcs.add(key)
+        touched.roads = True
         touched.ports.update(self.ports_of(key))
         old_vni = change.before.vni if isinstance(change.before, VpcGoal) else None
         new_vni = change.after.vni if isinstance(change.after, VpcGoal) else None
@@ -341,6 +382,7 @@ class Desired:
 
     def _lose_vni(self, key: ScopeKey, vni: int, touched: Touched) -> None:
         touched.gone_vnis.add(vni)
+        touched.roads = True
         touched.gone.update(EndpointKey(vni, ip) for ip in self._owners[key])
         touched.gone.update(EndpointKey(vni, ip) for ip in touched.addresses.get(key, ()))
 

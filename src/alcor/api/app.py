@@ -25,8 +25,10 @@ from alcor.api.errors import Reply
 from alcor.api.exchange import Call, Endpoint, Handler, Limits, next_request_id
 from alcor.api.networks import Networks
 from alcor.api.nodes import Nodes
+from alcor.api.peerings import Peerings
 from alcor.api.ports import Ports
 from alcor.api.reachability import ReachabilityHandler
+from alcor.api.routers import Routers
 from alcor.api.security_groups import SecurityGroupRules, SecurityGroups
 from alcor.api.subnets import Subnets
 from alcor.services.commands import Control
@@ -76,7 +78,8 @@ def create_app(
 
 
 class Application(Starlette):
-    """See the module. `endpoints` by path; /{member} at its end and /{parent} in it stand for whatever is there."""
+    """See the module. `endpoints` by path; /{parent} in it stands for whatever is there, and so does /{member}: at its
+    end, or before what is done to a member."""
 
     def __init__(
         self,
@@ -86,12 +89,15 @@ class Application(Starlette):
         exception_handlers: Mapping[Any, ExceptionHandler],
     ) -> None:
         super().__init__(lifespan=lifespan, exception_handlers=exception_handlers)
-        self._whole = {path: endpoint for path, endpoint in endpoints.items() if not path.endswith(MEMBER)}
+        self._whole = {path: endpoint for path, endpoint in endpoints.items() if MEMBER not in path}
         self._parents = {
             path.removesuffix(MEMBER): endpoint for path, endpoint in endpoints.items() if path.endswith(MEMBER)
         }
         self._nested = {path.partition(PARENT)[0] for path in endpoints if PARENT in path}
         """Collections whose members have collections."""
+        self._actions = {
+            tuple(path.split(f"{MEMBER}/")): endpoint for path, endpoint in endpoints.items() if f"{MEMBER}/" in path
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -110,6 +116,10 @@ class Application(Starlette):
         if endpoint is None:
             parent, _, member = path.rpartition("/")
             endpoint = self._parents.get(parent) if member else None
+            if endpoint is None:
+                action = member
+                parent, _, member = parent.rpartition("/")
+                endpoint = self._actions.get((parent, action)) if member else None
             scope["path_params"] = {"member": member}
             if endpoint is None and parent:
                 endpoint = self._find_nested(scope, path)
@@ -130,10 +140,10 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
     """Path -> method -> handler."""
     ports, networks, subnets, nodes = Ports(context), Networks(context), Subnets(context), Nodes(context)
     found: dict[str, dict[str, Handler]] = {}
-    groups, rules = SecurityGroups(context), SecurityGroupRules(context)
+    groups, rules, routers = SecurityGroups(context), SecurityGroupRules(context), Routers(context)
     for collection, resource in (
         *(("ports", ports), ("networks", networks), ("subnets", subnets), ("nodes", nodes)),
-        ("security-groups", groups),
+        *(("security-groups", groups), ("routers", routers), ("vpc-peerings", Peerings(context))),
     ):
         found[f"/v2.0/{collection}"] = {"GET": resource.list, "POST": resource.create}
         found[f"/v2.0/{collection}/{{member}}"] = {
@@ -141,6 +151,13 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
             "PUT": resource.update,
             "DELETE": resource.delete,
         }
+    for action, handler in (
+        ("add_router_interface", routers.add_interface),
+        ("remove_router_interface", routers.remove_interface),
+        ("add_extraroutes", routers.add_extra_routes),
+        ("remove_extraroutes", routers.remove_extra_routes),
+    ):
+        found[f"/v2.0/routers/{{member}}/{action}"] = {"PUT": handler}
     found["/v2.0/security-group-rules"] = {"GET": rules.list, "POST": rules.create}
     found["/v2.0/security-group-rules/{member}"] = {"GET": rules.show, "DELETE": rules.delete}
     found |= {path: dict(methods) for path, methods in qos.handlers(context).items()}

@@ -129,6 +129,18 @@ class PoolBody(Input, kw_only=True):
     end: IpText
 
 
+class HostRouteBody(Input, kw_only=True):
+    """A route that workloads of the subnet are told to have; `nexthop` is the subnet's gateway_ip."""
+
+    destination: CidrText
+    nexthop: IpText
+
+
+class RouteView(msgspec.Struct, gc=False):
+    destination: CidrText
+    nexthop: IpOrNone
+
+
 class SubnetCreate(Input, kw_only=True):
     """A subnet; `gateway_ip` is the first address when left out, none when null."""
 
@@ -143,7 +155,7 @@ class SubnetCreate(Input, kw_only=True):
     allocation_pools: list[PoolBody] | UnsetType = UNSET
     enable_dhcp: bool = True
     dns_nameservers: list[IpText] = []
-    host_routes: OnlyEmptyList = ()
+    host_routes: list[HostRouteBody] = []
     service_types: OnlyEmptyList = ()
     subnetpool_id: None = None
     ipv6_address_mode: Ipv6Mode | None = None
@@ -157,7 +169,7 @@ class SubnetUpdate(Input, kw_only=True):
     allocation_pools: list[PoolBody] | UnsetType = UNSET
     enable_dhcp: bool | UnsetType = UNSET
     dns_nameservers: list[IpText] | UnsetType = UNSET
-    host_routes: OnlyEmptyList = ()
+    host_routes: list[HostRouteBody] | UnsetType = UNSET
     service_types: OnlyEmptyList = ()
 
 
@@ -173,7 +185,7 @@ class SubnetView(View, kw_only=True):
     allocation_pools: list[PoolBody]
     enable_dhcp: bool
     dns_nameservers: tuple[str, ...]
-    host_routes: OnlyEmptyList = ()
+    host_routes: list[RouteView]
     service_types: OnlyEmptyList = ()
     subnetpool_id: None = None
     ipv6_address_mode: Ipv6Mode | None
@@ -467,12 +479,21 @@ class UpdateReader(Generic[Body]):
         return body
 
 
+Plain = TypeVar("Plain", bound=Input)
+
+
+def read_plain(decoder: msgspec.json.Decoder[Plain], raw: bytes, view: type[View]) -> Plain:
+    """A PUT's body that is not inside another object. Raises BadRequest."""
+    body: Plain = _decode(decoder, raw, _names(view), "PUT")
+    return body
+
+
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 
 
-def _decode(decoder: msgspec.json.Decoder[msgspec.Struct], raw: bytes, readable: Iterable[str], method: str) -> object:
+def _decode(decoder: msgspec.json.Decoder[Any], raw: bytes, readable: Iterable[str], method: str) -> Any:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:

@@ -14,6 +14,7 @@ RESOURCES = (
     *(("network", "networks"), ("subnet", "subnets"), ("port", "ports"), ("node", "nodes"), ("agent", "agents")),
     *(("security-group", "security-groups"), ("security-group-rule", "security-group-rules")),
     *(("policy", "qos/policies"), ("rule_type", "qos/rule-types")),
+    *(("router", "routers"), ("vpc-peering", "vpc-peerings")),
 )
 _EPOCH = "2026-11-23T00:00:00-00:00"
 _encode = msgspec.json.Encoder().encode
@@ -45,11 +46,14 @@ EXTENSIONS = {
     for extension in (
         _extension("allowed-address-pairs", "Allowed Address Pairs", "Lets ports send from more than their addresses."),
         _extension("agent", "agent", "Shows hosts' agents and whether they are alive; drains hosts."),
-        _extension("alcor", "Alcor", "Networks with cidr (VPCs), ports with alcor:kind, netns and interface, nodes."),
+        _extension("alcor", "Alcor", "VPCs (networks with cidr), their peerings, ports with alcor:kind, nodes."),
         _extension("binding", "Port Binding", "Binds ports to hosts and says how the host plugs them."),
+        _extension("dvr", "Distributed Virtual Router", "Routers are on every host."),
         _extension("dns-integration", "DNS Integration", "Names ports in their network's dns_domain."),
         _extension("extra_dhcp_opt", "Neutron Extra DHCP options", "Adds options to a port's DHCP answers."),
         _extension("empty-string-filtering", "Empty String Filtering", "Filters by attributes that are empty."),
+        _extension("extraroute", "Neutron Extra Route", "Routes of a router by a next hop."),
+        _extension("extraroute-atomic", "Atomically add/remove extra routes", "Adds and removes single routes."),
         _extension("filter-validation", "Filter parameters validation", "Refuses filters that no attribute answers."),
         _extension("net-mtu", "Network MTU", "Shows the MTU of a network."),
         _extension("net-mtu-writable", "Network MTU (writable)", "Sets the MTU of a network."),
@@ -63,6 +67,7 @@ EXTENSIONS = {
         _extension("qos-rule-type-details", "Details of QoS rule types", "Shows what a type of rule can say."),
         _extension("qos-rules-alias", "Ability to modify QoS rules without parent ID", "Reaches rules by their ids."),
         _extension("revision-if-match", "If-Match constraints", "Changes only the revision that the client saw."),
+        _extension("router", "Neutron L3 Router", "Routers between subnets."),
         _extension("security-group", "security-group", "Filters ports' traffic by groups of rules."),
         _extension("security-groups-normalized-cidr", "normalized_cidr", "Shows rules' prefixes without host bits."),
         _extension("sorting", "Sorting support", "Sorts lists: sort_key, sort_dir."),
@@ -71,8 +76,8 @@ EXTENSIONS = {
         _extension("standard-attr-timestamp", "Resource timestamps", "Says when a resource was made and changed."),
     )
 }
-"""By alias. Missing on purpose: external-net, router, quotas, network_availability_zone, standard-attr-tag: nothing
-keeps them yet."""
+"""By alias. Missing on purpose: external-net, ext-gw-mode, quotas, network_availability_zone, standard-attr-tag:
+nothing keeps them yet."""
 
 
 def _version(call: Call) -> dict[str, object]:

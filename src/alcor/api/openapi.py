@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from alcor.api import networks, nodes, ports, qos, security_groups, subnets
+from alcor.api import networks, nodes, peerings, ports, qos, routers, security_groups, subnets
 from alcor.api.bodies import (
     AgentUpdate,
     AgentView,
@@ -38,6 +38,17 @@ from alcor.api.errors import ErrorBody
 from alcor.api.listing import Compound, Constant, Filter, Listing, boolean
 from alcor.api.qos_bodies import QosPolicyCreate, QosPolicyUpdate, QosPolicyView, QosRuleTypeView
 from alcor.api.reachability import ReachabilityAnswer, ReachabilityQuestion
+from alcor.api.routing_bodies import (
+    ExtraRoutesBody,
+    RouterCreate,
+    RouterInterfaceBody,
+    RouterInterfaceView,
+    RouterUpdate,
+    RouterView,
+    VpcPeeringCreate,
+    VpcPeeringUpdate,
+    VpcPeeringView,
+)
 from alcor.api.security_bodies import (
     SecurityGroupCreate,
     SecurityGroupRuleCreate,
@@ -79,6 +90,11 @@ RESOURCES = (
     Resource(
         *("security_group_rule", security_groups.RULES, SecurityGroupRuleCreate, None, SecurityGroupRuleView),
         *(True, (404, 409), ()),
+    ),
+    Resource("router", routers.LISTING, RouterCreate, RouterUpdate, RouterView, True, (), (409,)),
+    Resource(
+        *("vpc_peering", peerings.LISTING, VpcPeeringCreate, VpcPeeringUpdate, VpcPeeringView, True),
+        *((404, 409), ()),
     ),
     Resource("node", nodes.LISTING, NodeCreate, NodeUpdate, NodeView, False, (409,), (409,)),
     Resource(
@@ -125,6 +141,7 @@ def _document() -> Json:
             **({} if resource.update is None else {"put": _update(resource, resource.update)}),
             "delete": _delete(resource),
         }
+    paths |= _router_actions()
     paths |= _discovery() | _quality()
     return {
         "openapi": "3.1.0",
@@ -160,6 +177,7 @@ def _schemas() -> Json:
             *types,
             *(ErrorBody, Link, Extension, AgentUpdate, AgentView, HealthEventView),
             *(ReachabilityQuestion, ReachabilityAnswer, QosRuleTypeView),
+            *(ReachabilityQuestion, ReachabilityAnswer, RouterInterfaceBody, RouterInterfaceView, ExtraRoutesBody),
         ],
         ref_template="#/components/schemas/{name}",
     )
@@ -302,6 +320,33 @@ def _delete(resource: Resource) -> Json:
 
 def _in_path(name: str) -> Json:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+
+def _router_actions() -> Json:
+    """What is done to a router beside changing it."""
+    interface, view = _ref("RouterInterfaceBody"), _ref("RouterInterfaceView")
+    routes = _object({"router": _ref("ExtraRoutesBody")}, ["router"], closed=True)
+    router = _object({"router": _ref("RouterView")}, ["router"])
+    member = {"name": "router_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+    return {
+        f"/v2.0/routers/{{router_id}}/{action}": {
+            "parameters": [member],
+            "put": _operation(
+                "routers",
+                action,
+                summary,
+                {"200": _answer("Done, and durable.", got), **_errors(400, 404, 409, 412, 413, 503)},
+                parameters=[_shared("if_match")],
+                requestBody={"required": True, "content": _json(sent)},
+            ),
+        }
+        for action, summary, sent, got in (
+            ("add_router_interface", "Gives a router an address in a subnet.", interface, view),
+            ("remove_router_interface", "Takes it away again, with its port.", interface, view),
+            ("add_extraroutes", "Adds routes; those that are there already stay.", routes, router),
+            ("remove_extraroutes", "Removes routes; those that are not there are passed over.", routes, router),
+        )
+    }
 
 
 def _shared(name: str) -> Json:

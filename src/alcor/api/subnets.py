@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from alcor.api.bodies import CreateReader, PoolBody, SubnetCreate, SubnetUpdate, SubnetView, UpdateReader
+from alcor.api.bodies import CreateReader, HostRouteBody, PoolBody, SubnetCreate, SubnetUpdate, SubnetView, UpdateReader
 from alcor.api.context import Context
 from alcor.api.convert import each, id_text, identifier, ip, member, only, prefix, project, time_text
 from alcor.api.errors import FieldError, Reply
@@ -26,9 +26,10 @@ from alcor.api.listing import (
     read_fields,
     read_page,
 )
+from alcor.api.routing_bodies import route_views
 from alcor.model.addresses import Ip, format_ip, parse_ip, parse_prefix
 from alcor.model.ids import Id, format_id, parse_id
-from alcor.model.nouns import Pool, Subnet
+from alcor.model.nouns import ExtraRoute, Pool, Subnet
 from alcor.services.commands import CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
 from alcor.services.errors import SubnetNotFound
 from alcor.store.base import Query
@@ -111,6 +112,7 @@ def subnet_view(subnet: Subnet) -> SubnetView:
         allocation_pools=[PoolBody(start=format_ip(pool.first), end=format_ip(pool.last)) for pool in subnet.pools],
         enable_dhcp=subnet.enable_dhcp,
         dns_nameservers=subnet.dns_nameservers,
+        host_routes=route_views(subnet.host_routes),
         ipv6_ra_mode=subnet.ra_mode,
         ipv6_address_mode=subnet.address_mode,
         created_at=time_text(subnet.created_at),
@@ -134,6 +136,7 @@ def _spec(body: SubnetCreate, owner: str) -> SubnetSpec:
         pools=None if body.allocation_pools is UNSET else _pools(body.allocation_pools),
         enable_dhcp=body.enable_dhcp,
         dns_nameservers=_nameservers(body.dns_nameservers),
+        host_routes=_host_routes(body.host_routes),
         ra_mode=body.ipv6_ra_mode,
         address_mode=body.ipv6_address_mode,
     )
@@ -149,6 +152,7 @@ def _change(subnet_id: Id, body: SubnetUpdate, if_match: int | None) -> UpdateSu
         pools=UNSET if body.allocation_pools is UNSET else _pools(body.allocation_pools),
         enable_dhcp=body.enable_dhcp,
         dns_nameservers=UNSET if body.dns_nameservers is UNSET else _nameservers(body.dns_nameservers),
+        host_routes=UNSET if body.host_routes is UNSET else _host_routes(body.host_routes),
         if_match=if_match,
     )
 
@@ -170,6 +174,17 @@ def _nameservers(texts: Sequence[str]) -> tuple[str, ...]:
     return servers
 
 
+def _host_routes(bodies: Sequence[HostRouteBody]) -> tuple[ExtraRoute, ...]:
+    """Sorted, each once."""
+    found = {
+        ExtraRoute(
+            prefix(body.destination, f"host_routes[{at}].destination"), ip(body.nexthop, f"host_routes[{at}].nexthop")
+        )
+        for at, body in enumerate(bodies)
+    }
+    only("host_routes", len(found) == len(bodies), "a route is in it twice")
+    return tuple(sorted(found))
+
+
 def _check_neutral(body: SubnetCreate | SubnetUpdate) -> None:
-    only("host_routes", not body.host_routes, "host routes are not offered yet; leave it out or give []")
     only("service_types", not body.service_types, "service types are not offered; leave it out or give []")

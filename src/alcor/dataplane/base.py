@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from enum import IntEnum
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -25,6 +26,8 @@ class Address(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ip: Ip
     prefix_length: int
     gateway: Ip | None
+    routes: tuple[tuple[Ip, int], ...] = ()
+    """Destinations (prefix and length) that a container is told to send through that gateway, whichever its default."""
 
 
 class RateLimit(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -75,6 +78,8 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     port_security: bool = True
     """It sends from its own MAC and addresses, and from `pairs`, only."""
     pairs: tuple[AddressPair, ...] = ()
+    routes: bool = False
+    """Where its routed packets go is in the routes of its VNI; without, they stay in the VNI."""
     served: bool = False
     """Its host answers it: DHCP, router solicitations, DNS, metadata (Requests)."""
     egress_limit: RateLimit | None = None
@@ -116,6 +121,52 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     def digest(self) -> int:
         """64 bits over all of it: equal digests mean nothing to do."""
         return int.from_bytes(blake2b(msgspec.msgpack.encode(self), digest_size=8).digest(), "little")
+
+
+class RouteKey(NamedTuple):
+    """Names a route: where packets go that ports of the VNI send to addresses of the prefix, unless a longer one has
+    them."""
+
+    vni: int
+    prefix: Prefix
+
+
+class RouteKind(IntEnum):
+    """What a route does; the numbers are those of the table."""
+
+    CONNECTED = 1
+    """The destination is an address of the VNI of the one hop, whose own address says nothing."""
+    HOPS = 2
+    """To the port that has the address of one of the hops, chosen by flow."""
+    BLACKHOLE = 3
+    """Nowhere."""
+
+
+class Hop(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Where a route leads: an address in a VNI, and what the VNI's network carries."""
+
+    vni: int
+    mtu: int
+    ip: Ip
+
+
+class Route(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A route; at most MAX_HOPS hops."""
+
+    kind: RouteKind
+    hops: tuple[Hop, ...] = ()
+
+
+MAX_HOPS = 8
+NO_ADDRESS = Ip(bytes(16))
+
+
+class TranslationKey(NamedTuple):
+    """An identity of a VNI, as another VNI that routes lead to or from is to see it."""
+
+    vni: int
+    identity: int
+    to: int
 
 
 class EndpointKey(NamedTuple):
@@ -262,7 +313,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     put_policies: tuple[Policy, ...] = ()
     put_gateways: tuple[EndpointKey, ...] = ()
     put_endpoints: tuple[tuple[EndpointKey, Endpoint], ...] = ()
+    put_translations: tuple[tuple[TranslationKey, int], ...] = ()
+    """What stands for the groups of the key's identity in the other VNI."""
+    put_routes: tuple[tuple[RouteKey, Route], ...] = ()
     put_ports: tuple[LocalPort, ...] = ()
+    remove_routes: tuple[RouteKey, ...] = ()
+    remove_translations: tuple[TranslationKey, ...] = ()
     remove_policies: tuple[PolicyKey, ...] = ()
     remove_on_demand: tuple[int, ...] = ()
     remove_forwards: tuple[EndpointKey, ...] = ()
@@ -302,6 +358,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     gateways: frozenset[EndpointKey]
     policies: dict[PolicyKey, int] = {}
     """Digests; 0 for one that is not whole."""
+    routes: dict[RouteKey, Route] = {}
+    translations: dict[TranslationKey, int] = {}
     on_demand: frozenset[int] = frozenset()
     """VNIs."""
     learnt: tuple[EndpointKey, ...] = ()

@@ -1,7 +1,7 @@
 """From commits to what each host and each VPC must be told. Pure.
 
 Called by the publish loop: `fold` makes one net change of whatever commits were waiting, `delta` derives the scopes'
-updates from it, `Subscriptions` knows which hosts carry which VPCs.
+updates from it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,33 @@ from typing import NamedTuple
 import msgspec
 
 from alcor.goalstate.digest import object_digest
-from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, ScopeUpdate, Tombstone, identity_id
+from alcor.goalstate.objects import (
+    HOST_SCOPE,
+    EndpointGoal,
+    Goal,
+    Kind,
+    PeeringGoal,
+    RouterGoal,
+    ScopeUpdate,
+    Tombstone,
+    identity_id,
+)
 from alcor.goalstate.qos import Policies
-from alcor.goalstate.snapshot import Groups, endpoint_goal, identity_goal, name_goal, port_goal, subnet_goal, vpc_goal
+from alcor.goalstate.snapshot import (
+    Groups,
+    Roads,
+    endpoint_goal,
+    identity_goal,
+    name_goal,
+    peering_goal,
+    port_goal,
+    router_goal,
+    subnet_goal,
+    vpc_goal,
+)
 from alcor.model.addresses import Ip, with_link_local
 from alcor.model.ids import Id
-from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
+from alcor.model.nouns import Identity, Network, Node, Peering, Port, Router, SecurityGroup, SecurityGroupRule, Subnet
 from alcor.model.qos import QosBinding, QosPolicy
 
 
@@ -34,6 +55,16 @@ class PortChange(msgspec.Struct, frozen=True, gc=False):
     """Every host that it was on, even for one commit only: rows read in between may have told that host of it."""
     named: bool = False
     """It had a name, even for one commit only."""
+
+
+class RoadChange(msgspec.Struct, frozen=True, gc=False):
+    """A router or peering after some commits (None: gone, or down), and every VPC that it connected before or in
+    between."""
+
+    kind: Kind
+    goal: RouterGoal | PeeringGoal | None
+    left: frozenset[Id]
+    revision: int
 
 
 class Commits(msgspec.Struct, kw_only=True):
@@ -58,6 +89,8 @@ class Commits(msgspec.Struct, kw_only=True):
     """(network, policy) that are in the network's scope now and were not, or the other way round."""
     identities: dict[tuple[Id, int], tuple[Identity, int]] = {}
     """(network, number) -> the identity, and the revision of its deletion; 0 when it is there."""
+    roads: dict[Id, RoadChange] = {}
+    """Routers and peerings."""
 
     def add_ports(
         self, revision: int, new: Iterable[Port], changed: Iterable[tuple[Port, Port]], deleted: Iterable[Port]
@@ -135,6 +168,31 @@ class Commits(msgspec.Struct, kw_only=True):
         self.bound_qos.update((binding.network_id, binding.policy_id) for binding in bindings)
         self.revision = revision
 
+    def add_roads(
+        self,
+        revision: int,
+        view: Roads,
+        routers: Iterable[Router],
+        peerings: Iterable[Peering],
+        deleted: Iterable[Router | Peering],
+    ) -> None:
+        """Takes in one commit's routers and peerings, and brings `view` up to date with it."""
+        for router in routers:
+            self._road(revision, view, router.id, Kind.ROUTER, router_goal(router))
+        for peering in peerings:
+            self._road(revision, view, peering.id, Kind.PEERING, peering_goal(peering))
+        for gone in deleted:
+            self._road(revision, view, gone.id, Kind.ROUTER if isinstance(gone, Router) else Kind.PEERING, None)
+        self.revision = revision
+
+    def _road(
+        self, revision: int, view: Roads, identifier: Id, kind: Kind, goal: RouterGoal | PeeringGoal | None
+    ) -> None:
+        before, _ = view.put(identifier, goal)
+        earlier = self.roads.get(identifier)
+        left = frozenset(before) | (earlier.left if earlier is not None else frozenset())
+        self.roads[identifier] = RoadChange(kind, goal, left, revision)
+
     def _change(self, revision: int, port: Port, before: Port | None, after: Port | None) -> None:
         earlier = self.ports.get(port.id)
         visited = {one.host for one in (before, after) if one is not None and one.host}
@@ -164,6 +222,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """(host, VPC) -> by how much the number of its ports there changed; without zeros."""
     moves: dict[Id, list[EndpointMove]]
     """VPC on demand -> its endpoints that changed: for who asked about them."""
+    roads: dict[Id, tuple[Id, ...]] = {}
+    """Router or peering that changed -> the VPCs that it connects now."""
 
 
 def delta(
@@ -215,11 +275,17 @@ def delta(
         _groups(commits, groups, vpcs)
     if qos is not None:
         _qos(commits, qos, vpcs)
+    for identifier, road in sorted(commits.roads.items()):
+        _road(identifier, road, vpcs)
     return Delta(
         hosts={host: update.finish(HOST_SCOPE, commits.revision) for host, update in sorted(hosts.items())},
         vpcs={vpc: update.finish(vpc, commits.revision) for vpc, update in sorted(vpcs.items())},
         bound={pair: change for pair, change in sorted(bound.items()) if change},
         moves=moves,
+        roads={
+            identifier: road.goal.vpcs if road.goal is not None else ()
+            for identifier, road in sorted(commits.roads.items())
+        },
     )
 
 
@@ -245,52 +311,6 @@ def _only_endpoints(update: ScopeUpdate) -> bool:
     return all(
         some[0].key.kind is some[-1].key.kind is Kind.ENDPOINT for some in (update.objects, update.tombstones) if some
     )
-
-
-class Subscriptions:
-    """Which hosts run ports of which VPCs, by counting bound ports."""
-
-    def __init__(self, rows: Iterable[tuple[Id, str, int]] = ()) -> None:
-        """From (network, host, bound ports), as the store counts them."""
-        self._counts: dict[Id, dict[str, int]] = {}
-        self._vpcs: dict[str, set[Id]] = {}
-        self.shift({(host, vpc): count for vpc, host, count in rows})
-
-    def shift(self, bound: Mapping[tuple[str, Id], int]) -> tuple[list[tuple[str, Id]], list[tuple[str, Id]]]:
-        """Takes in `Delta.bound`; returns the (host, VPC) pairs that started and those that ended."""
-        started: list[tuple[str, Id]] = []
-        ended: list[tuple[str, Id]] = []
-        for (host, vpc), change in bound.items():
-            counts = self._counts.setdefault(vpc, {})
-            before = counts.get(host, 0)
-            after = before + change
-            if after < 0:
-                raise ValueError(f"host {host} would have {after} ports of a VPC: commits were skipped or repeated")
-            if after:
-                counts[host] = after
-            else:
-                counts.pop(host, None)
-            if after and not before:
-                started.append((host, vpc))
-                self._vpcs.setdefault(host, set()).add(vpc)
-            elif before and not after:
-                ended.append((host, vpc))
-                self._vpcs[host].discard(vpc)
-            if not counts:
-                del self._counts[vpc]
-        return started, ended
-
-    def hosts(self, vpc: Id) -> list[str]:
-        """The hosts that carry the VPC, sorted."""
-        return sorted(self._counts.get(vpc, ()))
-
-    def vpcs(self, host: str) -> list[Id]:
-        """The VPCs that the host carries, sorted."""
-        return sorted(self._vpcs.get(host, ()))
-
-    def carries(self, host: str, vpc: Id) -> bool:
-        """True while the host runs a port of the VPC."""
-        return host in self._counts.get(vpc, ())
 
 
 class _Update:
@@ -361,6 +381,16 @@ def _qos(commits: Commits, qos: Policies, vpcs: dict[Id, _Update]) -> None:
             update.objects.append(goal)
         else:
             update.tombstones.append(Tombstone(Kind.QOS, policy_id, commits.revision))
+
+
+def _road(identifier: Id, road: RoadChange, vpcs: dict[Id, _Update]) -> None:
+    """The router or peering in the scope of every VPC that it connects, and gone from those that it does not."""
+    now = road.goal.vpcs if road.goal is not None else ()
+    for vpc in now:
+        assert road.goal is not None
+        vpcs.setdefault(vpc, _Update()).objects.append(road.goal)
+    for vpc in sorted(road.left - set(now)):
+        vpcs.setdefault(vpc, _Update()).tombstones.append(Tombstone(road.kind, identifier, road.revision))
 
 
 def _addresses(port: Port | None) -> tuple[Ip, ...]:

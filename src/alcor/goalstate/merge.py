@@ -27,8 +27,10 @@ from alcor.goalstate.objects import (
     IdentityGoal,
     Kind,
     NameGoal,
+    PeeringGoal,
     PortGoal,
     QosGoal,
+    RouterGoal,
     ScopeUpdate,
     SubnetGoal,
     Tombstone,
@@ -46,6 +48,8 @@ KIND_OF: dict[type[Goal], Kind] = {
     EndpointGoal: Kind.ENDPOINT,
     IdentityGoal: Kind.IDENTITY,
     GroupGoal: Kind.GROUP,
+    RouterGoal: Kind.ROUTER,
+    PeeringGoal: Kind.PEERING,
     NameGoal: Kind.NAME,
     QosGoal: Kind.QOS,
 }
@@ -58,6 +62,8 @@ _TABLES = {
     Kind.ENDPOINT: "endpoints",
     Kind.IDENTITY: "identities",
     Kind.GROUP: "groups",
+    Kind.ROUTER: "routers",
+    Kind.PEERING: "peerings",
     Kind.NAME: "names",
     Kind.QOS: "qos",
 }
@@ -85,9 +91,11 @@ class ScopeState:
         "groups",
         "identities",
         "names",
+        "peerings",
         "ports",
         "qos",
         "revision",
+        "routers",
         "scope",
         "subnets",
         "vpcs",
@@ -107,6 +115,8 @@ class ScopeState:
         self.endpoints: dict[Id, EndpointGoal] = {}
         self.identities: dict[Id, IdentityGoal] = {}
         self.groups: dict[Id, GroupGoal] = {}
+        self.routers: dict[Id, RouterGoal] = {}
+        self.peerings: dict[Id, PeeringGoal] = {}
         self.names: dict[Id, NameGoal] = {}
         self.qos: dict[Id, QosGoal] = {}
         self._tombstones: dict[tuple[Kind, Id], int] = {}

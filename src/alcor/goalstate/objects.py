@@ -4,10 +4,10 @@ Called by loops (to publish), wire (to encode) and the agent (to merge). Two kin
 O(hosts that need it) and a VPC's state is encoded once for all its hosts:
 
 - the **host scope** holds the ports of one host;
-- a **VPC scope** holds what every host that carries the VPC must know: the VPC itself, its subnets, its endpoints,
-  the security groups that its ports are in, its ports' names, and the policies of quality of service that they have.
-  That of a VPC which is on demand is without the endpoints.
-  A host subscribes to it by running a port of the VPC, and forgets it whole with its last port.
+- a **VPC scope** holds what every host that needs the VPC must know: the VPC itself, its subnets, its endpoints, the
+  security groups that its ports are in, its ports' names, the policies of quality of service that they have, and the
+  routers and peerings that it has. That of a VPC which is on demand is without the endpoints. A host needs a VPC while
+  it runs a port of it, or of a VPC that a router or a peering connects with it, and then forgets it whole.
 
 Every object carries the revision (commit number) that last changed it; a deletion is a tombstone with a revision.
 Whoever holds a scope merges by "newest revision of each object wins", so updates may repeat, race and reorder.
@@ -22,7 +22,7 @@ import msgspec
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import AddressPair, DhcpOption, Ipv6Mode, PortKind
+from alcor.model.nouns import AddressPair, DhcpOption, ExtraRoute, Ipv6Mode, PortKind
 
 HOST_SCOPE = Id(b"")
 """The key of a host's own scope; a VPC scope's key is the network's id."""
@@ -37,6 +37,8 @@ class Kind(IntEnum):
     ENDPOINT = 4
     IDENTITY = 5
     GROUP = 6
+    ROUTER = 7
+    PEERING = 8
     NAME = 18
     QOS = 21
 
@@ -81,6 +83,8 @@ class SubnetGoal(msgspec.Struct, frozen=True, gc=False):
     nameservers: tuple[Ip, ...] = ()
     ra_mode: Ipv6Mode | None = None
     address_mode: Ipv6Mode | None = None
+    host_routes: tuple[ExtraRoute, ...] = ()
+    """What workloads are told to have beside the default route."""
 
     @property
     def key(self) -> Key:
@@ -229,7 +233,58 @@ class QosGoal(msgspec.Struct, frozen=True, gc=False):
         return Key(Kind.QOS, self.id)
 
 
-Goal = VpcGoal | SubnetGoal | EndpointGoal | PortGoal | IdentityGoal | GroupGoal | NameGoal | QosGoal
+class InterfaceGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A router's address in a subnet of a VPC."""
+
+    vpc_id: Id
+    subnet_id: Id
+    cidr: Prefix
+    ip: Ip
+
+
+class RouterGoal(msgspec.Struct, frozen=True, gc=False):
+    """A router that is up, in the scope of every VPC that it has an interface in."""
+
+    id: Id
+    revision: int
+    interfaces: tuple[InterfaceGoal, ...]
+    routes: tuple[ExtraRoute, ...]
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.ROUTER, self.id)
+
+    @property
+    def vpcs(self) -> tuple[Id, ...]:
+        """The VPCs that it connects, sorted."""
+        return tuple(sorted({one.vpc_id for one in self.interfaces}))
+
+
+class PeeringGoal(msgspec.Struct, frozen=True, gc=False):
+    """Two VPCs whose subnets reach each other, in the scopes of both."""
+
+    id: Id
+    revision: int
+    vpcs: tuple[Id, ...]
+    """Sorted."""
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.PEERING, self.id)
+
+
+Goal = (
+    VpcGoal
+    | SubnetGoal
+    | EndpointGoal
+    | PortGoal
+    | IdentityGoal
+    | GroupGoal
+    | RouterGoal
+    | PeeringGoal
+    | NameGoal
+    | QosGoal
+)
 
 
 class Tombstone(msgspec.Struct, frozen=True, gc=False):

@@ -14,9 +14,12 @@ from alcor.goalstate.objects import (
     Goal,
     GroupGoal,
     IdentityGoal,
+    InterfaceGoal,
     NameGoal,
+    PeeringGoal,
     PortAddress,
     PortGoal,
+    RouterGoal,
     RuleGoal,
     ScopeUpdate,
     SubnetGoal,
@@ -26,7 +29,18 @@ from alcor.goalstate.objects import (
 from alcor.goalstate.qos import Policies
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import Id
-from alcor.model.nouns import Direction, Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
+from alcor.model.nouns import (
+    Direction,
+    Identity,
+    Network,
+    Node,
+    Peering,
+    Port,
+    Router,
+    SecurityGroup,
+    SecurityGroupRule,
+    Subnet,
+)
 
 ANY_SELECTOR = (0, 0xFFFF)
 ICMP_PROTOCOLS = frozenset((1, 58))
@@ -146,6 +160,51 @@ def rule_goal(rule: SecurityGroupRule) -> RuleGoal:
     )
 
 
+class Roads:
+    """What connects networks: routers and peerings, as of one commit. Whoever makes it keeps it up to date."""
+
+    def __init__(self, routers: Iterable[Router] = (), peerings: Iterable[Peering] = ()) -> None:
+        self._goals: dict[Id, RouterGoal | PeeringGoal] = {}
+        """Routers that are up, and peerings."""
+        self._of: dict[Id, set[Id]] = {}
+        """Network -> those that it has."""
+        for router in routers:
+            self.put(router.id, router_goal(router))
+        for peering in peerings:
+            self.put(peering.id, peering_goal(peering))
+
+    def put(self, identifier: Id, goal: RouterGoal | PeeringGoal | None) -> tuple[tuple[Id, ...], tuple[Id, ...]]:
+        """The router or peering is that now (None: it is not there, or down); returns the networks that it connected
+        and those that it connects, sorted."""
+        before = self._goals.pop(identifier, None)
+        for vpc in before.vpcs if before is not None else ():
+            self._of[vpc].discard(identifier)
+            if not self._of[vpc]:
+                del self._of[vpc]
+        if goal is not None:
+            self._goals[identifier] = goal
+            for vpc in goal.vpcs:
+                self._of.setdefault(vpc, set()).add(identifier)
+        return before.vpcs if before is not None else (), goal.vpcs if goal is not None else ()
+
+    def goals(self, network_id: Id) -> list[Goal]:
+        """Everything of the network's scope that is about what connects it, sorted by key."""
+        return sorted((self._goals[one] for one in self._of.get(network_id, ())), key=lambda goal: goal.key)
+
+
+def router_goal(router: Router) -> RouterGoal | None:
+    """The router of a router row; None while it is down: then it connects nothing."""
+    if not router.admin_state_up:
+        return None
+    interfaces = [InterfaceGoal(one.network_id, one.subnet_id, one.cidr, one.ip) for one in router.interfaces]
+    return RouterGoal(router.id, router.revision, tuple(interfaces), router.routes)
+
+
+def peering_goal(peering: Peering) -> PeeringGoal:
+    """The peering of a peering row."""
+    return PeeringGoal(peering.id, peering.revision, peering.networks)
+
+
 def vpc_goal(network: Network) -> VpcGoal:
     """The VPC of a network row; only a network with a `cidr` routes between its subnets."""
     return VpcGoal(
@@ -172,6 +231,7 @@ def subnet_goal(subnet: Subnet) -> SubnetGoal:
         tuple([parse_ip(server) for server in subnet.dns_nameservers]),
         subnet.ra_mode,
         subnet.address_mode,
+        subnet.host_routes,
     )
 
 
@@ -239,9 +299,10 @@ def vpc_snapshot(
     nodes: Mapping[str, Node],
     groups: Groups | None = None,
     qos: Policies | None = None,
+    roads: Roads | None = None,
 ) -> ScopeUpdate:
-    """The whole scope of a VPC: network, subnets, nodes, groups and `qos` as of commit `revision`, all the network's
-    ports as of then or later (when the network is on demand: those with names)."""
+    """The whole scope of a VPC: network, subnets, nodes, groups, `qos` and roads as of commit `revision`, all the
+    network's ports as of then or later (when the network is on demand: those with names)."""
     rows = list(ports)
     endpoints = [goal for port in rows if (goal := endpoint_goal(port, nodes, revision)) is not None]
     if network.on_demand:
@@ -252,6 +313,8 @@ def vpc_snapshot(
     objects += sorted(endpoints, key=_identifier)
     if groups is not None:
         objects += groups.goals(network.id)
+    if roads is not None:
+        objects += roads.goals(network.id)
     objects += sorted(names, key=_identifier)
     if qos is not None:
         objects += qos.goals(network.id)

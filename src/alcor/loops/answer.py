@@ -89,8 +89,8 @@ class Answers:
         self.answered += weight
 
     def _answerable(self, asked: _Asked) -> bool:
-        """The host carries the VPC, whose addresses it is to ask for. A host may ask for nothing else."""
-        return asked.vpc in self._views.on_demand and self._views.subscriptions.carries(asked.host, asked.vpc)
+        """The host needs the VPC, whose addresses it is to ask for. A host may ask for nothing else."""
+        return asked.vpc in self._views.on_demand and self._views.subscriptions.needs(asked.host, asked.vpc)
 
     def _reply(self, asked: _Asked, found: Mapping[Id, Mapping[Ip, Found]], revision: int) -> Answer:
         if not self._answerable(asked):

@@ -93,6 +93,8 @@ class CatchUp:
             return None
         subnets = views.subnets.get(vpc, {}).values()
         present: list[Goal] = list(
-            vpc_snapshot(views.revision, network, subnets, rows, views.nodes, views.groups, views.qos).objects
+            vpc_snapshot(
+                views.revision, network, subnets, rows, views.nodes, views.groups, views.qos, views.roads
+            ).objects
         )
         return catch_up(vpc, views.revision, missed, present, digest)

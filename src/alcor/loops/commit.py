@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from alcor.model.ids import Id, make_ids
 from alcor.services.commands import Command
 from alcor.services.demand import DemandPolicy, review
-from alcor.services.dispatch import compute, ids_needed, needs_rest, ports_named, weight
+from alcor.services.dispatch import compute, ids_needed, needs_rest, rows_named, weight
 from alcor.services.errors import ControlPlaneBusy, ControlPlaneStopped, DomainError
 from alcor.services.indexes import DEFAULT_MAX_MTU, Indexes, Stamp
 from alcor.store.base import Changes, Store, StoreError
@@ -186,7 +186,7 @@ class Committer:
     def _commit_some(self, batch: list[_Pending]) -> int:
         """Commits commands from the front of the batch, and says how many: all, unless two touch the same row."""
         indexes = self._indexes
-        names = [ports_named(pending.command) for pending in batch]
+        names = [rows_named(indexes, pending.command) for pending in batch]
         wanted = dict.fromkeys(identifier for group in names for identifier in group)
         named = {port.id: port for port in self._store.get_ports(wanted)} if wanted else {}
         revision, now = self._revision + 1, self._clock()
@@ -269,6 +269,7 @@ def _touched(changes: Changes) -> Iterable[Id]:
         changes.deleted_rules,
         changes.qos_policies,
         changes.deleted_qos_policies,
+        *(changes.routers, changes.deleted_routers, changes.peerings, changes.deleted_peerings),
     ):
         for noun in nouns:
             yield noun.id

@@ -182,5 +182,6 @@ def _replay(history: History, record: ChangeRecord, views: Views) -> None:
     cut = {vpc for node in views.nodes.values() if node.id in nodes for vpc in views.subscriptions.vpcs(node.name)}
     cut.update(record.networks)
     cut.update(network for network, _ in record.deleted_identities)
+    cut.update(record.road_networks)
     for network in cut & views.networks.keys():
         history.cut(network, record.revision)

@@ -1,6 +1,6 @@
 """The publish loop: commits become goal state on its way to hosts. Wired by roles.
 
-It keeps small views (networks, subnets, nodes, groups, who carries which VPC), never ports. A commit wakes it;
+It keeps small views (networks, subnets, nodes, groups, roads, who needs which VPC), never ports. A commit wakes it;
 everything that waits becomes one delta. Its other callers are the hosts: a Hello is compared with the truth and
 answered with what differs, so that whatever was lost, on whichever path, is repaired by the same code. What hosts ask
 about VPCs on demand is `answer`'s, which is told here of what changed.
@@ -113,7 +113,7 @@ class Publisher:
         if self._path is None or not self._path.listening(host):
             return  # its next Hello is compared
         now = asyncio.get_running_loop().time()
-        owed = self._drift.heard(host, heartbeat.scopes, partial(self._views.subscriptions.carries, host), now)
+        owed = self._drift.heard(host, heartbeat.scopes, partial(self._views.subscriptions.needs, host), now)
         if owed:
             _log.warning("host %s lags or differs in %d scopes: they are sent whole", host, len(owed))
             self._owe(host, owed)
@@ -163,7 +163,7 @@ class Publisher:
             while self._commits:
                 revision, changes = self._commits.popleft()
                 _add(commits, revision, changes)
-                self._views.take_groups(changes)
+                self._views.take_first(commits, revision, changes)
                 hurried.update(_hurried(changes))
             await self._publish(path, commits)
             for host in sorted(hurried):
@@ -200,7 +200,7 @@ class Publisher:
             if views.subscriptions.vpcs(name):
                 moved += await asyncio.to_thread(self._store.ports_of_host, name)
         changed = delta(commits, views.nodes, moved, views.groups, views.on_demand, views.qos)
-        started, ended = views.subscriptions.shift(changed.bound)
+        started, ended = views.subscriptions.shift(changed.bound, changed.roads)
         views.revision = commits.revision
         self._answers.changed(path, changed.moves)
         for host, vpc in ended:
@@ -219,7 +219,8 @@ class Publisher:
         for parcel, hosts in news:
             path.spread(parcel.scope, parcel, hosts)
         for host, parcels in outbox.items():
-            path.offer(host, parcels)
+            if parcels:
+                path.offer(host, parcels)
         if len(changed.hosts) <= SMALL_WORK:
             for host in changed.hosts:
                 path.hurry(host)
@@ -254,6 +255,10 @@ class Publisher:
         for host, update in changed.hosts.items():
             if path.listening(host):
                 outbox[host] = [Parcel(HOST_SCOPE, encode_part(update), False)]
+        for host, _ in started:
+            # Why it needs another VPC must be there before that VPC is, or it would not be kept.
+            if path.listening(host):
+                outbox.setdefault(host, [])
         for vpc, update in changed.vpcs.items():
             hosts = [
                 host
@@ -270,7 +275,7 @@ class Publisher:
                 chained = msgspec.structs.replace(update, previous=self._drift.published(vpc))
                 news.append((Parcel(vpc, encode_part(chained), False), others))
             for host in hosts:
-                if host in changed.hosts:
+                if host in outbox:
                     outbox[host].append(parcel)
         return outbox, news
 
@@ -341,7 +346,7 @@ class Publisher:
         if scope == HOST_SCOPE:
             rows = await asyncio.to_thread(self._store.ports_of_host, host)
             path.offer(host, [_parcel(host_snapshot(self._views.revision, rows))])
-        elif self._views.subscriptions.carries(host, scope):
+        elif self._views.subscriptions.needs(host, scope):
             path.offer(host, await self._vpc_parcels(scope, fresh=True))  # deltas beside it might not fit again
         else:
             path.withdraw(host, scope)
@@ -375,7 +380,9 @@ class Publisher:
         read = self._store.named_ports if network.on_demand else self._store.ports_of_network
         rows = read(network.id)
         subnets = views.subnets.get(network.id, {}).values()
-        snapshot = vpc_snapshot(views.revision, network, subnets, rows, views.nodes, views.groups, views.qos)
+        snapshot = vpc_snapshot(
+            views.revision, network, subnets, rows, views.nodes, views.groups, views.qos, views.roads
+        )
         later = self._store.changes_since(views.revision, LATER_COMMITS)
         exact = (
             all(row.revision <= views.revision for row in rows)

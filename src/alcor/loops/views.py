@@ -1,16 +1,17 @@
-"""What the loops keep of desired state: networks with their subnets, nodes, groups, who carries which VPC. Never ports.
+"""What the loops keep of desired state: networks, subnets, nodes, groups, roads, who needs which VPC. Never ports.
 
 Owned by the publish loop, which alone changes it; the answer loop reads it. Both run on one event loop.
 """
 
 from __future__ import annotations
 
-from alcor.goalstate.delta import Commits, Subscriptions
+from alcor.goalstate.delta import Commits
 from alcor.goalstate.qos import Policies
-from alcor.goalstate.snapshot import Groups
+from alcor.goalstate.snapshot import Groups, Roads, peering_goal, router_goal
+from alcor.goalstate.subscriptions import Subscriptions
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
-from alcor.model.nouns import Network, Node, Subnet
+from alcor.model.nouns import Network, Node, Peering, Router, Subnet
 from alcor.store.base import Changes, Store
 
 
@@ -28,14 +29,21 @@ class Views:
         self.nodes: dict[str, Node] = {node.name: node for node in store.nodes()}
         self.groups = Groups(store.security_groups(), store.security_group_rules(), store.identities())
         self.qos = Policies(store.qos_policies(), store.qos_rules(), store.qos_bindings())
-        self.subscriptions = Subscriptions(store.hosts_of_networks())
+        routers, peerings = store.rows(Router), store.rows(Peering)
+        self.roads = Roads(routers, peerings)
+        goals = [*map(router_goal, routers), *map(peering_goal, peerings)]
+        roads = {goal.id: goal.vpcs for goal in goals if goal is not None}
+        self.subscriptions = Subscriptions(store.hosts_of_networks(), roads)
         self.on_demand: set[Id] = {network.id for network in self.networks.values() if network.on_demand}
         self._places: dict[Id, _Places] = {}
         if store.revision() != self.revision:
             raise RuntimeError("the views must be made before the writer starts")
 
-    def take_groups(self, changes: Changes) -> None:
-        """One commit's rows of security groups and of quality of service."""
+    def take_first(self, commits: Commits, revision: int, changes: Changes) -> None:
+        """One commit's rows of security groups, of quality of service, routers and peerings; what roads lead where
+        goes into `commits`."""
+        gone: tuple[Router | Peering, ...] = (*changes.deleted_routers, *changes.deleted_peerings)
+        commits.add_roads(revision, self.roads, changes.routers, changes.peerings, gone)
         self.groups.put(changes.security_groups, changes.rules, changes.identities)
         self.groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
         self.qos.put(changes.qos_policies, changes.qos_rules, changes.qos_bindings)

@@ -79,6 +79,14 @@ class Pool(msgspec.Struct, frozen=True, gc=False, array_like=True):
     last: Ip
 
 
+class ExtraRoute(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
+    """Where a router sends what is for a prefix. Several with one destination share its traffic by flow."""
+
+    destination: Prefix
+    nexthop: Ip | None
+    """None: nowhere (a blackhole)."""
+
+
 class Subnet(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A subnet of a network. `gateway` is None when it has none."""
 
@@ -95,11 +103,12 @@ class Subnet(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     created_at: int
     updated_at: int
     revision: int
-
     ra_mode: Ipv6Mode | None = None
     """What router advertisements say; None: there are none."""
     address_mode: Ipv6Mode | None = None
     """How addresses are given out; None: they are not."""
+    host_routes: tuple[ExtraRoute, ...] = ()
+    """Sorted. What workloads of the subnet are told to have beside the default route; each has a next hop."""
 
     @property
     def automatic(self) -> bool:
@@ -266,3 +275,54 @@ class Node(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What it shares its fate with: a rack, a power feed."""
     admin_state_up: bool = True
     """False: drained. It keeps its ports and takes no others."""
+
+
+class RouterInterface(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A router's address in a subnet, and the port that has it."""
+
+    port_id: Id
+    network_id: Id
+    subnet_id: Id
+    cidr: Prefix
+    ip: Ip
+
+
+class Router(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A router: its subnets reach each other, on every host. `revision` also grows with its interfaces."""
+
+    id: Id
+    project_id: str
+    name: str
+    description: str
+    admin_state_up: bool
+    routes: tuple[ExtraRoute, ...]
+    """Sorted."""
+    interfaces: tuple[RouterInterface, ...]
+    """In the order in which they were added."""
+    created_at: int
+    updated_at: int
+    revision: int
+
+    @property
+    def networks(self) -> tuple[Id, ...]:
+        """Those that it has interfaces in, sorted, each once."""
+        return tuple(sorted({one.network_id for one in self.interfaces}))
+
+
+class Peering(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Two VPCs whose subnets reach each other."""
+
+    id: Id
+    project_id: str
+    name: str
+    description: str
+    network_id: Id
+    peer_network_id: Id
+    created_at: int
+    updated_at: int
+    revision: int
+
+    @property
+    def networks(self) -> tuple[Id, ...]:
+        """The two, sorted."""
+        return tuple(sorted((self.network_id, self.peer_network_id)))

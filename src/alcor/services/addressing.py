@@ -136,14 +136,15 @@ class Supply:
         return tuple(found)
 
 
-def resolve(indexes: Indexes, network: Network, specs: Sequence[FixedIpSpec]) -> list[Want]:
-    """The subnet and offset that each spec means. Raises InvalidInput, InvalidIpForNetwork, InvalidIpForSubnet."""
+def resolve(indexes: Indexes, network: Network, specs: Sequence[FixedIpSpec], *, bound: bool) -> list[Want]:
+    """The subnet and offset that each spec means. A port that is bound to a host has no gateway's address: that is a
+    router's. Raises InvalidInput, InvalidIpForNetwork, InvalidIpForSubnet."""
     if len(specs) > MAX_FIXED_IPS:
         raise InvalidInput(
             f"Invalid input for operation: Exceeded maximum amount of fixed ips per port: fixed_ips has {len(specs)}, "
             f"at most {MAX_FIXED_IPS} are possible."
         )
-    return [_resolve_one(indexes, network, spec) for spec in specs]
+    return [_resolve_one(indexes, network, spec, bound) for spec in specs]
 
 
 def supply(indexes: Indexes, demand: NetworkDemand) -> tuple[Supply, list[tuple[Allocator, Allocation]]]:
@@ -190,7 +191,7 @@ def settle(wants: Sequence[Want], mac: Mac, device_owner: str) -> list[Want]:
     return settled
 
 
-def _resolve_one(indexes: Indexes, network: Network, spec: FixedIpSpec) -> Want:
+def _resolve_one(indexes: Indexes, network: Network, spec: FixedIpSpec, bound: bool) -> Want:
     subnets = indexes.subnets_of.get(network.id, {})
     if spec.subnet_id is not None:
         subnet = subnets.get(spec.subnet_id)
@@ -215,11 +216,17 @@ def _resolve_one(indexes: Indexes, network: Network, spec: FixedIpSpec) -> Want:
                 f"IP address {format_ip(spec.ip)} is not a valid IP for any of the subnets on the specified network "
                 f"{format_id(network.id)}."
             )
-    if spec.ip == subnet.gateway:
-        raise InvalidIpForSubnet(
-            f"IP address {format_ip(spec.ip)} is the gateway_ip of subnet {format_id(subnet.id)}: no port can have it."
-        )
+    if bound and spec.ip == subnet.gateway:
+        raise gateway_error(subnet)
     return subnet, ip_to_int(spec.ip) - subnet.cidr.first
+
+
+def gateway_error(subnet: Subnet) -> InvalidIpForSubnet:
+    """A port on a host cannot have the subnet's gateway address."""
+    text = format_ip(subnet.gateway) if subnet.gateway is not None else ""
+    return InvalidIpForSubnet(
+        f"IP address {text} is the gateway_ip of subnet {format_id(subnet.id)}: no port on a host can have it."
+    )
 
 
 def _plan_macs(demand: NetworkDemand, macs: Allocator) -> Allocation:

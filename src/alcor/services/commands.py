@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import DhcpOption, Direction, Ipv6Mode, Pool, PortKind
+from alcor.model.nouns import DhcpOption, Direction, ExtraRoute, Ipv6Mode, Pool, PortKind, RouterInterface
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -73,6 +73,7 @@ class SubnetSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     pools: tuple[Pool, ...] | None = None
     enable_dhcp: bool = True
     dns_nameservers: tuple[str, ...] = ()
+    host_routes: tuple[ExtraRoute, ...] = ()
     ra_mode: Ipv6Mode | None = None
     address_mode: Ipv6Mode | None = None
 
@@ -93,6 +94,7 @@ class UpdateSubnet(Command, frozen=True, gc=False, kw_only=True):
     pools: tuple[Pool, ...] | UnsetType = UNSET
     enable_dhcp: bool | UnsetType = UNSET
     dns_nameservers: tuple[str, ...] | UnsetType = UNSET
+    host_routes: tuple[ExtraRoute, ...] | UnsetType = UNSET
     if_match: int | None = None
 
 
@@ -247,6 +249,103 @@ class CreateSecurityGroupRules(Command, frozen=True, gc=False, kw_only=True):
 
 
 class DeleteSecurityGroupRule(Command, frozen=True, gc=False, kw_only=True):
+    """-> None."""
+
+    id: Id
+    if_match: int | None = None
+
+
+class RouterSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    project_id: str = ""
+    name: str = ""
+    description: str = ""
+    admin_state_up: bool = True
+
+
+class CreateRouters(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[Router, ...], without interfaces."""
+
+    specs: tuple[RouterSpec, ...]
+
+
+class UpdateRouter(Command, frozen=True, gc=False, kw_only=True):
+    """-> Router."""
+
+    id: Id
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
+    routes: tuple[ExtraRoute, ...] | UnsetType = UNSET
+    if_match: int | None = None
+
+
+class DeleteRouter(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. Refused while it has interfaces."""
+
+    id: Id
+    if_match: int | None = None
+
+
+class AddRouterInterface(Command, frozen=True, gc=False, kw_only=True):
+    """-> RouterInterfaces: those of the port. Exactly one of the two is given: with a subnet, a port with its gateway
+    address is made."""
+
+    id: Id
+    subnet_id: Id | None = None
+    port_id: Id | None = None
+    if_match: int | None = None
+
+
+class RemoveRouterInterface(Command, frozen=True, gc=False, kw_only=True):
+    """-> RouterInterfaces: those that went. The port goes with them."""
+
+    id: Id
+    subnet_id: Id | None = None
+    port_id: Id | None = None
+    if_match: int | None = None
+
+
+class RouterInterfaces(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What became of a router's port."""
+
+    router_id: Id
+    project_id: str
+    interfaces: tuple[RouterInterface, ...]
+
+
+class ChangeExtraRoutes(Command, frozen=True, gc=False, kw_only=True):
+    """-> Router. Adding one that is there, and removing one that is not, changes nothing."""
+
+    id: Id
+    add: tuple[ExtraRoute, ...] = ()
+    remove: tuple[ExtraRoute, ...] = ()
+    if_match: int | None = None
+
+
+class PeeringSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    network_id: Id
+    peer_network_id: Id
+    project_id: str = ""
+    name: str = ""
+    description: str = ""
+
+
+class CreatePeerings(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[Peering, ...]. All or nothing."""
+
+    specs: tuple[PeeringSpec, ...]
+
+
+class UpdatePeering(Command, frozen=True, gc=False, kw_only=True):
+    """-> Peering."""
+
+    id: Id
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    if_match: int | None = None
+
+
+class DeletePeering(Command, frozen=True, gc=False, kw_only=True):
     """-> None."""
 
     id: Id

@@ -12,13 +12,14 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from alcor.model.ids import Id
-from alcor.model.nouns import Network
+from alcor.model.nouns import Network, Peering, Router
 from alcor.services.indexes import Indexes
 from alcor.store.base import Changes
 
 
 class DemandPolicy(NamedTuple):
-    """Ports of a network. Between the two bounds it stays as it is: one that hovers does not flap."""
+    """Ports of a network and of those that routers and peerings connect with it: what a host of it holds.
+    Between the two bounds it stays as it is: one that hovers does not flap."""
 
     above: int = 10_000
     """More than so many: its hosts ask on demand."""
@@ -38,11 +39,14 @@ def demand_policy(above: int) -> DemandPolicy:
 def review(indexes: Indexes, changes: Changes, policy: DemandPolicy, revision: int) -> list[Network]:
     """The networks that cross a threshold with these changes, as rows to be written. `indexes` have the changes."""
     crossed = []
-    for network_id in sorted(_touched(changes)):
+    touched = _touched(changes)
+    touched.update([near for network_id in touched for near in indexes.neighbours(network_id)])
+    for network_id in sorted(touched):
         network = indexes.networks.get(network_id)
         if network is None:
             continue
-        wanted = policy.decide(len(indexes.macs(network_id)), network.on_demand)
+        held = (network_id, *indexes.neighbours(network_id))
+        wanted = policy.decide(sum(len(indexes.macs(one)) for one in held), network.on_demand)
         if wanted != network.on_demand:
             crossed.append(replace(network, on_demand=wanted, revision=revision))
     return crossed
@@ -50,4 +54,6 @@ def review(indexes: Indexes, changes: Changes, policy: DemandPolicy, revision: i
 
 def _touched(changes: Changes) -> set[Id]:
     ports: Iterable[Id] = (port.network_id for port in changes.new_ports)
-    return {*ports, *(port.network_id for port in changes.deleted_ports)}
+    roads: tuple[Router | Peering, ...] = (*changes.routers, *changes.peerings, *changes.deleted_peerings)
+    connected = {network_id for road in roads for network_id in road.networks}
+    return {*ports, *(port.network_id for port in changes.deleted_ports), *connected}

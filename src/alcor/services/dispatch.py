@@ -9,27 +9,47 @@ from collections.abc import Mapping, Sequence
 
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
-from alcor.services import invariants, networks, nodes, ports, qos, security_groups, status, subnets
+from alcor.services import (
+    invariants,
+    networks,
+    nodes,
+    peerings,
+    ports,
+    qos,
+    routers,
+    security_groups,
+    status,
+    subnets,
+)
 from alcor.services.commands import (
+    AddRouterInterface,
+    ChangeExtraRoutes,
     CheckInvariants,
     Command,
     CreateNetworks,
     CreateNodes,
+    CreatePeerings,
     CreatePorts,
+    CreateRouters,
     CreateSecurityGroupRules,
     CreateSecurityGroups,
     CreateSubnets,
     DeleteNetwork,
     DeleteNode,
+    DeletePeering,
     DeletePorts,
+    DeleteRouter,
     DeleteSecurityGroup,
     DeleteSecurityGroupRule,
     DeleteSubnet,
     EnsureDefaultGroup,
     RecordPortReports,
+    RemoveRouterInterface,
     UpdateNetwork,
     UpdateNode,
+    UpdatePeering,
     UpdatePort,
+    UpdateRouter,
     UpdateSecurityGroup,
     UpdateSubnet,
 )
@@ -101,14 +121,41 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
             return qos.update_qos_rule(indexes, command, stamp)
         case DeleteQosRule():
             return qos.delete_qos_rule(indexes, command, stamp)
+        case CreateRouters():
+            return routers.create_routers(command, stamp)
+        case UpdateRouter():
+            return routers.update_router(indexes, command, stamp)
+        case DeleteRouter():
+            return routers.delete_router(indexes, command)
+        case AddRouterInterface():
+            return routers.add_interface(indexes, named, command, stamp)
+        case RemoveRouterInterface():
+            return routers.remove_interface(indexes, named, command, stamp)
+        case ChangeExtraRoutes():
+            return routers.change_extra_routes(indexes, command, stamp)
+        case CreatePeerings():
+            return peerings.create_peerings(indexes, command, stamp)
+        case UpdatePeering():
+            return peerings.update_peering(indexes, command, stamp)
+        case DeletePeering():
+            return peerings.delete_peering(indexes, command)
         case CheckInvariants():
             return Outcome(invariants.check(indexes), Changes())
         case _:
             raise TypeError(f"no service answers {type(command).__name__}")
 
 
+def rows_named(indexes: Indexes, command: Command) -> Sequence[Id]:
+    """The existing ports that the command reads, and other rows that it must not see changed in the same commit."""
+    match command:
+        case AddRouterInterface() | RemoveRouterInterface():
+            return routers.ports_of_interface(indexes, command)
+        case _:
+            return ports_named(command)
+
+
 def ports_named(command: Command) -> Sequence[Id]:
-    """The existing ports that the command reads."""
+    """The existing ports that the command names."""
     match command:
         case UpdatePort():
             return (command.id,)
@@ -136,6 +183,8 @@ def ids_needed(command: Command) -> int:
             | CreateSecurityGroups()
             | CreateSecurityGroupRules()
             | CreateQosPolicies()
+            | CreateRouters()
+            | CreatePeerings()
         ):
             return len(command.specs)
         case CreateQosRule():

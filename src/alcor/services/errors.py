@@ -179,6 +179,57 @@ class QoSRulesConflict(Conflict): ...
 class QosRuleNotSupported(Conflict): ...
 
 
+class RouterNotFound(NotFound): ...
+
+
+class RouterInUse(Conflict): ...
+
+
+class RouterInterfaceNotFound(NotFound): ...
+
+
+class RouterInterfaceNotFoundForSubnet(NotFound): ...
+
+
+class RouterInterfaceInUseByRoute(Conflict): ...
+
+
+class SubnetMismatchForPort(Conflict): ...
+
+
+class BadRequest(DomainError):
+    """What a router cannot do."""
+
+
+class InvalidRoutes(DomainError): ...
+
+
+class RoutesExhausted(DomainError): ...
+
+
+class PortInUse(Conflict): ...
+
+
+class ServicePortInUse(Conflict):
+    """A port that belongs to a router goes with its interface."""
+
+
+class GatewayIpInUse(Conflict): ...
+
+
+class HostRoutesExhausted(DomainError): ...
+
+
+class VpcPeeringNotFound(NotFound): ...
+
+
+class VpcPeeringExists(Conflict): ...
+
+
+class VpcPeeringOverlap(Conflict):
+    """Two networks with an address in common cannot route to each other."""
+
+
 class NoVniAvailable(Conflict): ...
 
 

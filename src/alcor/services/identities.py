@@ -50,10 +50,14 @@ class Memberships:
                 groups: tuple[Id, ...] = (default_group(self._indexes, project_id, self._stamp, self._changes).id,)
             else:
                 groups = check_groups(self._indexes, wanted, project_id)
-            known = self._known[key] = groups, self._number(network_id, groups)
+            known = self._known[key] = groups, self.number(network_id, groups)
+            # Networks that routes lead to or from know every set of groups that such packets may be of.
+            for near in self._indexes.neighbours(network_id):
+                self.number(near, groups)
         return known
 
-    def _number(self, network_id: Id, groups: tuple[Id, ...]) -> int:
+    def number(self, network_id: Id, groups: tuple[Id, ...]) -> int:
+        """What stands for the set in the network. Raises IdentitiesExhausted."""
         known = self._indexes.identities.get(network_id, {}).get(groups)
         if known is not None:
             return known.number
@@ -74,6 +78,25 @@ class Memberships:
             f"Network {format_id(network_id)} has ports with {MAX_IDENTITY} different sets of security groups: "
             "give this one a set that another port has, or delete security groups that are not used."
         )
+
+
+def connect(indexes: Indexes, stamp: Stamp, changes: Changes, network_id: Id, others: Sequence[Id]) -> None:
+    """A network comes to be connected with others: each gets numbers for the sets of groups that ports of the other
+    side have; new ones go into `changes`. Raises IdentitiesExhausted."""
+    memberships = Memberships(indexes, stamp, changes)
+    mine = _used(indexes, network_id)
+    for other in others:
+        if other != network_id:
+            for groups in mine:
+                memberships.number(other, groups)
+            for groups in _used(indexes, other):
+                memberships.number(network_id, groups)
+
+
+def _used(indexes: Indexes, network_id: Id) -> list[tuple[Id, ...]]:
+    """The sets of groups that ports of the network have, sorted."""
+    known = indexes.identities.get(network_id, {})
+    return sorted(groups for groups, one in known.items() if indexes.ports_with[network_id, one.number])
 
 
 def check_port_security(

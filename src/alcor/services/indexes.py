@@ -21,7 +21,7 @@ from alcor.model.allocation import (
     vni_allocator,
 )
 from alcor.model.ids import Id
-from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
+from alcor.model.nouns import Identity, Network, Node, Peering, Port, Router, SecurityGroup, SecurityGroupRule, Subnet
 from alcor.services.qos_index import QosIndex
 from alcor.store.base import Changes, Store
 
@@ -83,6 +83,12 @@ class Indexes:
         self.ports_with: Counter[tuple[Id, int]] = Counter()
         """(network, identity) -> how many ports have it."""
         self.qos = QosIndex(store)
+        self.routers: dict[Id, Router] = {}
+        self.router_of: dict[Id, Id] = {}
+        """Port -> the router whose interface it is."""
+        self.peerings: dict[Id, Peering] = {}
+        self.roads_of: dict[Id, set[Id]] = {}
+        """Network -> the routers and peerings that it has."""
         self.vnis = vni_allocator()
         self._store = store
         self._addresses: dict[Id, Allocator] = {}
@@ -100,6 +106,10 @@ class Indexes:
             self._put_rule(rule)
         for identity in store.identities():
             self._put_identity(identity)
+        for router in store.rows(Router):
+            self._put_router(router)
+        for peering in store.rows(Peering):
+            self._put_peering(peering)
         for network_id, number, count in store.ports_of_identities():
             self.ports_with[network_id, number] = count
 
@@ -138,6 +148,14 @@ class Indexes:
             self._put_rule(rule)
         for identity in changes.identities:
             self._put_identity(identity)
+        for router in changes.deleted_routers:
+            self._drop_road(router)
+        for peering in changes.deleted_peerings:
+            self._drop_road(peering)
+        for router in changes.routers:
+            self._put_router(router)
+        for peering in changes.peerings:
+            self._put_peering(peering)
         self._count_ports(changes)
         self.qos.apply(changes)
         self._drop_groups(changes)
@@ -190,6 +208,42 @@ class Indexes:
         """The identities of all networks that name the group, sorted."""
         found = [one for known in self.identities.values() for groups, one in known.items() if group_id in groups]
         return sorted(found, key=lambda one: (one.network_id, one.number))
+
+    def roads(self, network_id: Id) -> list[Router | Peering]:
+        """The routers (up or down) and peerings that the network has, in the order of creation."""
+        return [self.routers.get(one) or self.peerings[one] for one in sorted(self.roads_of.get(network_id, ()))]
+
+    def neighbours(self, network_id: Id) -> list[Id]:
+        """The networks that a router or a peering connects with this one, sorted."""
+        return sorted({one for road in self.roads(network_id) for one in road.networks} - {network_id})
+
+    def _put_router(self, router: Router) -> None:
+        before = self.routers.get(router.id)
+        if before is not None:
+            self._drop_road(before)
+        self.routers[router.id] = router
+        self.router_of.update((one.port_id, router.id) for one in router.interfaces)
+        self._add_road(router)
+
+    def _put_peering(self, peering: Peering) -> None:
+        self.peerings[peering.id] = peering
+        self._add_road(peering)
+
+    def _add_road(self, road: Router | Peering) -> None:
+        for network_id in road.networks:
+            self.roads_of.setdefault(network_id, set()).add(road.id)
+
+    def _drop_road(self, road: Router | Peering) -> None:
+        for network_id in road.networks:
+            self.roads_of[network_id].discard(road.id)
+            if not self.roads_of[network_id]:
+                del self.roads_of[network_id]
+        if isinstance(road, Router):
+            del self.routers[road.id]
+            for one in road.interfaces:
+                del self.router_of[one.port_id]
+        else:
+            del self.peerings[road.id]
 
     def _put_group(self, group: SecurityGroup) -> None:
         self.security_groups[group.id] = group

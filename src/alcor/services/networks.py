@@ -13,9 +13,16 @@ from msgspec.structs import replace
 from alcor.model.addresses import Prefix
 from alcor.model.allocation import MAX_VNI, Allocation, Exhausted, Taken
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import Network
+from alcor.model.nouns import Network, Router
 from alcor.services.commands import CreateNetworks, DeleteNetwork, NetworkSpec, UpdateNetwork
-from alcor.services.errors import InvalidInput, NetworkInUse, NetworkNotFound, NoVniAvailable, VniInUse
+from alcor.services.errors import (
+    InvalidInput,
+    NetworkInUse,
+    NetworkNotFound,
+    NoVniAvailable,
+    VniInUse,
+    VpcPeeringOverlap,
+)
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.qos import Bindings, default_policy
 from alcor.services.revisions import changed_fields, check_if_match
@@ -87,6 +94,8 @@ def update_network(indexes: Indexes, command: UpdateNetwork, stamp: Stamp) -> Ou
                     f"Invalid input for operation: cidr {cidr} of network {format_id(before.id)} does not contain its "
                     f"subnet {format_id(subnet.id)} ({subnet.cidr})."
                 )
+    if "cidr" in fields:
+        _check_peers(indexes, before, cidr)
     after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
     changes = Changes(networks=[after])
     Bindings(indexes, stamp, changes).bind(after.id, after.qos_policy_id)
@@ -101,6 +110,11 @@ def delete_network(indexes: Indexes, command: DeleteNetwork, stamp: Stamp) -> Ou
         raise NetworkInUse(
             f"Unable to complete operation on network {format_id(network.id)}. "
             "There are one or more ports still in use on the network."
+        )
+    if indexes.roads_of.get(network.id):
+        raise NetworkInUse(
+            f"Unable to complete operation on network {format_id(network.id)}. It is peered with another VPC: delete "
+            "the peering first."
         )
     changes = Changes(deleted_networks=[network], deleted_subnets=list(indexes.subnets_of.get(network.id, {}).values()))
     return Outcome(None, changes, ((indexes.vnis, indexes.vnis.plan(release=(network.vni,))),))
@@ -119,6 +133,23 @@ def check_vpc_cidr(cidr: Prefix | None) -> None:
     """Raises InvalidInput for a VPC that has all addresses there are."""
     if cidr is not None and cidr.length == 0:
         raise InvalidInput(f"Invalid input for operation: cidr {cidr}: a VPC has a part of the addresses, not all.")
+
+
+def _check_peers(indexes: Indexes, network: Network, cidr: Prefix | None) -> None:
+    for road in indexes.roads(network.id):
+        if isinstance(road, Router):
+            continue
+        for peer in (indexes.networks[one] for one in road.networks if one != network.id):
+            if cidr is None:
+                raise NetworkInUse(
+                    f"Unable to complete operation on network {format_id(network.id)}. It is peered with VPC "
+                    f"{format_id(peer.id)}, and only VPCs are: it must keep a cidr."
+                )
+            if peer.cidr is not None and peer.cidr.overlaps(cidr):
+                raise VpcPeeringOverlap(
+                    f"Cidr {cidr} of VPC {format_id(network.id)} overlaps with cidr {peer.cidr} of VPC "
+                    f"{format_id(peer.id)}, with which it is peered."
+                )
 
 
 def inside(inner: Prefix, outer: Prefix) -> bool:

@@ -18,7 +18,16 @@ from alcor.model.addresses import ip_to_int
 from alcor.model.allocation import Allocation, Allocator, mac_from_int
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import AddressPair, DhcpOption, FixedIp, Port, PortKind, PortStatus
-from alcor.services.addressing import NetworkDemand, Want, automatic_subnets, draw_macs, resolve, settle, supply
+from alcor.services.addressing import (
+    NetworkDemand,
+    Want,
+    automatic_subnets,
+    draw_macs,
+    gateway_error,
+    resolve,
+    settle,
+    supply,
+)
 from alcor.services.commands import CreatePorts, DeletePorts, FixedIpSpec, PortSpec, UpdatePort
 from alcor.services.errors import (
     InvalidInput,
@@ -26,6 +35,7 @@ from alcor.services.errors import (
     PortBound,
     PortNotFound,
     PortSecurityPortHasSecurityGroup,
+    ServicePortInUse,
 )
 from alcor.services.identities import TRUSTED_OWNER, Memberships, address_pairs, check_port_security
 from alcor.services.indexes import Indexes, Outcome, Stamp
@@ -62,6 +72,8 @@ _WIRED_FIELDS = frozenset(
     )
 )
 """What a host must realise: a change of one of these makes a bound port BUILD again."""
+_ROUTERS_OWN = _WIRED_FIELDS | {"device_id", "device_owner"}
+"""What of a router's port only the router changes."""
 
 
 def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcome:
@@ -81,7 +93,7 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
             demand.anywhere += 1
             wanted.append(None)
         else:
-            wanted.append(resolve(indexes, demand.network, spec.fixed_ips))
+            wanted.append(resolve(indexes, demand.network, spec.fixed_ips, bound=bool(spec.host)))
         if spec.kind is not None or spec.interface or spec.netns:
             check_attachment(_kind(spec), spec.netns, spec.interface)
         hosts.add(spec.host)
@@ -183,9 +195,14 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
     _change_security(Memberships(indexes, stamp, changes), before, command, fields)
     if not fields:
         return Outcome(before, Changes())
+    if before.id in indexes.router_of and not _ROUTERS_OWN.isdisjoint(fields):
+        raise _of_router(before, "changed")
     Bindings(indexes, stamp, changes).bind(before.network_id, fields.get("qos_policy_id"))
     if "host" in fields:
         check_hosts(indexes, {fields["host"]})
+        for fixed in fields.get("fixed_ips", before.fixed_ips) if fields["host"] else ():
+            if fixed.ip == indexes.subnets[fixed.subnet_id].gateway:
+                raise gateway_error(indexes.subnets[fixed.subnet_id])
     after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
     if not fields.keys().isdisjoint(("kind", "netns", "interface")):
         check_attachment(after.kind, after.netns, after.interface)
@@ -211,6 +228,8 @@ def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePort
     for identifier in dict.fromkeys(command.ids):
         port = find_port(ports, identifier)
         check_if_match(port, command.if_match)
+        if port.id in indexes.router_of:
+            raise _of_router(port, "deleted")
         demand = demands.get(port.network_id)
         if demand is None:
             demand = demands[port.network_id] = NetworkDemand(indexes.networks[port.network_id])
@@ -228,6 +247,12 @@ def find_port(ports: Mapping[Id, Port], port_id: Id) -> Port:
     if port is None:
         raise PortNotFound(f"Port {format_id(port_id)} could not be found.")
     return port
+
+
+def _of_router(port: Port, what: str) -> ServicePortInUse:
+    return ServicePortInUse(
+        f"Port {format_id(port.id)} cannot be {what} directly via the port API: has device owner {port.device_owner}."
+    )
 
 
 def check_hosts(indexes: Indexes, hosts: set[str]) -> None:
@@ -318,7 +343,8 @@ def _change_addresses(
         if "mac" not in fields:
             return ()
         specs = _as_specs(indexes, before)
-    wants = resolve(indexes, demand.network, specs)
+    host = fields.get("host", before.host)
+    wants = resolve(indexes, demand.network, specs, bound=bool(host))
     if automatic_subnets(indexes, before.network_id):
         wants = settle(wants, fields.get("mac", before.mac), before.device_owner)
     kept, new = _keep(indexes, before, wants)

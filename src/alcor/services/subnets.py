@@ -14,10 +14,12 @@ from msgspec.structs import replace
 
 from alcor.model.addresses import Ip, Prefix, format_ip, ip_from_int, ip_to_int, ip_version, parse_prefix
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import Ipv6Mode, Network, Pool, Subnet
+from alcor.model.nouns import ExtraRoute, Ipv6Mode, Network, Pool, Router, Subnet
 from alcor.services.commands import CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
 from alcor.services.errors import (
     GatewayConflictWithAllocationPools,
+    GatewayIpInUse,
+    HostRoutesExhausted,
     InvalidAllocationPool,
     InvalidInput,
     IpAddressAlreadyAllocated,
@@ -28,14 +30,17 @@ from alcor.services.errors import (
 )
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.networks import find_network, inside
+from alcor.services.reach import find_clash, near
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
+MAX_HOST_ROUTES = 20
+"""Of one subnet, as Neutron's default."""
 _IPV6_SHORTEST = 64
 _EUI64_LENGTH = 64
 _NOT_FOR_HOSTS = tuple(parse_prefix(text) for text in ("::/64", "fe80::/10", "ff00::/8"))
 """IPv6: unspecified, loopback and v4-mapped; link-local, which every port has by itself; groups (RFC 4291)."""
-_FIELDS = ("name", "description", "gateway", "pools", "enable_dhcp", "dns_nameservers")
+_FIELDS = ("name", "description", "gateway", "pools", "enable_dhcp", "dns_nameservers", "host_routes")
 _DHCP_LONGEST = 30
 """A DHCP server needs room for itself and a client beside network and broadcast (Neutron's rule)."""
 
@@ -70,12 +75,20 @@ def create_subnets(indexes: Indexes, command: CreateSubnets, stamp: Stamp) -> Ou
                 pools=pools,
                 enable_dhcp=spec.enable_dhcp,
                 dns_nameservers=spec.dns_nameservers,
+                host_routes=check_host_routes(spec.cidr, gateway, spec.host_routes),
                 ra_mode=spec.ra_mode,
                 address_mode=spec.address_mode,
                 created_at=stamp.now,
                 updated_at=stamp.now,
                 revision=stamp.revision,
             )
+        )
+    networks = {near_id for subnet in made for near_id in near(indexes, subnet.network_id)}
+    clash = find_clash(indexes, sorted(networks), subnets=made)
+    if clash is not None:
+        raise InvalidInput(
+            f"Invalid input for operation: Requested subnet with cidr: {clash.one_cidr} overlaps with "
+            f"{clash.other_cidr}: network {format_id(clash.network_id)} would reach both, by a router or a peering."
         )
     return Outcome(tuple(made), Changes(subnets=made))
 
@@ -99,6 +112,10 @@ def update_subnet(indexes: Indexes, command: UpdateSubnet, stamp: Stamp) -> Outc
                 f"IP address {format_ip(after.gateway)} already allocated in subnet {format_id(after.id)}: "
                 "gateway_ip cannot be a port's address."
             )
+    if "gateway" in fields:
+        _check_router(indexes, before)
+    if "gateway" in fields or "host_routes" in fields:
+        check_host_routes(after.cidr, after.gateway, after.host_routes)
     if "gateway" in fields or "pools" in fields:
         check_pools(after.cidr, after.gateway, after.pools)
     return Outcome(after, Changes(subnets=[after]))
@@ -114,6 +131,39 @@ def delete_subnet(indexes: Indexes, command: DeleteSubnet, stamp: Stamp) -> Outc
             "One or more ports have an IP allocation from this subnet."
         )
     return Outcome(None, Changes(deleted_subnets=[subnet]))
+
+
+def check_host_routes(cidr: Prefix, gateway: Ip | None, routes: tuple[ExtraRoute, ...]) -> tuple[ExtraRoute, ...]:
+    """The routes that workloads of the subnet are told. Raises InvalidInput for what they could not follow."""
+    if len(routes) > MAX_HOST_ROUTES:
+        raise HostRoutesExhausted(
+            f"Unable to complete operation. The number of host routes exceeds the limit {MAX_HOST_ROUTES}."
+        )
+    for route in routes:
+        text = f"{route.destination} via {'nowhere' if route.nexthop is None else format_ip(route.nexthop)}"
+        if (
+            route.nexthop is None
+            or ip_version(route.nexthop) != cidr.version
+            or route.destination.version != cidr.version
+        ):
+            raise InvalidInput(f"Invalid input for operation: host route {text} is not of {cidr}'s family.")
+        if route.nexthop != gateway:
+            raise InvalidInput(
+                f"Invalid input for operation: host route {text}: its nexthop must be the subnet's gateway_ip. A way "
+                "through a port is a route of a router."
+            )
+    return routes
+
+
+def _check_router(indexes: Indexes, subnet: Subnet) -> None:
+    """Raises GatewayIpInUse while a router has the gateway's address."""
+    for road in indexes.roads(subnet.network_id):
+        for one in road.interfaces if isinstance(road, Router) else ():
+            if one.subnet_id == subnet.id and one.ip == subnet.gateway:
+                raise GatewayIpInUse(
+                    f"Current gateway ip {format_ip(one.ip)} already in use by port {format_id(one.port_id)}. Unable "
+                    "to update."
+                )
 
 
 def usable(cidr: Prefix, ip: Ip) -> bool:

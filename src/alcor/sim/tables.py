@@ -23,6 +23,9 @@ from alcor.dataplane.base import (
     PortCounters,
     PortResult,
     Request,
+    Route,
+    RouteKey,
+    TranslationKey,
 )
 from alcor.kit.bell import Bell
 from alcor.model.ids import Id
@@ -40,6 +43,8 @@ class Tables:
         self.learnt: dict[EndpointKey, Endpoint | None] = {}
         """Of VPCs on demand; None: nobody has the address."""
         self.forwards: dict[EndpointKey, Endpoint] = {}
+        self.routes: dict[RouteKey, Route] = {}
+        self.translations: dict[TranslationKey, int] = {}
         self.orphans: tuple[str, ...] = ()
         self.refused_ports: dict[Id, str] = {}
         self.refused_interfaces: dict[str, str] = {}
@@ -129,6 +134,8 @@ class DictionaryDriver:
             gateways=frozenset(self.tables.gateways),
             policies={key: policy.digest() for key, policy in self.tables.policies.items()},
             on_demand=frozenset(self.tables.on_demand),
+            routes=dict(self.tables.routes),
+            translations=dict(self.tables.translations),
             learnt=tuple(sorted(self.tables.learnt)),
             forwards=dict(self.tables.forwards),
             orphans=self.tables.orphans,
@@ -153,6 +160,8 @@ class DictionaryDriver:
             tables.gateways.update(plan.put_gateways)
             tables.policies.update((policy.key, policy) for policy in plan.put_policies)
             tables.endpoints.update(plan.put_endpoints)
+            tables.translations.update(plan.put_translations)
+            tables.routes.update(plan.put_routes)
         for port in plan.put_ports:
             error = tables.refused_ports.get(port.id, "") or tables.refused_interfaces.get(port.interface, "")
             if not error:
@@ -160,6 +169,10 @@ class DictionaryDriver:
                 tables.written[port.id] += 1
             results.append(PortResult(port.id, error, 2))
         if not tables.tables_error:
+            for route in plan.remove_routes:
+                tables.routes.pop(route, None)
+            for translation in plan.remove_translations:
+                tables.translations.pop(translation, None)
             for named in plan.remove_policies:
                 tables.policies.pop(named, None)
             for key in plan.remove_forwards:

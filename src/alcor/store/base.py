@@ -6,7 +6,7 @@ The writer commits a whole batch (rows and the change-log entry) in one transact
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -16,13 +16,17 @@ from alcor.model.nouns import (
     Identity,
     Network,
     Node,
+    Peering,
     Port,
     PortStatus,
+    Router,
     SecurityGroup,
     SecurityGroupRule,
     Subnet,
 )
 from alcor.model.qos import QosBinding, QosPolicy, QosRule
+
+Noun = TypeVar("Noun")
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +93,12 @@ class Changes(msgspec.Struct, kw_only=True):
     deleted_qos_policies: list[QosPolicy] = []
     deleted_qos_rules: list[QosRule] = []
     deleted_qos_bindings: list[QosBinding] = []
+    routers: list[Router] = []
+    deleted_routers: list[Router] = []
+    peerings: list[Peering] = []
+    deleted_peerings: list[Peering] = []
+    left_networks: list[Id] = []
+    """Networks that a router among these had an interface in before, and has no more."""
     statuses: list[StatusChange] = []
     last_ordinal: int = 0
     """The largest ordinal given out so far: it survives the resource it was given to."""
@@ -145,6 +155,11 @@ class ChangeRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
     deleted_qos_policies: tuple[Id, ...] = ()
     qos_bindings: tuple[tuple[Id, Id], ...] = ()
     """New and deleted ones: (network, policy)."""
+    resources: tuple[tuple[str, Id], ...] = ()
+    """New and changed rows of every other table (schema.RESOURCES): (table, id)."""
+    deleted_resources: tuple[tuple[str, Id], ...] = ()
+    road_networks: tuple[Id, ...] = ()
+    """The networks that routers and peerings among those connect, or connected before."""
 
 
 class Store(Protocol):
@@ -215,6 +230,14 @@ class Store(Protocol):
     def list_qos_policies(self, query: Query) -> list[QosPolicy]: ...
 
     def list_qos_rules(self, query: Query) -> list[QosRule]: ...
+
+    def rows(self, noun: type[Noun]) -> list[Noun]:
+        """All rows of one of schema.RESOURCES, in the order of creation."""
+        ...
+
+    def list_rows(self, noun: type[Noun], query: Query) -> list[Noun]:
+        """A page of one of schema.RESOURCES."""
+        ...
 
     def ports_of_host(self, host: str) -> list[Port]: ...
 

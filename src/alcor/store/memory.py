@@ -23,13 +23,14 @@ from alcor.store.base import (
     Changes,
     Location,
     MarkerNotFound,
+    Noun,
     Query,
     QueryError,
     StatusChange,
     StoreError,
 )
 from alcor.store.record import record_of
-from alcor.store.schema import NETWORKS, NODES, PORTS, SUBNETS
+from alcor.store.schema import NETWORKS, NODES, PORTS, RESOURCES, SUBNETS
 from alcor.store.table import Table
 from alcor.store.tables_qos import QOS_POLICIES, QOS_RULES
 from alcor.store.tables_security import RULES, SECURITY_GROUPS
@@ -56,6 +57,8 @@ class MemoryStore:
         self._qos_policies: dict[Id, QosPolicy] = {}
         self._qos_rules: dict[Id, QosRule] = {}
         self._qos_bindings: dict[tuple[Id, Id], QosBinding] = {}
+        self._others: dict[str, dict[Id, Any]] = {table.name: {} for table in RESOURCES.values()}
+        """By table, of schema.RESOURCES."""
         self._log: list[ChangeRecord] = []
         self._epoch = 0
         self._revision = 0
@@ -70,7 +73,7 @@ class MemoryStore:
                 self._release(port)
             for port in changes.deleted_ports:
                 self._ports.pop(port.id, None)
-            for deleted, rows in (
+            for deleted, table in (
                 (changes.deleted_subnets, self._subnets),
                 (changes.deleted_networks, self._networks),
                 (changes.deleted_nodes, self._nodes),
@@ -80,7 +83,10 @@ class MemoryStore:
                 (changes.deleted_qos_rules, self._qos_rules),
             ):
                 for noun in deleted:
-                    rows.pop(noun.id, None)
+                    table.pop(noun.id, None)
+            for name, rows in self._others.items():
+                for row in getattr(changes, f"deleted_{name}"):
+                    rows.pop(row.id, None)
             for identity in changes.deleted_identities:
                 self._identities.pop((identity.network_id, identity.number), None)
             for binding in changes.deleted_qos_bindings:
@@ -102,6 +108,8 @@ class MemoryStore:
             self._qos_policies.update((policy.id, policy) for policy in changes.qos_policies)
             self._qos_rules.update((rule.id, rule) for rule in changes.qos_rules)
             self._qos_bindings.update(((one.network_id, one.policy_id), one) for one in changes.qos_bindings)
+            for name, rows in self._others.items():
+                rows.update((row.id, row) for row in getattr(changes, name))
             for change in changes.statuses:
                 if change.id in self._ports:
                     self._ports[change.id] = _with_status(self._ports[change.id], change)
@@ -112,8 +120,9 @@ class MemoryStore:
             made = chain(
                 *(changes.new_ports, changes.networks, changes.subnets, changes.nodes),
                 *(changes.security_groups, changes.rules, changes.qos_policies, changes.qos_rules),
+                *(getattr(changes, name) for name in self._others),
             )
-            ordinals = [ordinal_of(noun.id) for noun in made]  # type: ignore[attr-defined]
+            ordinals = [ordinal_of(noun.id) for noun in made]
             self._last_ordinal = max(self._last_ordinal, changes.last_ordinal, *ordinals, 0)
 
     def next_epoch(self) -> int:
@@ -216,6 +225,14 @@ class MemoryStore:
     def list_qos_rules(self, query: Query) -> list[QosRule]:
         """See store.base."""
         return _page(QOS_RULES, self.qos_rules(), query)
+
+    def rows(self, noun: type[Noun]) -> list[Noun]:
+        """See store.base."""
+        return self._sorted(self._others[RESOURCES[noun].name])
+
+    def list_rows(self, noun: type[Noun], query: Query) -> list[Noun]:
+        """See store.base."""
+        return _page(RESOURCES[noun], self.rows(noun), query)
 
     def ports_of_host(self, host: str) -> list[Port]:
         """In the order of creation."""

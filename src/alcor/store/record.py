@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from itertools import chain, groupby
 
 from alcor.model.ids import Id
-from alcor.model.nouns import Port
+from alcor.model.nouns import Peering, Port, Router
 from alcor.store.base import ChangeRecord, Changes, Departure
+from alcor.store.schema import RESOURCES
 
 
 def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
@@ -22,6 +23,8 @@ def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
         if before.host and before.host != after.host
     ]
     changed = [after for _, after in changes.changed_ports]
+    roads: tuple[Router | Peering, ...] = (*changes.routers, *changes.peerings, *changes.deleted_peerings)
+    connected = {network for road in roads for network in road.networks}
     record = ChangeRecord(
         revision=revision,
         networks=tuple(network.id for network in changes.networks),
@@ -43,6 +46,9 @@ def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
         qos_bindings=tuple(
             (one.network_id, one.policy_id) for one in chain(changes.qos_bindings, changes.deleted_qos_bindings)
         ),
+        resources=_named(changes, ""),
+        deleted_resources=_named(changes, "deleted_"),
+        road_networks=tuple(sorted(connected.union(changes.left_networks))),
     )
     return record if record != ChangeRecord(revision) else None
 
@@ -50,3 +56,8 @@ def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
 def _runs(ports: Iterable[Port]) -> tuple[tuple[Id, int], ...]:
     """Their networks, run by run: a request's ports are in few."""
     return tuple([(network, sum(1 for _ in run)) for network, run in groupby(port.network_id for port in ports)])
+
+
+def _named(changes: Changes, prefix: str) -> tuple[tuple[str, Id], ...]:
+    names = [table.name for table in RESOURCES.values()]
+    return tuple((name, row.id) for name in names for row in getattr(changes, f"{prefix}{name}"))

@@ -22,19 +22,22 @@ from alcor.model.nouns import (
     Ipv6Mode,
     Network,
     Node,
+    Peering,
     Pool,
     Port,
     PortKind,
     PortStatus,
+    Router,
     Subnet,
 )
 from alcor.store.table import OWNED, TIMES, Table, cidr_text, id_bytes, ids_of, mac_number, words_text
 from alcor.store.tables_qos import QOS_COLUMNS, QOS_PORT_INDEX, QOS_SCHEMA
+from alcor.store.tables_routing import PEERINGS, ROUTERS, ROUTING_SCHEMA, decode_routes, encode_routes
 from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -60,7 +63,7 @@ CREATE TABLE subnets (
     description TEXT NOT NULL, cidr TEXT NOT NULL, gateway BLOB NOT NULL, pools BLOB NOT NULL,
     enable_dhcp INTEGER NOT NULL, dns_nameservers TEXT NOT NULL, created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL, revision INTEGER NOT NULL, ra_mode TEXT NOT NULL, address_mode TEXT NOT NULL,
-    first BLOB NOT NULL, last BLOB NOT NULL,
+    host_routes BLOB NOT NULL, first BLOB NOT NULL, last BLOB NOT NULL,
     ip_version INTEGER AS (CASE WHEN instr(cidr, ':') THEN 6 ELSE 4 END)
 );
 CREATE INDEX subnet_network ON subnets (network_id);
@@ -106,7 +109,11 @@ LOG_SCHEMA = """
 CREATE TABLE changes (revision INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
 
-SCHEMA = BASE_SCHEMA + SECURITY_SCHEMA + QOS_SCHEMA + QOS_PORT_INDEX + LOG_SCHEMA
+SCHEMA = BASE_SCHEMA + SECURITY_SCHEMA + QOS_SCHEMA + QOS_PORT_INDEX + ROUTING_SCHEMA + LOG_SCHEMA
+
+RESOURCES: dict[type, Table] = {Router: ROUTERS, Peering: PEERINGS}
+"""Tables that need no words of their own in the stores: `Changes` has a list of the table's name, and one more of what
+was deleted; each row is its id's."""
 
 MIGRATIONS = {
     1: """
@@ -136,6 +143,7 @@ ALTER TABLE ports ADD COLUMN dhcp_options BLOB NOT NULL DEFAULT x'';
 CREATE INDEX port_dns_name ON ports (network, dns_name) WHERE dns_name <> '';
 """,
     5: QOS_SCHEMA + QOS_COLUMNS + QOS_PORT_INDEX,
+    6: f"ALTER TABLE subnets ADD COLUMN host_routes BLOB NOT NULL DEFAULT x'90';{ROUTING_SCHEMA}",
 }
 """From that version to the next; each in a transaction of its own."""
 
@@ -215,6 +223,7 @@ def subnet_row(subnet: Subnet) -> tuple[Any, ...]:
         subnet.revision,
         subnet.ra_mode or "",
         subnet.address_mode or "",
+        encode_routes(subnet.host_routes),
         subnet.cidr.base,
         last,
     )
@@ -237,6 +246,7 @@ def subnet_of(row: tuple[Any, ...]) -> Subnet:
         revision=row[12],
         ra_mode=Ipv6Mode(row[13]) if row[13] else None,
         address_mode=Ipv6Mode(row[14]) if row[14] else None,
+        host_routes=decode_routes(row[15]),
     )
 
 

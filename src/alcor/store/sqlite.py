@@ -24,7 +24,7 @@ from alcor.model.addresses import Ip, Mac, link_local
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import Identity, Network, Node, Port, SecurityGroup, SecurityGroupRule, Subnet
 from alcor.model.qos import QosBinding, QosPolicy, QosRule
-from alcor.store.base import SCAN_BOUND, ChangeRecord, Changes, Location, Query, StoreError
+from alcor.store.base import SCAN_BOUND, ChangeRecord, Changes, Location, Noun, Query, StoreError
 from alcor.store.query import PORT_SELECT, Listing
 from alcor.store.record import record_of
 from alcor.store.schema import (
@@ -33,6 +33,7 @@ from alcor.store.schema import (
     NETWORKS,
     NODES,
     PORTS,
+    RESOURCES,
     SCHEMA,
     SCHEMA_VERSION,
     SUBNETS,
@@ -94,6 +95,8 @@ class SqliteStore:
             self._put(NODES, changes.nodes)
             self._put(SECURITY_GROUPS, changes.security_groups)
             self._put(RULES, changes.rules)
+            for table in RESOURCES.values():
+                self._put(table, getattr(changes, table.name))
             identities = list(map(identity_row, changes.identities))
             self._insert("identities", ("network", "number", "groups", "revision"), identities, upsert=False)
             self._put(QOS_POLICIES, changes.qos_policies)
@@ -238,6 +241,14 @@ class SqliteStore:
     def list_qos_rules(self, query: Query) -> list[QosRule]:
         """See store.base."""
         return self._list(QOS_RULES, query)
+
+    def rows(self, noun: type[Noun]) -> list[Noun]:
+        """See store.base."""
+        return self._all(RESOURCES[noun])
+
+    def list_rows(self, noun: type[Noun], query: Query) -> list[Noun]:
+        """See store.base."""
+        return self._list(RESOURCES[noun], query)
 
     def ports_of_host(self, host: str) -> list[Port]:
         """In the order of creation."""
@@ -428,6 +439,7 @@ class SqliteStore:
             ("security_group_rules", changes.deleted_rules),
             ("qos_policies", changes.deleted_qos_policies),
             ("qos_rules", changes.deleted_qos_rules),
+            *((table.name, getattr(changes, f"deleted_{table.name}")) for table in RESOURCES.values()),
         ):
             if nouns:
                 ordinals = _json_numbers(ordinal_of(noun.id) for noun in nouns)
@@ -536,6 +548,7 @@ def _largest_ordinal(changes: Changes) -> int:
     made: Iterator[Any] = chain(
         *(changes.new_ports, changes.networks, changes.subnets, changes.nodes),
         *(changes.security_groups, changes.rules, changes.qos_policies, changes.qos_rules),
+        *(getattr(changes, table.name) for table in RESOURCES.values()),
     )
     return max((ordinal_of(noun.id) for noun in made), default=0)
 

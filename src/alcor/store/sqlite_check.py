@@ -38,6 +38,9 @@ _QUERIES = (
      "SELECT n, qos_policy_id FROM networks) u WHERE q <> x'' AND NOT EXISTS "
      "(SELECT 1 FROM qos_bindings b WHERE b.network = u.n AND b.policy_id = u.q)",
      "{} ports and networks have a QoS policy that is not bound to their network"),
+    ("SELECT count(*) FROM peerings e WHERE NOT EXISTS (SELECT 1 FROM networks w WHERE w.id = e.network_id) "
+     "OR NOT EXISTS (SELECT 1 FROM networks w WHERE w.id = e.peer_network_id)",
+     "{} peerings are of a network that does not exist"),
     ("SELECT count(*) FROM ports WHERE host = '' AND status <> 'DOWN'",
      "{} unbound ports are not DOWN"),
     ("SELECT count(*) FROM ports WHERE revision > (SELECT revision FROM meta)",
@@ -45,7 +48,8 @@ _QUERIES = (
     ("SELECT count(*) FROM (SELECT n FROM ports UNION ALL SELECT n FROM networks UNION ALL SELECT n FROM subnets "
      "UNION ALL SELECT n FROM nodes UNION ALL SELECT n FROM security_groups "
      "UNION ALL SELECT n FROM security_group_rules UNION ALL SELECT n FROM qos_policies "
-     "UNION ALL SELECT n FROM qos_rules) WHERE n > (SELECT last_ordinal FROM meta)",
+     "UNION ALL SELECT n FROM qos_rules UNION ALL SELECT n FROM routers UNION ALL SELECT n FROM peerings) "
+     "WHERE n > (SELECT last_ordinal FROM meta)",
      "{} rows have an ordinal that was never given out"),
 )  # fmt: skip
 

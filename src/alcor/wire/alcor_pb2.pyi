@@ -97,7 +97,7 @@ class Feed(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ..., verifier: _Optional[bytes] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
-    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms", "qos")
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms", "qos", "routers", "peerings")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,8 @@ class ScopeUpdate(_message.Message):
     NAMES_FIELD_NUMBER: _ClassVar[int]
     CONFIRMS_FIELD_NUMBER: _ClassVar[int]
     QOS_FIELD_NUMBER: _ClassVar[int]
+    ROUTERS_FIELD_NUMBER: _ClassVar[int]
+    PEERINGS_FIELD_NUMBER: _ClassVar[int]
     scope: bytes
     revision: int
     snapshot: bool
@@ -126,7 +128,9 @@ class ScopeUpdate(_message.Message):
     names: _containers.RepeatedCompositeFieldContainer[Name]
     confirms: int
     qos: _containers.RepeatedCompositeFieldContainer[Qos]
-    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ..., qos: _Optional[_Iterable[_Union[Qos, _Mapping]]] = ...) -> None: ...
+    routers: _containers.RepeatedCompositeFieldContainer[Router]
+    peerings: _containers.RepeatedCompositeFieldContainer[Peering]
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ..., qos: _Optional[_Iterable[_Union[Qos, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., peerings: _Optional[_Iterable[_Union[Peering, _Mapping]]] = ...) -> None: ...
 
 class Vpc(_message.Message):
     __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up", "on_demand", "dns_domain", "qos_id")
@@ -151,13 +155,14 @@ class Vpc(_message.Message):
     def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vni: _Optional[int] = ..., mtu: _Optional[int] = ..., routed: _Optional[bool] = ..., admin_state_up: _Optional[bool] = ..., on_demand: _Optional[bool] = ..., dns_domain: _Optional[str] = ..., qos_id: _Optional[bytes] = ...) -> None: ...
 
 class Subnet(_message.Message):
-    __slots__ = ("id", "revision", "base", "prefix_length", "ip_version", "gateway", "dhcp", "nameservers", "ra_mode", "address_mode")
+    __slots__ = ("id", "revision", "base", "prefix_length", "ip_version", "gateway", "host_routes", "dhcp", "nameservers", "ra_mode", "address_mode")
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     IP_VERSION_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    HOST_ROUTES_FIELD_NUMBER: _ClassVar[int]
     DHCP_FIELD_NUMBER: _ClassVar[int]
     NAMESERVERS_FIELD_NUMBER: _ClassVar[int]
     RA_MODE_FIELD_NUMBER: _ClassVar[int]
@@ -168,11 +173,12 @@ class Subnet(_message.Message):
     prefix_length: int
     ip_version: int
     gateway: bytes
+    host_routes: _containers.RepeatedCompositeFieldContainer[Router.Route]
     dhcp: bool
     nameservers: bytes
     ra_mode: Ipv6Mode
     address_mode: Ipv6Mode
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., gateway: _Optional[bytes] = ..., dhcp: _Optional[bool] = ..., nameservers: _Optional[bytes] = ..., ra_mode: _Optional[_Union[Ipv6Mode, str]] = ..., address_mode: _Optional[_Union[Ipv6Mode, str]] = ...) -> None: ...
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., gateway: _Optional[bytes] = ..., host_routes: _Optional[_Iterable[_Union[Router.Route, _Mapping]]] = ..., dhcp: _Optional[bool] = ..., nameservers: _Optional[bytes] = ..., ra_mode: _Optional[_Union[Ipv6Mode, str]] = ..., address_mode: _Optional[_Union[Ipv6Mode, str]] = ...) -> None: ...
 
 class Name(_message.Message):
     __slots__ = ("id", "revision", "name", "ips")
@@ -225,6 +231,54 @@ class Rule(_message.Message):
     prefix_length: int
     group: bytes
     def __init__(self, egress: _Optional[bool] = ..., ip_version: _Optional[int] = ..., protocol: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., group: _Optional[bytes] = ...) -> None: ...
+
+class Router(_message.Message):
+    __slots__ = ("id", "revision", "interfaces", "routes")
+    class Interface(_message.Message):
+        __slots__ = ("vpc", "subnet_id", "base", "prefix_length", "ip_version", "ip")
+        VPC_FIELD_NUMBER: _ClassVar[int]
+        SUBNET_ID_FIELD_NUMBER: _ClassVar[int]
+        BASE_FIELD_NUMBER: _ClassVar[int]
+        PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+        IP_VERSION_FIELD_NUMBER: _ClassVar[int]
+        IP_FIELD_NUMBER: _ClassVar[int]
+        vpc: bytes
+        subnet_id: bytes
+        base: bytes
+        prefix_length: int
+        ip_version: int
+        ip: bytes
+        def __init__(self, vpc: _Optional[bytes] = ..., subnet_id: _Optional[bytes] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., ip: _Optional[bytes] = ...) -> None: ...
+    class Route(_message.Message):
+        __slots__ = ("base", "prefix_length", "ip_version", "nexthop")
+        BASE_FIELD_NUMBER: _ClassVar[int]
+        PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+        IP_VERSION_FIELD_NUMBER: _ClassVar[int]
+        NEXTHOP_FIELD_NUMBER: _ClassVar[int]
+        base: bytes
+        prefix_length: int
+        ip_version: int
+        nexthop: bytes
+        def __init__(self, base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., nexthop: _Optional[bytes] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    INTERFACES_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    interfaces: _containers.RepeatedCompositeFieldContainer[Router.Interface]
+    routes: _containers.RepeatedCompositeFieldContainer[Router.Route]
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., interfaces: _Optional[_Iterable[_Union[Router.Interface, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Router.Route, _Mapping]]] = ...) -> None: ...
+
+class Peering(_message.Message):
+    __slots__ = ("id", "revision", "vpcs")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    VPCS_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    vpcs: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpcs: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Port(_message.Message):
     __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options", "qos_id")

@@ -25,9 +25,11 @@ from alcor.goalstate.objects import (
     IdentityGoal,
     Kind,
     NameGoal,
+    PeeringGoal,
     PortAddress,
     PortGoal,
     QosGoal,
+    RouterGoal,
     ScopeUpdate,
     SubnetGoal,
     Tombstone,
@@ -51,6 +53,14 @@ from alcor.wire.groups import (
     encode_pair,
 )
 from alcor.wire.qos import decode_qos, encode_qos
+from alcor.wire.routers import (
+    decode_peering,
+    decode_route,
+    decode_router,
+    encode_peering,
+    encode_route,
+    encode_router,
+)
 from alcor.wire.services import MODE_NUMBERS, decode_mode, decode_name, decode_nameservers, decode_options, encode_name
 
 SYNC_METHOD = "/alcor.v1.Agent/Sync"
@@ -120,22 +130,15 @@ def encode_update(update: ScopeUpdate) -> bytes:
         elif isinstance(goal, PortGoal):
             _encode_port(ports.add(), goal)
         elif isinstance(goal, SubnetGoal):
-            subnets.add(
-                id=goal.id,
-                revision=goal.revision,
-                base=goal.cidr.base,
-                prefix_length=goal.cidr.length,
-                ip_version=goal.cidr.version,
-                gateway=goal.gateway or b"",
-                dhcp=goal.dhcp,
-                nameservers=b"".join(goal.nameservers),
-                ra_mode=MODE_NUMBERS[goal.ra_mode],
-                address_mode=MODE_NUMBERS[goal.address_mode],
-            )
+            _encode_subnet(subnets.add(), goal)
         elif isinstance(goal, IdentityGoal):
             encode_identity(message.identities.add(), goal)
         elif isinstance(goal, GroupGoal):
             encode_group(message.groups.add(), goal)
+        elif isinstance(goal, RouterGoal):
+            encode_router(message.routers.add(), goal)
+        elif isinstance(goal, PeeringGoal):
+            encode_peering(message.peerings.add(), goal)
         elif isinstance(goal, NameGoal):
             encode_name(message.names.add(), goal)
         elif isinstance(goal, QosGoal):
@@ -229,6 +232,21 @@ def decode_update(data: bytes) -> ScopeUpdate:
         raise WireError(f"update: not a protobuf message ({error})") from None
 
 
+def _encode_subnet(message: pb.Subnet, goal: SubnetGoal) -> None:
+    message.id = goal.id
+    message.revision = goal.revision
+    message.base = goal.cidr.base
+    message.prefix_length = goal.cidr.length
+    message.ip_version = goal.cidr.version
+    message.gateway = goal.gateway or b""
+    message.dhcp = goal.dhcp
+    message.nameservers = b"".join(goal.nameservers)
+    message.ra_mode = MODE_NUMBERS[goal.ra_mode]
+    message.address_mode = MODE_NUMBERS[goal.address_mode]
+    for route in goal.host_routes:
+        encode_route(message.host_routes.add(), route)
+
+
 def _encode_port(message: pb.Port, goal: PortGoal) -> None:
     message.id = goal.id
     message.revision = goal.revision
@@ -274,12 +292,11 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         check_id(scope, f"{where}.scope")
         if message.ports:
             raise WireError(f"{where}.ports: ports belong in a host's scope, not in a VPC's")
-    elif (
-        message.vpcs
-        or message.subnets
-        or message.HasField("endpoints")
-        or message.identities
-        or (message.groups or message.names or message.qos)
+    elif any(
+        (
+            *(message.vpcs, message.subnets, message.HasField("endpoints"), message.identities, message.groups),
+            *(message.names, message.routers, message.peerings, message.qos),
+        )
     ):
         raise WireError(f"{where}: all things but ports belong in a VPC's scope, not in a host's")
     objects: list[Goal] = []
@@ -290,6 +307,8 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         objects += _decode_endpoints(message.endpoints, f"{where}.endpoints")
     objects += [decode_identity(identity, f"{where}.identities") for identity in message.identities]
     objects += [decode_group(group, f"{where}.groups") for group in message.groups]
+    objects += [decode_router(router, f"{where}.routers") for router in message.routers]
+    objects += [decode_peering(peering, f"{where}.peerings") for peering in message.peerings]
     objects += [decode_name(name, f"{where}.names") for name in message.names]
     objects += [decode_qos(policy, f"{where}.qos") for policy in message.qos]
     for kind, some in (
@@ -297,6 +316,8 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         ("subnets", message.subnets),
         ("ports", message.ports),
         ("groups", message.groups),
+        ("routers", message.routers),
+        ("peerings", message.peerings),
         ("names", message.names),
         ("qos", message.qos),
     ):
@@ -343,6 +364,8 @@ def _decode_subnet(message: pb.Subnet, where: str) -> SubnetGoal:
     gateway = check_ip(message.gateway, f"{where}.gateway") if message.gateway else None
     if gateway is not None and gateway not in cidr:
         raise WireError(f"{where}.gateway: not in the subnet")
+    if len(message.host_routes) > MAX_ADDRESSES:
+        raise WireError(f"{where}.host_routes: more than {MAX_ADDRESSES}")
     return SubnetGoal(
         check_id(message.id, f"{where}.id"),
         check_revision(message.revision, f"{where}.revision"),
@@ -352,6 +375,7 @@ def _decode_subnet(message: pb.Subnet, where: str) -> SubnetGoal:
         decode_nameservers(message.nameservers, f"{where}.nameservers"),
         decode_mode(message.ra_mode, f"{where}.ra_mode"),
         decode_mode(message.address_mode, f"{where}.address_mode"),
+        tuple([decode_route(route, f"{where}.host_routes") for route in message.host_routes]),
     )
 
 

@@ -27,6 +27,7 @@
 #include "frame.h"
 #include "qos.h"
 #include "miss.h"
+#include "route.h"
 #include "too_big.h"
 #include "service.h"
 
@@ -65,8 +66,8 @@ static __always_inline int to_underlay(const struct host_config *host, __be32 to
 }
 
 /* Step 12. */
-static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port, const struct ethhdr *eth,
-				  const struct remote_endpoint *to)
+static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port, __u32 vni, __u16 identity,
+				  const struct ethhdr *eth, const struct remote_endpoint *to)
 {
 	__u32 zero = 0;
 	struct host_config *host = bpf_map_lookup_elem(&config, &zero);
@@ -78,8 +79,8 @@ static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port
 		.ip.ttl = 64,
 		.ip.protocol = IPPROTO_UDP,
 		.ip.frag_off = bpf_htons(IP_DONT_FRAGMENT),
-		.vxlan_flags = bpf_htonl(port->identity ? VXLAN_I_FLAG | VXLAN_G_FLAG | port->identity : VXLAN_I_FLAG),
-		.vxlan_vni = bpf_htonl(port->vni << 8),
+		.vxlan_flags = bpf_htonl(identity ? VXLAN_I_FLAG | VXLAN_G_FLAG | identity : VXLAN_I_FLAG),
+		.vxlan_vni = bpf_htonl(vni << 8),
 	};
 	/* ENCAP_L2(14) names the inner Ethernet header alone: with the VXLAN header in it, GSO packets are dropped. */
 	const __u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
@@ -192,20 +193,27 @@ static __always_inline int to_gateway(struct __sk_buff *skb, struct ethhdr *eth,
 	return reply(skb, ifindex);
 }
 
-/* Who a packet is for. */
+/* Who a packet is for, and in which VNI. */
 struct target {
 	struct local_endpoint *here;
 	struct remote_endpoint *there;
+	__u32 vni;
+	__u32 mtu;
 };
 
-/* Steps 8 to 10, up to the first rewriting: who it is for. 0, or a negative drop reason. */
-static __always_inline int find_target(const struct port *port, const struct ethhdr *eth, const struct address_key *to,
-				       __u8 hops, bool routed, struct target *target)
+/* Steps 8 to 10, up to the first rewriting: who it is for. `to` becomes the address that it is handed to. 0, or a negative
+ * drop reason. */
+static __always_inline int find_target(struct __sk_buff *skb, const struct port *port, const struct ethhdr *eth,
+				       struct address_key *to, __u32 version, __u8 hops, bool routed,
+				       struct target *target)
 {
 	struct local_endpoint *here = bpf_map_lookup_elem(&local, to);
 	struct remote_endpoint *there = NULL;
 	int refused = 0;
+	bool via = false;
 
+	target->vni = port->vni;
+	target->mtu = port->mtu;
 	if (routed) {
 		/* 9 */
 		if (!(port->flags & PORT_ROUTED))
@@ -217,6 +225,23 @@ static __always_inline int find_target(const struct port *port, const struct eth
 		/* 10 */
 		if (hops <= 1)
 			return -DROP_TTL_EXCEEDED;
+		/* R */
+		if (port->flags & PORT_ROUTES) {
+			__u32 mtu = 0;
+
+			refused = find_route(skb, to, version, &mtu, &via);
+			if (refused)
+				return refused;
+			target->vni = to->vni;
+			if (mtu < target->mtu)
+				target->mtu = mtu;
+			here = bpf_map_lookup_elem(&local, to);
+			if (here && here->flags & ENDPOINT_GATEWAY) {
+				/* A gateway of another VNI answers pings as one's own does. */
+				target->here = here;
+				return via ? -DROP_NO_ENDPOINT : 0;
+			}
+		}
 	} else {
 		/* 8 */
 		if (eth->h_dest[0] & 1)
@@ -252,16 +277,18 @@ static __always_inline int permit_sent(struct __sk_buff *skb, const struct port 
 	if (port->identity) {
 		on->party.ifindex = ifindex;
 		on->party.identity = port->identity;
-		on->party.remote_identity = here ? here->identity : target->there ? target->there->identity : 0;
+		on->party.remote_identity = translate(
+			target->vni, here ? here->identity : target->there ? target->there->identity : 0, port->vni);
 		on->party.egress = 1;
 		refused = permit(skb, ETH_HLEN);
 		if (refused)
 			return refused;
 	}
 	if (here && here->identity) {
+		on->party.vni = target->vni;
 		on->party.ifindex = here->ifindex;
 		on->party.identity = here->identity;
-		on->party.remote_identity = port->identity;
+		on->party.remote_identity = translate(port->vni, port->identity, target->vni);
 		on->party.egress = 0;
 		refused = permit(skb, ETH_HLEN);
 		return refused ? blame(skb, here->ifindex, refused) : 0;
@@ -284,7 +311,10 @@ static __always_inline int hand_over(struct __sk_buff *skb, const struct port *p
 	}
 	if (target->here)
 		return deliver(skb, target->here);
-	return target->there ? tunnel(skb, port, eth, target->there) : -DROP_NO_ENDPOINT;
+	if (!target->there)
+		return -DROP_NO_ENDPOINT;
+	return tunnel(skb, port, target->vni, translate(port->vni, port->identity, target->vni), eth,
+		      target->there);
 }
 
 /* Steps 7 to 12, IPv4. */
@@ -317,9 +347,13 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 		return refused;
 	key = address_of(port->vni, ip->daddr);
 	routed = same_mac(eth->h_dest, router_mac);
-	refused = find_target(port, eth, &key, ip->ttl, routed, &target);
+	refused = find_target(skb, port, eth, &key, 4, ip->ttl, routed, &target);
 	if (refused)
 		return refused;
+	eth = frame(skb, ETH_HLEN + sizeof(struct iphdr));
+	if (!eth)
+		return -DROP_MALFORMED;
+	ip = (struct iphdr *)(eth + 1);
 	/* P */
 	if (port->identity || (target.here && target.here->identity)) {
 		refused = permit_sent(skb, port, ifindex, &target, 4);
@@ -333,8 +367,8 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	if (target.here && target.here->flags & ENDPOINT_GATEWAY)
 		return to_gateway(skb, eth, ip, target.here, ifindex);
 	/* M */
-	if (segment_length(skb, total, ip->ihl * 4, ip->protocol) > port->mtu)
-		return too_big(skb, port->mtu, ifindex);
+	if (segment_length(skb, total, ip->ihl * 4, ip->protocol) > target.mtu)
+		return too_big(skb, target.mtu, ifindex);
 	mark_ipv4(ip, port->dscp);
 	if (routed)
 		set_ttl(ip, ip->ttl - 1);
@@ -536,10 +570,17 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	copy_mac(inner.h_source, outer->inner.h_source);
 	/* 3 */
 	here = bpf_map_lookup_elem(&local, &key);
-	if (!here)
-		return forward(skb, &key); /* 5 */
-	if (here->flags & ENDPOINT_GATEWAY || !same_mac(inner.h_dest, here->mac))
-		return -DROP_NO_ENDPOINT;
+	if (!here || here->flags & ENDPOINT_GATEWAY || !same_mac(inner.h_dest, here->mac)) {
+		/* A route to a port: its MAC alone says who it is for. */
+		struct mac_key behind = {.vni = vni};
+		struct local_endpoint *via;
+
+		copy_mac(behind.mac, inner.h_dest);
+		via = bpf_map_lookup_elem(&macs, &behind);
+		if (!via)
+			return here ? -DROP_NO_ENDPOINT : forward(skb, &key); /* 5 */
+		here = via;
+	}
 	if (here->flags & ENDPOINT_DOWN)
 		return -DROP_PORT_DOWN;
 	/* P */

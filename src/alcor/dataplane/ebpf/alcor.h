@@ -18,6 +18,8 @@
 #define MAX_RULES 1048576
 #define MAX_FORWARDS 65536
 #define MAX_ON_DEMAND 65536
+#define MAX_ROUTES 1048576
+#define MAX_TRANSLATIONS 1048576
 /* Least recently used are forgotten first; these two are preallocated. A loader may choose another size for `flows`. */
 #define MAX_FLOWS 262144
 #define MAX_FRAGMENTS 4096
@@ -45,6 +47,7 @@ enum port_flag {
 	PORT_UP = 4,     /* administratively up */
 	PORT_OPEN = 8,   /* no port security: it may send from any address */
 	PORT_PAIRS = 16, /* it may send from the addresses in `senders` too */
+	PORT_ROUTES = 32, /* where its routed packets go is in `routes`; without, only its own VNI is routed in */
 	PORT_SERVED = 256, /* its host answers DHCP, router solicitations, DNS and metadata */
 };
 
@@ -80,6 +83,8 @@ enum drop_reason {
 	DROP_MISS_LIMIT = 23,
 	DROP_UNRESOLVED = 24,
 	DROP_TOO_BIG = 25,
+	DROP_NO_ROUTE = 26,
+	DROP_BLACKHOLE = 27,
 	DROP_DHCP_SERVER = 44,
 	DROP_NO_SERVICE = 45,
 	DROP_UNSERVED = 46,
@@ -170,6 +175,48 @@ struct miss_rate {
 	__u64 since_ns;
 	__u32 count;
 	__u32 zero;
+};
+
+/* Key of macs: a port of this host by its MAC, for packets whose destination is behind it. The value is as in local. */
+struct mac_key {
+	__u32 vni;
+	__u8 mac[6];
+	__u8 zero[2];
+};
+
+/* Key of routes, a longest-prefix table. */
+#define ROUTE_BITS 32
+#define ROUTE_IPV6 0x80000000
+struct route_key {
+	__u32 prefix_length; /* ROUTE_BITS, then the prefix's, counted in 128 bits */
+	__u32 vni;           /* whose ports' packets; with ROUTE_IPV6, for ::/0 has no IPv4 address in it */
+	__be32 ip[4];
+};
+
+enum route_kind {
+	ROUTE_CONNECTED = 1, /* the destination itself is in the first hop's VNI */
+	ROUTE_HOPS = 2,      /* to the port that has the address of one of the hops */
+	ROUTE_BLACKHOLE = 3,
+};
+
+#define MAX_HOPS 8
+struct hop {
+	__u32 vni;
+	__u32 mtu; /* of that VNI's network */
+	__be32 ip[4];
+};
+
+struct route {
+	__u32 kind;
+	__u32 count; /* hops that are there */
+	struct hop hops[MAX_HOPS];
+};
+
+/* Key of translations: what stands in another VNI for the groups of an identity. */
+struct translation_key {
+	__u32 vni;
+	__u32 identity;
+	__u32 to; /* VNI */
 };
 
 /* counters: ifindex -> this, per CPU. */

@@ -27,7 +27,7 @@ from alcor.dataplane.base import (
     PortCounters,
     PortResult,
 )
-from alcor.dataplane.ebpf import attaching, queues, sorting, tables, wiring
+from alcor.dataplane.ebpf import attaching, queues, routing, sorting, tables, wiring
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.misses import EbpfMisses
 from alcor.dataplane.ebpf.neighbours import onlink_length
@@ -45,6 +45,7 @@ from alcor.dataplane.ebpf.tables import (
     EndpointUse,
     HostConfig,
     LocalRow,
+    MacKey,
     PortFlag,
     PortRow,
     Queues,
@@ -155,6 +156,8 @@ class EbpfDriver:
             endpoints=endpoints,
             gateways=known.gateways,
             policies=self._policing.observe(),
+            routes=routing.observe_routes(self._program),
+            translations=routing.observe_translations(self._program),
             on_demand=self._on_demand(),
             learnt=tuple(learnt),
             forwards={tables.unpack_key(key): tables.unpack_endpoint(value) for key, value in forwards},
@@ -175,6 +178,7 @@ class EbpfDriver:
             rows={tables.unpack_ifindex(k): tables.unpack_port(v) for k, v in self._program.ports.items()},
             records=self._records.all(),
             local={tables.unpack_key(k): tables.unpack_local(v) for k, v in self._program.local.items()},
+            macs={tables.unpack_mac_key(k): tables.unpack_local(v) for k, v in self._program.macs.items()},
             links=there,
             attached=frozenset(ifindex for ifindex, block in blocks.items() if wiring.is_our_block(block)),
             queues=self._queues.observe(),
@@ -222,6 +226,8 @@ class EbpfDriver:
         stale = [key for key in known.stale if sorting.address_name(key) in wanted]
         self._program.local.delete_batch(tables.pack_keys(stale), len(stale))
         self._queues.remove(Queues(one, 0) for one in known.idle if sorting.queue_name(one) in wanted)
+        stale_macs = [key for key in known.stale_macs if sorting.mac_name(key) in wanted]
+        self._program.macs.delete_batch(tables.pack_mac_keys(stale_macs), len(stale_macs))
         self._clear(known, [one for one in known.leftovers.values() if one.name in wanted])
         self._known = None
 
@@ -261,8 +267,10 @@ class EbpfDriver:
         self._policing.put(plan.put_policies)
         program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
         program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))
+        routing.put(program, plan)
 
     def _end(self, plan: Plan) -> None:
+        routing.remove(self._program, plan)
         self._policing.remove(plan.remove_policies)
         self.misses.end(plan.remove_on_demand)
         self._program.forwards.delete_batch(tables.pack_keys(plan.remove_forwards), len(plan.remove_forwards))
@@ -293,6 +301,8 @@ class EbpfDriver:
         ]
         self._program.ports.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
         self._program.local.delete_batch(tables.pack_keys(keys), len(keys))
+        macs = [_mac_of(one.port) for one in gone if self._claims.mac_owner(one.port) in (None, one.port.id)]
+        self._program.macs.delete_batch(tables.pack_mac_keys(macs), len(macs))
         senders = [key for one in gone for key in tables.sender_keys(one.port, one.ifindex)]
         self._program.senders.delete_batch(b"".join(senders), len(senders))
         self._queues.remove(one.queues for one in gone)
@@ -366,6 +376,8 @@ class EbpfDriver:
         new = {EndpointKey(one.new.vni, ip) for one in done for ip in tables.port_ips(one.new)}
         gone = sorted(old - new)
         self._program.local.delete_batch(tables.pack_keys(gone), len(gone))
+        gone_macs = sorted({_mac_of(one.old) for one in done} - {_mac_of(one.new) for one in done})
+        self._program.macs.delete_batch(tables.pack_mac_keys(gone_macs), len(gone_macs))
         self._drop_senders(done)
         if any((one.old.vni, one.old.identity) != (one.new.vni, one.new.identity) for one in done):
             self._policing.renew()
@@ -442,6 +454,8 @@ class EbpfDriver:
         rows = [(job.ifindex, _row(job, given.queues[job.port.id])) for job in jobs]
         try:
             self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
+            macs = [(_mac_of(job.port), _local(job, given.queues[job.port.id])) for job in jobs]
+            self._program.macs.update_batch(*tables.pack_macs(macs), len(macs))
             senders = [key for job in jobs for key in tables.sender_keys(job.port, job.ifindex)]
             self._program.senders.update_batch(b"".join(senders), tables.SENDER_VALUE * len(senders), len(senders))
             if zero:
@@ -453,6 +467,7 @@ class EbpfDriver:
             keys = [key for key, _ in ends]
             self._program.ports.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
             self._program.local.delete_batch(tables.pack_keys(keys), len(keys))
+            self._program.macs.delete_batch(tables.pack_mac_keys(_mac_of(job.port) for job in jobs), len(jobs))
             return {job.port.id: str(error) for job in jobs}
         finally:
             self._tables_ns += time.monotonic_ns() - begun
@@ -474,3 +489,11 @@ def _ends(job: Job, has: Queues) -> tuple[tuple[EndpointKey, LocalRow], ...]:
 
 def _row(job: Job, has: Queues) -> PortRow:
     return tables.port_row(job.port, peer=is_peer(job.port), queues=has)
+
+
+def _local(job: Job, has: Queues) -> LocalRow:
+    return tables.port_local(job.port, job.ifindex, peer=is_peer(job.port), queues=has)
+
+
+def _mac_of(port: LocalPort) -> MacKey:
+    return MacKey(port.vni, port.mac)

@@ -187,9 +187,13 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 		return refused;
 	key = address6_of(port->vni, &ip->daddr);
 	routed = same_mac(eth->h_dest, router_mac);
-	refused = find_target(port, eth, &key, ip->hop_limit, routed, &target);
+	refused = find_target(skb, port, eth, &key, 6, ip->hop_limit, routed, &target);
 	if (refused)
 		return refused;
+	eth = frame(skb, ETH_HLEN + sizeof(struct ipv6hdr));
+	if (!eth)
+		return -DROP_MALFORMED;
+	ip = (struct ipv6hdr *)(eth + 1);
 	/* P */
 	if (port->identity || (target.here && target.here->identity)) {
 		refused = permit_sent(skb, port, ifindex, &target, 6);
@@ -203,8 +207,8 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	if (target.here && target.here->flags & ENDPOINT_GATEWAY)
 		return to_gateway6(skb, eth, ip, target.here, ifindex);
 	/* M */
-	if (segment_length(skb, sizeof(*ip) + bpf_ntohs(ip->payload_len), sizeof(*ip), ip->nexthdr) > port->mtu)
-		return too_big6(skb, port->mtu, ifindex);
+	if (segment_length(skb, sizeof(*ip) + bpf_ntohs(ip->payload_len), sizeof(*ip), ip->nexthdr) > target.mtu)
+		return too_big6(skb, target.mtu, ifindex);
 	mark_ipv6(ip, port->dscp);
 	if (routed)
 		ip->hop_limit--;

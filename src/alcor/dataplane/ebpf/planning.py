@@ -60,6 +60,10 @@ class Claims:
         """Who has the address; None: nobody."""
         return self._ips.get((vni, ip))
 
+    def mac_owner(self, port: LocalPort) -> Id | None:
+        """Who has the port's MAC in its VNI; None: nobody."""
+        return self._macs.get((port.vni, port.mac))
+
     def claim(self, port: LocalPort) -> str:
         """Gives the port its MAC and addresses; "" or who has one of them already (then it gets none)."""
         owner = self._macs.get((port.vni, port.mac), port.id)

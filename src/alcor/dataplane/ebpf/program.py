@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final
 
 from alcor.dataplane.base import DataPlaneError
-from alcor.dataplane.ebpf import rules, tables
+from alcor.dataplane.ebpf import routes, rules, tables
 from alcor.dataplane.ebpf.tables import DropReason, HostConfig, Traffic
 from alcor.dataplane.kernel import bpf, libbpf
 from alcor.dataplane.kernel.bpf import BpfError, BpfMap
@@ -44,6 +44,9 @@ MAPS: Final = (
     "on_demand",
     "miss_rates",
     "misses",
+    "routes",
+    "translations",
+    "macs",
     "requests",
     "request_rates",
     "counters",
@@ -73,6 +76,9 @@ _SHAPES: Final = {
     "forwards": (tables.ADDRESS_KEY.size, tables.REMOTE.size),
     "on_demand": (tables.IFINDEX.size, len(tables.SENDER_VALUE)),
     "miss_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
+    "routes": (routes.ROUTE_KEY.size, routes.ROUTE.size),
+    "translations": (routes.TRANSLATION_KEY.size, routes.TRANSLATION.size),
+    "macs": (tables.MAC_KEY.size, tables.LOCAL.size),
     "request_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
 }
 """Of the maps that Python reads or writes; the others are the programs' own."""
@@ -103,6 +109,9 @@ class Program:
         self.on_demand = maps["on_demand"]
         self.miss_rates = maps["miss_rates"]
         self.misses = maps["misses"]
+        self.routes = maps["routes"]
+        self.translations = maps["translations"]
+        self.macs = maps["macs"]
         self.requests = maps["requests"]
         self.request_rates = maps["request_rates"]
         self.counters = maps["counters"]

@@ -17,16 +17,18 @@ from alcor.dataplane.ebpf.tables import (
     NO_QUEUES,
     EndpointFlag,
     LocalRow,
+    MacKey,
     PortRow,
     Queues,
     port_digest,
     port_endpoints,
     port_ips,
+    port_local,
     port_row,
 )
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
-from alcor.model.addresses import format_ip
+from alcor.model.addresses import format_ip, format_mac
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
 
@@ -37,6 +39,7 @@ class Snapshot(NamedTuple):
     rows: Mapping[int, PortRow]
     records: Mapping[int, LocalPort | None]
     local: Mapping[EndpointKey, LocalRow]
+    macs: Mapping[MacKey, LocalRow]
     links: Mapping[int, Link]
     attached: frozenset[int]
     """Interfaces whose ingress runs our block."""
@@ -69,20 +72,22 @@ class Leftover(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """The host's ports, by whether they are whole. `stale`: addresses that lead to no port that is carried."""
+    """The host's ports, by whether they are whole. `stale` and `stale_macs` lead to no port that is carried."""
 
     carried: dict[Id, Carried]
     leftovers: dict[Id, Leftover]
     gateways: frozenset[EndpointKey]
     stale: tuple[EndpointKey, ...]
+    stale_macs: tuple[MacKey, ...]
     idle: tuple[int, ...] = ()
     """Queues that belong to no port that is carried."""
 
     @property
     def orphans(self) -> tuple[str, ...]:
         """The names of everything that `sweep` would remove."""
-        names = [self.leftovers[key].name for key in sorted(self.leftovers)]
-        return (*names, *map(address_name, self.stale), *map(queue_name, self.idle))
+        left = (self.leftovers[key].name for key in sorted(self.leftovers))
+        stale = (*map(address_name, self.stale), *map(mac_name, self.stale_macs))
+        return (*left, *stale, *map(queue_name, self.idle))
 
 
 def address_name(key: EndpointKey) -> str:
@@ -93,6 +98,11 @@ def address_name(key: EndpointKey) -> str:
 def queue_name(number: int) -> str:
     """How `observe` reports a queue of no port."""
     return f"queue {number}"
+
+
+def mac_name(key: MacKey) -> str:
+    """How `observe` reports a stale MAC."""
+    return f"MAC {format_mac(key.mac)} of VNI {key.vni}"
 
 
 def is_peer(port: LocalPort) -> bool:
@@ -129,16 +139,20 @@ def sort_out(seen: Snapshot) -> Sorted:
     stale = sorted(
         key for key, row in seen.local.items() if key not in gateways and expected.get(key, 0) != row.ifindex
     )
+    expected_macs = {MacKey(one.port.vni, one.port.mac): one.ifindex for one in carried.values()}
+    stale_macs = sorted(key for key, row in seen.macs.items() if expected_macs.get(key, 0) != row.ifindex)
     used = {number for one in carried.values() for number in one.queues}
     idle = sorted(number for number in seen.queues if number not in used)
-    return Sorted(carried, leftovers, gateways, tuple(stale), tuple(idle))
+    return Sorted(carried, leftovers, gateways, tuple(stale), tuple(stale_macs), tuple(idle))
 
 
 def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Link) -> Carried:
     attached = ifindex in seen.attached
     peer = is_peer(port)
     ends = port_endpoints(port, ifindex, peer=peer, queues=row.queues)
-    reached = all(seen.local.get(key) == end for key, end in ends)
+    reached = all(seen.local.get(key) == one for key, one in ends)
+    end = port_local(port, ifindex, peer=peer, queues=row.queues)
+    reached = reached and seen.macs.get(MacKey(port.vni, port.mac)) == end
     same = row.digest == port_digest(port) and row == port_row(port, peer=peer, queues=row.queues)
     limited = fits(port, row.queues, seen.queues)
     up = link.up or port.kind is PortKind.ADOPTED

@@ -25,6 +25,7 @@ PORT: Final = struct.Struct("=16sII6sHHHHBxQ")
 ADDRESS_KEY: Final = struct.Struct("=I16s")
 """Key of `local` and `remote`."""
 LOCAL: Final = struct.Struct("=IH6sHH")
+MAC_KEY: Final = struct.Struct("=I6s2x")
 REMOTE: Final = struct.Struct("=16s6sHI")
 """Value of `remote` and `forwards`."""
 MISS: Final = struct.Struct("=I16sIII")
@@ -56,6 +57,7 @@ class PortFlag(IntFlag):
     UP = 4
     OPEN = 8
     PAIRS = 16
+    ROUTES = 32
     SERVED = 256
 
 
@@ -95,6 +97,8 @@ class DropReason(IntEnum):
     MISS_LIMIT = 23
     UNRESOLVED = 24
     TOO_BIG = 25
+    NO_ROUTE = 26
+    BLACKHOLE = 27
     DHCP_SERVER = 44
     NO_SERVICE = 45
     UNSERVED = 46
@@ -160,6 +164,13 @@ class LocalRow(NamedTuple):
     identity: int = 0
     queue: int = 0
     """Where what is for it waits; 0: it does not."""
+
+
+class MacKey(NamedTuple):
+    """A key of `macs`: a port of this host."""
+
+    vni: int
+    mac: Mac
 
 
 class HostConfig(NamedTuple):
@@ -324,6 +335,8 @@ def port_row(port: LocalPort, *, peer: bool, queues: Queues = NO_QUEUES) -> Port
         flags |= PortFlag.OPEN
     if port.pairs:
         flags |= PortFlag.PAIRS
+    if port.routes:
+        flags |= PortFlag.ROUTES
     if port.served:
         flags |= PortFlag.SERVED
     dscp = 0 if port.dscp is None else DSCP_MARKED | port.dscp
@@ -334,13 +347,34 @@ def port_endpoints(
     port: LocalPort, ifindex: int, *, peer: bool, queues: Queues = NO_QUEUES
 ) -> tuple[tuple[EndpointKey, LocalRow], ...]:
     """The rows of `local` of a port behind `ifindex`, one for each of its addresses."""
+    row = port_local(port, ifindex, peer=peer, queues=queues)
+    return tuple((EndpointKey(port.vni, ip), row) for ip in port_ips(port))
+
+
+def port_local(port: LocalPort, ifindex: int, *, peer: bool, queues: Queues = NO_QUEUES) -> LocalRow:
+    """What `local` says at each of the port's addresses, and `macs` at its MAC."""
     flags = EndpointFlag(0)
     if peer:
         flags |= EndpointFlag.PEER
     if not port.admin_state_up:
         flags |= EndpointFlag.DOWN
-    row = LocalRow(ifindex, flags, port.mac, port.identity, queues.received)
-    return tuple((EndpointKey(port.vni, ip), row) for ip in port_ips(port))
+    return LocalRow(ifindex, flags, port.mac, port.identity, queues.received)
+
+
+def pack_macs(rows: Sequence[tuple[MacKey, LocalRow]]) -> tuple[bytes, bytes]:
+    """(VNI and MAC, row) pairs as keys and values of `macs`."""
+    return pack_mac_keys([key for key, _ in rows]), b"".join([LOCAL.pack(*row) for _, row in rows])
+
+
+def pack_mac_keys(keys: Iterable[MacKey]) -> bytes:
+    """Keys of `macs`."""
+    return b"".join([MAC_KEY.pack(vni, mac) for vni, mac in keys])
+
+
+def unpack_mac_key(raw: bytes) -> MacKey:
+    """The VNI and MAC in a key of `macs`."""
+    vni, mac = MAC_KEY.unpack(raw)
+    return MacKey(vni, Mac(mac))
 
 
 def port_ips(port: LocalPort) -> tuple[Ip, ...]:

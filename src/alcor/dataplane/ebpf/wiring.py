@@ -174,7 +174,18 @@ def inner_steps(port: LocalPort, index: int) -> tuple[Step, ...]:
     steps += [Step(links.address(inner, one.ip, one.prefix_length), ALREADY) for one in port.addresses]
     steps.append(Step(links.set_link(inner, up=True)))
     steps += [Step(links.default_route(inner, gateway, replace=False), ALREADY) for gateway in gateways(port)]
+    steps += [Step(links.route(inner, *one)) for one in host_routes(port)]
     return tuple(steps)
+
+
+def host_routes(port: LocalPort) -> tuple[tuple[Ip, int, Ip], ...]:
+    """Destination, length and gateway of what a container is told beside the default routes; of two the first holds."""
+    found: dict[tuple[Ip, int], Ip] = {}
+    for one in port.addresses:
+        for destination in one.routes:
+            if one.gateway is not None and destination[1]:
+                found.setdefault(destination, one.gateway)
+    return tuple([(*destination, gateway) for destination, gateway in found.items()])
 
 
 def gateways(port: LocalPort) -> tuple[Ip, ...]:
@@ -217,6 +228,8 @@ def inner_changes(old: LocalPort, new: LocalPort, index: int) -> tuple[Step, ...
     for gateway in gateways(old):
         if gateway not in kept_gateways:
             steps.append(Step(links.delete_default_route(inner, gateway), ABSENT))
+    told = {one[:2] for one in host_routes(new)}
+    steps += [Step(links.delete_route(inner, *one), ABSENT) for one in host_routes(old) if one[:2] not in told]
     kept = {_place(one) for one in new.addresses}
     for one in old.addresses:
         if _place(one) not in kept:
@@ -266,7 +279,7 @@ def explain(port: LocalPort, message: bytes, answer: Ack) -> str:
         return f"interface {host_name(port)} has an ingress or clsact qdisc of somebody else: remove it"
     if kind == links.RTM_NEWROUTE:
         shown = ", ".join(format_ip(gateway) for gateway in gateways(port))
-        return f"default route through {shown} refused ({answer}): the gateway must be inside the port's subnet"
+        return f"route through {shown} refused ({answer}): the gateway must be inside the port's subnet"
     if kind == links.RTM_NEWADDR:
         shown = ", ".join(f"{format_ip(one.ip)}/{one.prefix_length}" for one in port.addresses)
         return f"address refused ({answer}); the port has {shown}"

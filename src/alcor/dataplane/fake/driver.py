@@ -52,6 +52,8 @@ class FakeDriver:
                 forwards=carried.forwards(),
                 gateways=carried.gateways(),
                 policies=carried.policies(),
+                routes=dict(carried.tables.routes),
+                translations=dict(carried.tables.translations),
                 orphans=tuple(carried.orphans()),
             )
 
@@ -74,6 +76,8 @@ class FakeDriver:
                 carried.put_gateway(key)
             for key, endpoint in plan.put_endpoints:
                 carried.tables.remote[key] = RemoteRow(endpoint.host_ip, endpoint.mac, endpoint.identity)
+            carried.tables.translations.update(plan.put_translations)
+            carried.tables.routes.update(plan.put_routes)
         tabled = time.monotonic_ns()
         with self._switch.changing() as carried:
             taken = carried.taken(plan.put_ports)
@@ -82,6 +86,10 @@ class FakeDriver:
             result = PortResult(port.id, error, (time.monotonic_ns() - started) // 1000)
             results.append(result if error else self._attempt(port.id, port, started))
         with self._switch.changing() as carried:
+            for route in plan.remove_routes:
+                carried.tables.routes.pop(route, None)
+            for translation in plan.remove_translations:
+                carried.tables.translations.pop(translation, None)
             carried.remove_policies(plan.remove_policies)
             carried.end_on_demand(plan.remove_on_demand)
             for key in plan.remove_forwards:

@@ -8,7 +8,6 @@ from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Header
 from alcor.dataplane.fake.packet import Part, read_packet
-from alcor.dataplane.fake.tables import PortRow
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
 from alcor.model.addresses import format_ip
 
@@ -27,11 +26,11 @@ def unknown(walk: Walk, key: EndpointKey, reason: DropReason, step: str) -> Verd
     return walk.hold(key)
 
 
-def check_length(walk: Walk, port: PortRow, ip: Header) -> Verdict | None:
-    """Step M: a verdict when the packet is larger than the port's MTU."""
-    if ip.total_length <= port.mtu:
+def check_length(walk: Walk, mtu: int, ip: Header) -> Verdict | None:
+    """Step M: a verdict when the packet is larger than the MTU on its way."""
+    if ip.total_length <= mtu:
         return None
-    text = f"M: {ip.total_length} bytes, the port's MTU is {port.mtu}"
+    text = f"M: {ip.total_length} bytes, the MTU is {mtu}"
     frame, quoted = walk.frame, QUOTED[ip.version]
     packet = read_packet(frame[ETHERNET_LENGTH:], ip.version)
     quiet = packet is None or packet.part is Part.LATER or packet.is_icmp_error
@@ -40,13 +39,11 @@ def check_length(walk: Walk, port: PortRow, ip: Header) -> Verdict | None:
         return walk.drop(DropReason.TOO_BIG, text)
     quote = frame[ETHERNET_LENGTH : ETHERNET_LENGTH + quoted]
     if ip.version == 4:
-        message = (
-            bytes((UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, 0, 0)) + (port.mtu & 0xFFFF).to_bytes(2, "big") + quote
-        )
+        message = bytes((UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, 0, 0)) + (mtu & 0xFFFF).to_bytes(2, "big") + quote
         message = message[:2] + frames.checksum(message).to_bytes(2, "big") + message[4:]
         error = frames.ipv4(ip.destination, ip.source, PROTOCOL_ICMP, message)
     else:
-        message = bytes((TOO_BIG_V6, 0, 0, 0)) + port.mtu.to_bytes(4, "big") + quote
+        message = bytes((TOO_BIG_V6, 0, 0, 0)) + mtu.to_bytes(4, "big") + quote
         told = frames.icmpv6(ip.destination, ip.source, message)
         error = frames.ipv6(ip.destination, ip.source, PROTOCOL_ICMPV6, told)
     answer = frame[6:12] + frame[0:6] + frame[12:ETHERNET_LENGTH] + error

@@ -9,6 +9,8 @@ Alcor's data plane does: `from_port` is a packet that a workload sent, `from_ove
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import (
@@ -33,12 +35,14 @@ from alcor.dataplane.fake.misses import check_length, unknown
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
 from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST, read_packet
 from alcor.dataplane.fake.policy import Party
+from alcor.dataplane.fake.routing import find_way, translate
 from alcor.dataplane.fake.services import service
 from alcor.dataplane.fake.tables import (
     DSCP_MARKED,
     HostConfig,
     LocalFlag,
     LocalRow,
+    MacKey,
     PortFlag,
     PortRow,
     RemoteRow,
@@ -113,15 +117,16 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
         return walk.drop(spoofed, f"7: the port may not send from {format_mac(ether.source)} {format_ip(ip.source)}")
     walk.steps.append(f"7: {format_ip(ip.source)} -> {format_ip(ip.destination)}, the source is the port's")
     routed = ether.destination == ROUTER_MAC
-    target = _routed_target(walk, port, ip) if routed else _wired_target(walk, port, ether, ip)
-    if isinstance(target, Verdict):
-        return target
-    refused = _permit_sent(walk, port, target, ip.version)
+    found = _routed_target(walk, port, ip) if routed else _wired_target(walk, port, ether, ip)
+    if isinstance(found, Verdict):
+        return found
+    target, vni, mtu = found
+    refused = _permit_sent(walk, port, target, vni, ip.version)
     if refused is not None:
         return refused
     if isinstance(target, LocalRow) and target.flags & LocalFlag.GATEWAY:
         return _to_gateway(walk, ip)
-    refused = check_length(walk, port, ip)
+    refused = check_length(walk, mtu, ip)
     if refused is not None:
         return refused
     frame = walk.frame
@@ -133,10 +138,20 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
         walk.steps.append(f"10: routed, TTL now {ip.ttl - 1}, to {format_mac(target.mac)}")
         header = target.mac + ROUTER_MAC + frame[12:ETHERNET_LENGTH]
         frame = header + frames.with_ttl(frame[ETHERNET_LENGTH:], ip.version, ip.ttl - 1)
-    return walk.deliver(target, frame) if isinstance(target, LocalRow) else walk.tunnel(port, target, frame)
+    if isinstance(target, LocalRow):
+        return walk.deliver(target, frame)
+    return walk.tunnel(port.dscp, vni, translate(walk.tables, port.vni, port.identity, vni), target, frame)
 
 
-def _wired_target(walk: Walk, port: PortRow, ether: Ethernet, ip: Header) -> LocalRow | RemoteRow | Verdict:
+class _Target(NamedTuple):
+    """Who a packet is for, in which VNI, and how large it may be."""
+
+    row: LocalRow | RemoteRow
+    vni: int
+    mtu: int
+
+
+def _wired_target(walk: Walk, port: PortRow, ether: Ethernet, ip: Header) -> _Target | Verdict:
     """Step 8: along the wire, to who has the address and the MAC."""
     if ether.destination[0] & 1:
         return walk.drop(DropReason.MULTICAST, f"8: group destination MAC {format_mac(ether.destination)}")
@@ -146,32 +161,44 @@ def _wired_target(walk: Walk, port: PortRow, ether: Ethernet, ip: Header) -> Loc
     if target.mac != ether.destination:
         text = f"8: {format_ip(ip.destination)} is at {format_mac(target.mac)}, not {format_mac(ether.destination)}"
         return walk.drop(DropReason.NO_ENDPOINT, text)
-    return _unless_down(walk, target)
+    return _unless_down(walk, _Target(target, port.vni, port.mtu))
 
 
-def _routed_target(walk: Walk, port: PortRow, ip: Header) -> LocalRow | RemoteRow | Verdict:
-    """Steps 9 and 10: the implicit router of the VPC, up to the first rewriting."""
+def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Verdict:
+    """Steps 9 and 10: the routers of the network, up to the first rewriting."""
     if not port.flags & PortFlag.ROUTED:
         return walk.drop(DropReason.NOT_ROUTED, "9: sent to the router's MAC, but the network has no router")
-    local = walk.tables.local.get(EndpointKey(port.vni, ip.destination))
+    own = EndpointKey(port.vni, ip.destination)
+    local = walk.tables.local.get(own)
     if local is not None and local.flags & LocalFlag.GATEWAY:
-        return local
+        return _Target(local, port.vni, port.mtu)
     if ip.ttl <= 1:
         return walk.drop(DropReason.TTL_EXCEEDED, f"10: TTL {ip.ttl} runs out at the router")
-    target = _find(walk, port.vni, ip.destination)
+    sought, mtu = own, port.mtu
+    if port.flags & PortFlag.ROUTES:
+        way = find_way(walk, port, ip)
+        if isinstance(way, Verdict):
+            return way
+        sought, mtu = way.sought, min(mtu, way.mtu)
+        gateway = walk.tables.local.get(sought)
+        if gateway is not None and gateway.flags & LocalFlag.GATEWAY:
+            if way.via:
+                return walk.drop(DropReason.NO_ENDPOINT, f"R: {format_ip(sought.ip)} is a gateway, not a port")
+            return _Target(gateway, sought.vni, mtu)
+    target = _find(walk, *sought)
     if target is None:
-        return unknown(walk, EndpointKey(port.vni, ip.destination), DropReason.NO_ENDPOINT, "10")
-    return _unless_down(walk, target)
+        return unknown(walk, sought, DropReason.NO_ENDPOINT, "10")
+    return _unless_down(walk, _Target(target, sought.vni, mtu))
 
 
-def _unless_down(walk: Walk, target: LocalRow | RemoteRow) -> LocalRow | RemoteRow | Verdict:
-    if isinstance(target, LocalRow) and target.flags & LocalFlag.DOWN:
+def _unless_down(walk: Walk, target: _Target) -> _Target | Verdict:
+    if isinstance(target.row, LocalRow) and target.row.flags & LocalFlag.DOWN:
         return walk.drop(DropReason.PORT_DOWN, "11: the receiving port is administratively down")
     return target
 
 
-def _permit_sent(walk: Walk, port: PortRow, target: LocalRow | RemoteRow, version: int) -> Verdict | None:
-    """Step P: policy of the sender, then of a receiver on this host."""
+def _permit_sent(walk: Walk, port: PortRow, target: LocalRow | RemoteRow, vni: int, version: int) -> Verdict | None:
+    """Step P: policy of the sender, then of a receiver on this host, which is of VNI `vni`."""
     receiver = target if isinstance(target, LocalRow) and target.identity else None
     if not port.identity and receiver is None:
         return None
@@ -180,12 +207,14 @@ def _permit_sent(walk: Walk, port: PortRow, target: LocalRow | RemoteRow, versio
     if packet is None:
         return walk.drop(DropReason.MALFORMED, "P: headers cut short or inconsistent")
     if port.identity:
-        party = Party(port.vni, walk.ifindex, port.identity, target.identity, egress=True)
+        other = translate(walk.tables, vni, target.identity, port.vni)
+        party = Party(port.vni, walk.ifindex, port.identity, other, egress=True)
         refused = walk.permit(packet, data, party)
         if refused is not None:
             return refused
     if receiver is not None:
-        party = Party(port.vni, receiver.ifindex, receiver.identity, port.identity, egress=False)
+        other = translate(walk.tables, port.vni, port.identity, vni)
+        party = Party(vni, receiver.ifindex, receiver.identity, other, egress=False)
         return walk.permit(packet, data, party)
     return None
 
@@ -247,6 +276,9 @@ def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
     raw = inner[at : at + (4 if version == 4 else 16)]
     destination = frames.mapped(raw) if version == 4 else Ip(raw)
     local = tables.local.get(EndpointKey(vni, destination))
+    if local is None or local.flags & LocalFlag.GATEWAY or local.mac != ether.destination:
+        # A route to a port: its MAC alone says who it is for.
+        local = tables.macs.get(MacKey(vni, ether.destination), local)
     if local is None:
         return _follow(walk, EndpointKey(vni, destination))
     if local.flags & LocalFlag.GATEWAY:

@@ -22,6 +22,9 @@ from alcor.dataplane.base import (
     PolicyKey,
     PortCounters,
     RateLimit,
+    Route,
+    RouteKey,
+    TranslationKey,
 )
 from alcor.dataplane.fake import queues
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH
@@ -32,6 +35,7 @@ from alcor.dataplane.fake.tables import (
     HostConfig,
     LocalFlag,
     LocalRow,
+    MacKey,
     PortFlag,
     PortRow,
     RemoteRow,
@@ -78,6 +82,8 @@ class State(msgspec.Struct, kw_only=True):
     on_demand: set[int] = set()
     traffic: dict[int, Traffic] = {}
     policies: list[Policy] = []
+    routes: list[tuple[RouteKey, Route]] = []
+    translations: list[tuple[TranslationKey, int]] = []
     drops: dict[int, dict[int, int]] = {}
     """Interface to reason to count."""
     foreign: set[str] = set()
@@ -125,6 +131,12 @@ class Carried:
             forwards={EndpointKey(vni, ip): row for vni, ip, row in kept.forwards},
             on_demand=kept.on_demand,
             senders={ifindex: _senders(device.port) for ifindex, device in kept.devices.items()},
+            routes=dict(kept.routes),
+            translations=dict(kept.translations),
+            macs={
+                MacKey(row.vni, row.mac): _local_row(ifindex, kept.devices[ifindex].port)
+                for ifindex, row in kept.ports.items()
+            },
             policy=PolicyTables(policies={policy.key: policy for policy in kept.policies}),
         )
         self.devices = kept.devices
@@ -153,6 +165,8 @@ class Carried:
             traffic=self._traffic,
             drops=self._drops,
             policies=list(self.tables.policy.policies.values()),
+            routes=list(self.tables.routes.items()),
+            translations=list(self.tables.translations.items()),
             foreign=self.foreign,
         )
 
@@ -176,8 +190,10 @@ class Carried:
         self._addresses_of[ifindex] = own
         sent, received = queues.numbers(port, ifindex)
         queues.put(self.queues, port, ifindex)
-        row = LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac, port.identity, received)
+        row = _local_row(ifindex, port)
         self.tables.local.update(dict.fromkeys(own, row))
+        self._forget_mac(ifindex)
+        self.tables.macs[MacKey(port.vni, port.mac)] = row
         self.tables.senders[ifindex] = _senders(port)
         self._traffic.setdefault(ifindex, Traffic())
         old = self.tables.ports.get(ifindex)
@@ -235,6 +251,7 @@ class Carried:
 
     def remove_device(self, ifindex: int) -> None:
         """Undoes all that was made for a port, its counters too. What somebody else made stays."""
+        self._forget_mac(ifindex)
         self.tables.ports.pop(ifindex, None)
         self.tables.senders.pop(ifindex, None)
         self._forget_addresses(ifindex)
@@ -242,6 +259,14 @@ class Carried:
         self._traffic.pop(ifindex, None)
         self._drops.pop(ifindex, None)
         del self._ifindex_of[self.devices.pop(ifindex).port.id]
+
+    def _forget_mac(self, ifindex: int) -> None:
+        row = self.tables.ports.get(ifindex)
+        if row is not None:
+            key = MacKey(row.vni, row.mac)
+            # Another port may have been given the MAC meanwhile: its row stays.
+            if key in self.tables.macs and self.tables.macs[key].ifindex == ifindex:
+                del self.tables.macs[key]
 
     def _forget_addresses(self, ifindex: int) -> None:
         for key in self._addresses_of.pop(ifindex, ()):
@@ -271,6 +296,7 @@ class Carried:
             identity=row.identity,
             port_security=not row.flags & PortFlag.OPEN,
             pairs=wired.pairs,
+            routes=bool(row.flags & PortFlag.ROUTES),
             served=bool(row.flags & PortFlag.SERVED),
             egress_limit=self._limit(row.queue_out),
             ingress_limit=self._limit(row.queue_in),
@@ -379,10 +405,16 @@ def _senders(port: LocalPort) -> tuple[Sender, ...]:
     return tuple(Sender(pair.mac, pair.prefix) for pair in port.pairs)
 
 
+def _local_row(ifindex: int, port: LocalPort) -> LocalRow:
+    _, received = queues.numbers(port, ifindex)
+    return LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac, port.identity, received)
+
+
 def _flags(port: LocalPort) -> int:
     flags = PortFlag.ROUTED if port.routed else PortFlag(0)
     flags |= PortFlag.UP if port.admin_state_up else PortFlag(0)
     flags |= PortFlag(0) if port.port_security else PortFlag.OPEN
+    flags |= PortFlag.ROUTES if port.routes else PortFlag(0)
     flags |= PortFlag.SERVED if port.served else PortFlag(0)
     return int(flags | (PortFlag.PAIRS if port.pairs else PortFlag(0)))
 

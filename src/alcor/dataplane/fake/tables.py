@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.base import EndpointKey, Route, RouteKey, TranslationKey
 from alcor.dataplane.fake.policy import PolicyTables
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
@@ -24,6 +24,7 @@ class PortFlag(IntFlag):
     UP = 4
     OPEN = 8
     PAIRS = 16
+    ROUTES = 32
     SERVED = 256
 
 
@@ -92,6 +93,13 @@ class Sender(NamedTuple):
     prefix: Prefix
 
 
+class MacKey(NamedTuple):
+    """A port of this host by its MAC."""
+
+    vni: int
+    mac: Mac
+
+
 class HostConfig(msgspec.Struct, frozen=True, gc=False):
     """The row of `config`: this host's tunnel end."""
 
@@ -112,4 +120,7 @@ class Tables(msgspec.Struct, frozen=True, gc=False):
     """VNIs."""
     senders: dict[int, tuple[Sender, ...]] = msgspec.field(default_factory=dict)
     """By ifindex."""
+    routes: dict[RouteKey, Route] = msgspec.field(default_factory=dict)
+    translations: dict[TranslationKey, int] = msgspec.field(default_factory=dict)
+    macs: dict[MacKey, LocalRow] = msgspec.field(default_factory=dict)
     policy: PolicyTables = msgspec.field(default_factory=PolicyTables)

@@ -78,6 +78,8 @@ class DropReason(IntEnum):
     """A port that sends too many packets to unknown addresses; the model has no clock for that."""
     UNRESOLVED = 24
     TOO_BIG = 25
+    NO_ROUTE = 26
+    BLACKHOLE = 27
     DHCP_SERVER = 44
     NO_SERVICE = 45
     UNSERVED = 46
@@ -195,18 +197,16 @@ class Walk:
         self.steps.append(f"{text}: the host answers")
         return self._end(VerdictKind.SERVE, self.frame, ifindex=self.ifindex)
 
-    def tunnel(self, port: PortRow, row: RemoteRow, frame: bytes) -> Verdict:
-        """Step 12."""
+    def tunnel(self, dscp: int, vni: int, identity: int, row: RemoteRow, frame: bytes) -> Verdict:
+        """Step 12; the VNI is the receiver's, the identity what it knows the sender by."""
         ends = (self.tables.config.underlay_ip, row.host_ip)
         if any(ip_version(end) != 4 for end in ends):
             return self.drop(DropReason.NO_UNDERLAY, f"12: no IPv4 from {format_ip(ends[0])} to {format_ip(ends[1])}")
         if len(frame) > ENCAP_MAX_LENGTH:
             return self.drop(DropReason.ENCAP_FAILED, f"12: {len(frame)} bytes do not fit an outer packet")
-        datagram = frames.udp(
-            FLOW_PORT_BASE, self.tables.config.vxlan_port, frames.vxlan(port.vni, frame, port.identity)
-        )
-        packet = frames.ipv4(*ends, PROTOCOL_UDP, datagram, tos=port.dscp << 2 & 0xFF)
-        self.steps.append(f"12: tunnel to host {format_ip(row.host_ip)} with VNI {port.vni}")
+        datagram = frames.udp(FLOW_PORT_BASE, self.tables.config.vxlan_port, frames.vxlan(vni, frame, identity))
+        packet = frames.ipv4(*ends, PROTOCOL_UDP, datagram, tos=dscp << 2 & 0xFF)
+        self.steps.append(f"12: tunnel to host {format_ip(row.host_ip)} with VNI {vni}")
         return self._end(VerdictKind.TUNNEL, packet, host_ip=row.host_ip)
 
     def forward(self, row: RemoteRow, packet: bytes, key: EndpointKey) -> Verdict:

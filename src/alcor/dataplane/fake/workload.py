@@ -75,11 +75,18 @@ class Workload:
         return []
 
     def _route(self, destination: Ip) -> tuple[Address, Ip]:
-        """The own address to send from and the next hop: on the link, else through the first gateway."""
+        """The own address to send from and the next hop: on the link, as its subnet says, or by the first gateway."""
         for address in self.addresses:
             shift = 32 - address.prefix_length
             if ip_to_int(address.ip) >> shift == ip_to_int(destination) >> shift:
                 return address, destination
+        for address in self.addresses:
+            told = (
+                ip_to_int(base) >> 32 - length == ip_to_int(destination) >> 32 - length
+                for base, length in address.routes
+            )
+            if address.gateway is not None and any(told):
+                return address, address.gateway
         for address in self.addresses:
             if address.gateway is not None:
                 return address, address.gateway

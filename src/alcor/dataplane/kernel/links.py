@@ -235,6 +235,11 @@ def route(index: int, destination: Ip, length: int, gateway: Ip | None = None) -
     return message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
+def delete_route(index: int, destination: Ip, length: int, gateway: Ip) -> bytes:
+    """Removes a route through that gateway; ESRCH when there is none."""
+    return message(RTM_DELROUTE, 0, _route(index, destination, length, gateway, ip_version(gateway)))
+
+
 def default_route(index: int, gateway: Ip, *, replace: bool = True) -> bytes:
     """The default route of the gateway's family. The interface must be up and reach the gateway.
 

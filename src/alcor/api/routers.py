@@ -1,0 +1,206 @@
+"""Routers over REST: the resource, its interfaces and extra routes. Called by app."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+from msgspec import UNSET
+
+from alcor.api.bodies import CreateReader, UpdateReader, read_plain
+from alcor.api.context import Context
+from alcor.api.convert import each, id_text, identifier, member, only, project, time_text
+from alcor.api.errors import Reply
+from alcor.api.exchange import Call
+from alcor.api.listing import (
+    OWNED,
+    Constant,
+    Filter,
+    Listing,
+    boolean,
+    cut,
+    find_page,
+    page_reply,
+    read_fields,
+    read_page,
+)
+from alcor.api.routing_bodies import (
+    ExtraRoutesBody,
+    RouterCreate,
+    RouterInterfaceBody,
+    RouterInterfaceView,
+    RouterUpdate,
+    RouterView,
+    route_views,
+    routes_of,
+)
+from alcor.model.ids import Id, format_id
+from alcor.model.nouns import ExtraRoute, Router
+from alcor.services.commands import (
+    AddRouterInterface,
+    ChangeExtraRoutes,
+    CreateRouters,
+    DeleteRouter,
+    RemoveRouterInterface,
+    RouterInterfaces,
+    RouterSpec,
+    UpdateRouter,
+)
+from alcor.services.errors import BadRequest, RouterNotFound
+from alcor.services.routers import sorted_routes
+from alcor.store.base import Query
+
+LISTING = Listing(
+    "routers",
+    RouterNotFound,
+    {
+        **OWNED,
+        "admin_state_up": Filter("admin_state_up", boolean),
+        "status": Constant("ACTIVE"),
+        "distributed": Constant(True),
+        "ha": Constant(False),
+        "flavor_id": Constant(None),
+    },
+)
+
+_creates = CreateReader(RouterCreate, RouterView, "router", "routers")
+_updates = UpdateReader(RouterUpdate, RouterView, "router")
+_extra = UpdateReader(ExtraRoutesBody, RouterView, "router")
+_interface = msgspec.json.Decoder(RouterInterfaceBody)
+_encode = msgspec.json.Encoder().encode
+
+
+class Routers:
+    """Handlers of /v2.0/routers, /v2.0/routers/{id} and what is done to a router."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def create(self, call: Call) -> Reply:
+        bodies, bulk = _creates.read(call.body)
+        owner = call.project_id()
+        specs = await each(bodies, lambda body: _spec(body, owner), "routers", bulk=bulk)
+        answer = await self._context.control.submit(CreateRouters(specs=tuple(specs)))
+        views = [router_view(router) for router in cast(tuple[Router, ...], answer)]
+        return Reply(201, _encode({"routers": views} if bulk else {"router": views[0]}))
+
+    async def list(self, call: Call) -> Reply:
+        page = read_page(call, LISTING)
+        store = self._context.store
+        routers = await find_page(self._context, LISTING, page, lambda query: store.list_rows(Router, query))
+        return page_reply(call, LISTING, page, [router_view(router) for router in routers])
+
+    async def show(self, call: Call) -> Reply:
+        router_id = _member(call)
+        found = self._context.store.list_rows(Router, Query(filters={"id": (router_id,)}, limit=1))
+        if not found:
+            raise RouterNotFound(f"Router {format_id(router_id)} could not be found")
+        view = router_view(found[0])
+        fields = read_fields(call)
+        return Reply(200, _encode({"router": cut(view, fields) if fields else view}))
+
+    async def update(self, call: Call) -> Reply:
+        router_id, body = _member(call), _updates.read(call.body)
+        _check_neutral(body)
+        routes = body.routes
+        command = UpdateRouter(
+            id=router_id,
+            name=body.name,
+            description=body.description,
+            admin_state_up=body.admin_state_up,
+            routes=UNSET if routes is UNSET else sorted_routes(routes_of(routes or (), "routes")),
+            if_match=call.if_match(),
+        )
+        router = cast(Router, await self._context.control.submit(command))
+        return Reply(200, _encode({"router": router_view(router)}))
+
+    async def delete(self, call: Call) -> Reply:
+        await self._context.control.submit(DeleteRouter(id=_member(call), if_match=call.if_match()))
+        return Reply(204)
+
+    async def add_interface(self, call: Call) -> Reply:
+        router_id, (subnet_id, port_id) = _member(call), _named(call)
+        if subnet_id is not None and port_id is not None:
+            raise BadRequest("Bad router request: Cannot specify both subnet-id and port-id.")
+        command = AddRouterInterface(id=router_id, subnet_id=subnet_id, port_id=port_id, if_match=call.if_match())
+        return _interface_reply(cast(RouterInterfaces, await self._context.control.submit(command)))
+
+    async def remove_interface(self, call: Call) -> Reply:
+        router_id, (subnet_id, port_id) = _member(call), _named(call)
+        command = RemoveRouterInterface(id=router_id, subnet_id=subnet_id, port_id=port_id, if_match=call.if_match())
+        return _interface_reply(cast(RouterInterfaces, await self._context.control.submit(command)))
+
+    async def add_extra_routes(self, call: Call) -> Reply:
+        router_id, routes = _member(call), _routes(call)
+        return await self._change(ChangeExtraRoutes(id=router_id, add=routes, if_match=call.if_match()))
+
+    async def remove_extra_routes(self, call: Call) -> Reply:
+        router_id, routes = _member(call), _routes(call)
+        return await self._change(ChangeExtraRoutes(id=router_id, remove=routes, if_match=call.if_match()))
+
+    async def _change(self, command: ChangeExtraRoutes) -> Reply:
+        router = cast(Router, await self._context.control.submit(command))
+        return Reply(200, _encode({"router": router_view(router)}))
+
+
+def router_view(router: Router) -> RouterView:
+    """The router as REST shows it."""
+    return RouterView(
+        id=format_id(router.id),
+        name=router.name,
+        description=router.description,
+        project_id=router.project_id,
+        tenant_id=router.project_id,
+        admin_state_up=router.admin_state_up,
+        routes=route_views(router.routes),
+        created_at=time_text(router.created_at),
+        updated_at=time_text(router.updated_at),
+        revision_number=router.revision,
+    )
+
+
+def _spec(body: RouterCreate, owner: str) -> RouterSpec:
+    _check_neutral(body)
+    only("availability_zone_hints", not body.availability_zone_hints, "a router is on every host; leave it out")
+    return RouterSpec(
+        project_id=project(body.project_id, body.tenant_id, owner),
+        name=body.name,
+        description=body.description,
+        admin_state_up=body.admin_state_up,
+    )
+
+
+def _check_neutral(body: RouterCreate | RouterUpdate) -> None:
+    only("distributed", body.distributed, "routers are distributed, always; leave it out or give true")
+    only("ha", not body.ha, "a router is on every host, so there is none to fail over to; leave it out or give false")
+
+
+def _member(call: Call) -> Id:
+    return member(call, RouterNotFound, "Router")
+
+
+def _routes(call: Call) -> tuple[ExtraRoute, ...]:
+    return sorted_routes(routes_of(_extra.read(call.body).routes, "routes"))
+
+
+def _named(call: Call) -> tuple[Id | None, Id | None]:
+    """The subnet and the port in the body: at least one of them."""
+    body = read_plain(_interface, call.body, RouterInterfaceView)
+    if body.subnet_id is UNSET and body.port_id is UNSET:
+        raise BadRequest("Bad router request: Either subnet_id or port_id must be specified.")
+    subnet = None if body.subnet_id is UNSET else identifier(body.subnet_id, "subnet_id")
+    return subnet, None if body.port_id is UNSET else identifier(body.port_id, "port_id")
+
+
+def _interface_reply(done: RouterInterfaces) -> Reply:
+    first = done.interfaces[0]
+    view = RouterInterfaceView(
+        id=format_id(done.router_id),
+        project_id=done.project_id,
+        tenant_id=done.project_id,
+        network_id=id_text(first.network_id),
+        port_id=format_id(first.port_id),
+        subnet_id=id_text(first.subnet_id),
+        subnet_ids=[id_text(one.subnet_id) for one in done.interfaces],
+    )
+    return Reply(200, _encode(view))

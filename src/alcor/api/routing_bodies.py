@@ -1,0 +1,149 @@
+"""The shapes of routers, their routes and interfaces, and VPC peerings in REST. Called by the resources and openapi."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from alcor.api.bodies import (
+    CidrText,
+    Input,
+    IpOrNone,
+    OnlyEmptyList,
+    OnlyFalse,
+    OnlyTrue,
+    RouteView,
+    Text,
+    TimeText,
+    UuidText,
+    View,
+)
+from alcor.api.convert import ip, prefix
+from alcor.api.errors import FieldError
+from alcor.model.addresses import format_ip
+from alcor.model.nouns import ExtraRoute
+
+
+class RouteBody(Input, kw_only=True):
+    """What is for `destination` goes to `nexthop`; several with one destination share it. Without a next hop (or of
+    type blackhole) it goes nowhere."""
+
+    destination: CidrText
+    nexthop: IpOrNone = None
+    type: Literal["blackhole"] | UnsetType = UNSET
+
+
+class RouterCreate(Input, kw_only=True):
+    """A router: on every host, between the subnets that it gets interfaces in."""
+
+    name: Text = ""
+    description: Text = ""
+    project_id: Text | UnsetType = UNSET
+    tenant_id: Text | UnsetType = UNSET
+    admin_state_up: bool = True
+    distributed: OnlyTrue = True
+    ha: OnlyFalse = False
+    external_gateway_info: None = None
+    flavor_id: None = None
+    availability_zone_hints: OnlyEmptyList = ()
+
+
+class RouterUpdate(Input, kw_only=True):
+    name: Text | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
+    routes: list[RouteBody] | UnsetType | None = UNSET
+    distributed: OnlyTrue = True
+    ha: OnlyFalse = False
+    external_gateway_info: None = None
+
+
+class RouterView(View, kw_only=True):
+    name: str
+    description: str
+    project_id: str
+    tenant_id: str
+    status: Literal["ACTIVE"] = "ACTIVE"
+    admin_state_up: bool
+    distributed: OnlyTrue = True
+    ha: OnlyFalse = False
+    external_gateway_info: None = None
+    routes: list[RouteView]
+    flavor_id: None = None
+    availability_zone_hints: OnlyEmptyList = ()
+    availability_zones: OnlyEmptyList = ()
+    created_at: TimeText
+    updated_at: TimeText
+    revision_number: int
+
+
+class RouterInterfaceBody(Input, kw_only=True):
+    """By which subnet or port: one of the two to add, one or both to remove."""
+
+    subnet_id: UuidText | UnsetType = UNSET
+    port_id: UuidText | UnsetType = UNSET
+
+
+class RouterInterfaceView(View, kw_only=True):
+    """`id` is the router's."""
+
+    project_id: str
+    tenant_id: str
+    network_id: UuidText
+    port_id: UuidText
+    subnet_id: UuidText
+    subnet_ids: list[UuidText]
+
+
+class ExtraRoutesBody(Input, kw_only=True):
+    routes: Annotated[list[RouteBody], Meta(min_length=1)]
+
+
+class VpcPeeringCreate(Input, kw_only=True):
+    """Two VPCs whose subnets reach each other from then on."""
+
+    network_id: UuidText
+    peer_network_id: UuidText
+    name: Text = ""
+    description: Text = ""
+    project_id: Text | UnsetType = UNSET
+    tenant_id: Text | UnsetType = UNSET
+
+
+class VpcPeeringUpdate(Input, kw_only=True):
+    name: Text | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+
+
+class VpcPeeringView(View, kw_only=True):
+    name: str
+    description: str
+    project_id: str
+    tenant_id: str
+    status: Literal["ACTIVE"] = "ACTIVE"
+    network_id: UuidText
+    peer_network_id: UuidText
+    created_at: TimeText
+    updated_at: TimeText
+    revision_number: int
+
+
+def routes_of(bodies: Sequence[RouteBody], field: str) -> list[ExtraRoute]:
+    """The routes of a body. Raises FieldError."""
+    found = []
+    for at, body in enumerate(bodies):
+        if body.type is not UNSET and body.nexthop is not None:
+            raise FieldError(f"{field}[{at}].nexthop", "a blackhole has none")
+        nexthop = None if body.nexthop is None else ip(body.nexthop, f"{field}[{at}].nexthop")
+        found.append(ExtraRoute(prefix(body.destination, f"{field}[{at}].destination"), nexthop))
+    return found
+
+
+def route_views(routes: Sequence[ExtraRoute]) -> list[RouteView]:
+    """The routes as REST shows them."""
+    return [
+        RouteView(str(route.destination), None if route.nexthop is None else format_ip(route.nexthop))
+        for route in routes
+    ]
