@@ -63,7 +63,8 @@ def prefixes(draw: Any) -> Prefix:
 def subnets(draw: Any) -> SubnetGoal:
     cidr = draw(prefixes())
     gateway = draw(st.none() | st.just(cidr.base))
-    return SubnetGoal(draw(IDS), draw(REVISIONS), cidr, gateway, draw(st.lists(ROUTES, max_size=1).map(tuple)))
+    routes = draw(st.lists(ROUTES, max_size=1).map(tuple))
+    return SubnetGoal(draw(IDS), draw(REVISIONS), cidr, gateway, host_routes=routes)
 
 
 @st.composite
