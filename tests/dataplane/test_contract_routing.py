@@ -198,7 +198,8 @@ def test_containers_are_told_host_routes(host: Host) -> None:
     for one in (plain, routed, plain, routed):
         put(host, one)
         assert {one.id: one} == host.driver.observe().ports
-    put(host, traveller(2), put_routes=((RouteKey(VNI, BEHIND), through("10.0.0.2")),))
+    there = ((RouteKey(VNI, BEHIND), through("10.0.0.2")),)
+    put(host, traveller(2), put_routes=there, put_gateways=gateways())
     with host.wire(routed), host.wire(traveller(2)):
         assert not host.ping(routed, "192.0.2.9", MISS_S)
     assert 1 <= host.driver.counters()[traveller(2).id].received_packets
