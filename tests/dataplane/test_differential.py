@@ -155,7 +155,7 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
     translations = list(tables.translations.items())
     program.translations.update_batch(*routes.pack_translations(translations), len(translations))
     macs = [
-        (rows.MacKey(*key), rows.LocalRow(row.ifindex, rows.EndpointFlag(row.flags), row.mac, row.identity))
+        (rows.MacKey(*key), rows.LocalRow(row.ifindex, rows.EndpointFlag(row.flags), row.mac, row.identity, row.queue))
         for key, row in tables.macs.items()
     ]
     program.macs.update_batch(*rows.pack_macs(macs), len(macs))
