@@ -129,9 +129,9 @@ def updates(draw: Any) -> ScopeUpdate:
         objects = draw(st.lists(st.just(vpc), max_size=1))
         objects += draw(st.lists(subnets(), max_size=3, unique_by=_id))
         objects += draw(st.lists(ENDPOINTS, max_size=4, unique_by=_id))
-        objects += draw(st.lists(QOS, max_size=3, unique_by=_id))
         objects += draw(st.lists(ROUTERS, max_size=1))
         objects += draw(st.lists(PEERINGS, max_size=1))
+        objects += draw(st.lists(QOS, max_size=3, unique_by=_id))
     return ScopeUpdate(
         scope=scope,
         revision=draw(REVISIONS),
