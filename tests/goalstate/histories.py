@@ -377,6 +377,7 @@ def _delete_policy(commit: Commit, number: int) -> None:
 def _route(commit: Commit, number: int, up: int, what: int) -> None:
     """The router is down or up, with interfaces in some VPCs, and perhaps with routes."""
     rows = commit.after
+    times = {"created_at": 0, "updated_at": 0, "revision": rows.revision}
     interfaces = tuple(
         RouterInterface(port_id(90 + vpc, 1), network_id(vpc), subnet_id(vpc), cidr, parse_ip(f"10.{vpc}.0.1"))
         for vpc in range(VPCS)
@@ -392,9 +393,7 @@ def _route(commit: Commit, number: int, up: int, what: int) -> None:
         admin_state_up=bool(up),
         routes=routes,
         interfaces=interfaces,
-        created_at=0,
-        updated_at=0,
-        revision=rows.revision,
+        **times,
     )
     before = rows.routers.get(router.id)
     commit.left.extend(before.networks if before is not None else ())
@@ -405,6 +404,7 @@ def _route(commit: Commit, number: int, up: int, what: int) -> None:
 def _peer(commit: Commit) -> None:
     """The two VPCs are peered, or no more."""
     rows = commit.after
+    times = {"created_at": 0, "updated_at": 0, "revision": rows.revision}
     identifier = Id(b"e" * 16)
     found = rows.peerings.pop(identifier, None)
     if found is not None:
@@ -417,9 +417,7 @@ def _peer(commit: Commit) -> None:
         description="",
         network_id=network_id(1),
         peer_network_id=network_id(0),
-        created_at=0,
-        updated_at=0,
-        revision=rows.revision,
+        **times,
     )
     commit.peerings.append(peering)
 

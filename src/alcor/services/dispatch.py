@@ -97,6 +97,15 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
             return nodes.update_node(indexes, command, stamp)
         case DeleteNode():
             return nodes.delete_node(indexes, command, stamp)
+        case CheckInvariants():
+            return Outcome(invariants.check(indexes), Changes())
+        case _:
+            return _compute_more(indexes, named, command, stamp)
+
+
+def _compute_more(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp: Stamp) -> Outcome:
+    """Security groups, quality of service, routers and peerings."""
+    match command:
         case CreateSecurityGroups():
             return security_groups.create_security_groups(indexes, command, stamp)
         case EnsureDefaultGroup():
@@ -139,8 +148,6 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
             return peerings.update_peering(indexes, command, stamp)
         case DeletePeering():
             return peerings.delete_peering(indexes, command)
-        case CheckInvariants():
-            return Outcome(invariants.check(indexes), Changes())
         case _:
             raise TypeError(f"no service answers {type(command).__name__}")
 
