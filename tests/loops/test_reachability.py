@@ -7,13 +7,20 @@ from tests.services.world import World
 
 from alcor.loops.reachability import Reachability
 from alcor.model.addresses import parse_ip, parse_prefix
-from alcor.model.nouns import Direction, Network, Port, SecurityGroup
+from alcor.model.nouns import Direction, ExtraRoute, Network, Port, SecurityGroup
 from alcor.services.commands import (
+    AddRouterInterface,
+    ChangeExtraRoutes,
+    CreatePeerings,
+    CreateRouters,
     CreateSecurityGroupRules,
     CreateSecurityGroups,
+    PeeringSpec,
+    RouterSpec,
     SecurityGroupRuleSpec,
     SecurityGroupSpec,
     UpdatePort,
+    UpdateRouter,
 )
 from alcor.services.errors import PortNotFound
 from alcor.services.health import HealthEvent, HostHealth, Reach
@@ -142,3 +149,48 @@ def test_ipv6_is_asked_like_ipv4(cloud: Cloud) -> None:
     assert Outcome.DELIVERED is cloud.ask(address, source=source).outcome
     assert Outcome.DELIVERED is cloud.ask(address, source=source, protocol=1, port=0).outcome
     assert target.fixed_ips[-1].ip == parse_ip(address)
+
+
+def test_it_answers_through_routers(cloud: Cloud) -> None:
+    """On one host and through the tunnel, with the rules of both networks; not once the router is down."""
+    other = cloud.world.network(project_id="p")
+    subnet = cloud.world.subnet(other, "10.9.0.0/24")
+    near, far = (cloud.port(host, cloud.db, network=other) for host in ("a", "b"))
+    assert "no_endpoint" == cloud.ask("10.9.0.2").reason
+    (router,) = cloud.world.do(CreateRouters(specs=(RouterSpec(),)))
+    for one in (*cloud.world.indexes.subnets_of[cloud.vpc.id], subnet.id):
+        cloud.world.do(AddRouterInterface(id=router.id, subnet_id=one))
+    for target in (near, far):
+        refused = cloud.ask(target)
+        assert (Outcome.DROPPED, "policy_ingress") == (refused.outcome, refused.reason)
+    rule = cloud.allow(cloud.db, protocol=6, protocol_name="tcp", remote_group=cloud.web.id)
+    for target in (near, far):
+        allowed = cloud.ask(target)
+        assert (Outcome.DELIVERED, rule.id) == (allowed.outcome, allowed.ingress_rule)
+        assert any("R: " in step for step in allowed.steps)
+    assert Outcome.ANSWERED is cloud.ask("10.9.0.1", protocol=1).outcome
+    assert Outcome.ANSWERED is cloud.ask("10.0.0.1", protocol=1).outcome
+    assert (Outcome.DROPPED, "no_route") == (cloud.ask("192.0.2.77").outcome, cloud.ask("192.0.2.77").reason)
+    cloud.world.do(UpdateRouter(id=router.id, admin_state_up=False))
+    assert "no_endpoint" == cloud.ask(far).reason
+
+
+def test_it_answers_through_next_hops_and_peerings(cloud: Cloud) -> None:
+    """What is for others is handed to the port of the route; a blackhole drops; a peering connects."""
+    (router,) = cloud.world.do(CreateRouters(specs=(RouterSpec(),)))
+    (subnet,) = cloud.world.indexes.subnets_of[cloud.vpc.id]
+    cloud.world.do(AddRouterInterface(id=router.id, subnet_id=subnet))
+    forwarder = cloud.port("b", security_groups=(), port_security_enabled=False)
+    routes = (
+        ExtraRoute(parse_prefix("198.51.100.0/24"), forwarder.fixed_ips[0].ip),
+        ExtraRoute(parse_prefix("198.51.100.8/29"), None),
+    )
+    cloud.world.do(ChangeExtraRoutes(id=router.id, add=routes))
+    assert Outcome.DELIVERED is cloud.ask("198.51.100.1").outcome
+    assert "blackhole" == cloud.ask("198.51.100.9").reason
+    peer = cloud.world.network(cidr="10.8.0.0/16", project_id="p")
+    cloud.world.subnet(peer, "10.8.0.0/24")
+    cloud.world.do(CreatePeerings(specs=(PeeringSpec(network_id=cloud.vpc.id, peer_network_id=peer.id),)))
+    cloud.allow(cloud.db, protocol=6, protocol_name="tcp")
+    for host in ("a", "b"):
+        assert Outcome.DELIVERED is cloud.ask(cloud.port(host, cloud.db, network=peer)).outcome

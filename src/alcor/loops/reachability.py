@@ -8,22 +8,35 @@ compiled programs are held against, says what happens, step by step.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from alcor.dataplane.base import EndpointKey, Policy, PolicyKey, Rule
+from alcor.dataplane.base import EndpointKey, Policy, PolicyKey, Rule, TranslationKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.packet import PORTED, read_packet
 from alcor.dataplane.fake.pipeline import from_overlay, from_port
 from alcor.dataplane.fake.policy import Party, PolicyTables, allowing_rule
-from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Sender, Tables
+from alcor.dataplane.fake.tables import (
+    HostConfig,
+    LocalFlag,
+    LocalRow,
+    MacKey,
+    PortFlag,
+    PortRow,
+    RemoteRow,
+    Sender,
+    Tables,
+)
 from alcor.dataplane.fake.walk import Verdict, VerdictKind
+from alcor.dataplane.roads import router_addresses
 from alcor.goalstate.snapshot import rule_goal
+from alcor.loops.surroundings import Place, Surroundings
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, ip_version, with_link_local
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import FixedIp, Identity, Network, Node, Port, SecurityGroupRule, Subnet
+from alcor.model.nouns import FixedIp, Node, Port, SecurityGroupRule
 from alcor.services.errors import InvalidInput, PortNotFound
 from alcor.services.health import HealthView, Reach
 from alcor.services.reachability import Answer, Outcome, Question
+from alcor.services.routers import INTERFACE_OWNER
 from alcor.store.base import Query, Store
 
 SOURCE, TARGET = 1, 2
@@ -66,8 +79,8 @@ class Reachability:
         if question.project_id and source.project_id != question.project_id:
             raise PortNotFound(f"Port {format_id(source.id)} could not be found.")
         (network,) = self._store.list_networks(Query(filters={"id": (source.network_id,)}, limit=1))
-        target, ip = self._target(question, source)
-        subnets = self._store.list_subnets(Query(filters={"network_id": (network.id,)}))
+        around = Surroundings(self._store, network)
+        target, ip = self._target(question, source, around)
         hosts = {port.host for port in (source, target) if port is not None and port.host}
         nodes = self._store.list_nodes(Query(filters={"name": tuple(sorted(hosts))})) if hosts else []
         groups = {group for port in (source, target) if port is not None for group in port.security_groups}
@@ -76,18 +89,15 @@ class Reachability:
             if groups
             else []
         )
-        identities = [one for one in self._store.identities() if one.network_id == network.id]
         down = {host for host in hosts if self._health is not None and self._health.health(host).state is Reach.DOWN}
         return _Case(
             question=question,
             source=source,
             target=target,
             ip=ip,
-            network=network,
-            subnets=subnets,
+            around=around,
             nodes={node.name: node for node in nodes},
             rules=rules,
-            identities=identities,
             down=down,
         )
 
@@ -97,21 +107,35 @@ class Reachability:
             raise PortNotFound(f"Port {format_id(identifier)} could not be found.")
         return found[0]
 
-    def _target(self, question: Question, source: Port) -> tuple[Port | None, Ip]:
-        """Who has the destination, and its address of a family that the source has too."""
-        if question.destination_port is not None:
-            target = self._port(question.destination_port)
-            if target.network_id != source.network_id:
-                raise InvalidInput("Invalid input for operation: the two ports are in different networks.")
+    def _target(self, question: Question, source: Port, around: Surroundings) -> tuple[Port | None, Ip]:
+        """Who is given the packet, and its destination, of a family that the source has too."""
+        asked = self._port(question.destination_port) if question.destination_port is not None else None
+        if asked is not None:
             families = {ip_version(fixed.ip) for fixed in source.fixed_ips}
-            ips = [fixed.ip for fixed in target.fixed_ips if ip_version(fixed.ip) in families]
+            ips = [fixed.ip for fixed in asked.fixed_ips if ip_version(fixed.ip) in families]
             if not ips:
                 raise InvalidInput("Invalid input for operation: the two ports have no addresses of one family.")
-            return target, ips[0]
-        assert question.destination_ip is not None
-        query = Query(filters={"network_id": (source.network_id,), "ip": (question.destination_ip,)}, limit=1)
-        found = self._store.list_ports(query)
-        return (found[0] if found else None), question.destination_ip
+            ip = ips[0]
+        else:
+            assert question.destination_ip is not None
+            ip = question.destination_ip
+        if not around.leaves(source) or _is_wired(source, around, ip):
+            place = Place(source.network_id, ip)
+        else:
+            tables = Tables(config=HostConfig(Ip(bytes(16)), 0, 0))
+            around.fill(tables)
+            sent = next((fixed.ip for fixed in source.fixed_ips if ip_version(fixed.ip) == ip_version(ip)), ip)
+            packet = _packet(sent, ip, question.protocol, question.port)
+            place = around.place(tables, ip, read_packet(packet, ip_version(ip)))
+        found = self._store.list_ports(Query(filters={"network_id": (place.network_id,), "ip": (place.ip,)}, limit=1))
+        # A router's port is a gateway, which hosts answer for themselves.
+        return (found[0] if found and found[0].device_owner != INTERFACE_OWNER else None), ip
+
+
+def _is_wired(source: Port, around: Surroundings, ip: Ip) -> bool:
+    """The address is in a subnet that the source has an address in."""
+    own = {fixed.subnet_id for fixed in source.fixed_ips}
+    return any(ip in subnet.cidr for subnet in around.subnets if subnet.id in own)
 
 
 class _Case:
@@ -124,28 +148,30 @@ class _Case:
         source: Port,
         target: Port | None,
         ip: Ip,
-        network: Network,
-        subnets: Iterable[Subnet],
+        around: Surroundings,
         nodes: dict[str, Node],
-        rules: Iterable[SecurityGroupRule],
-        identities: Iterable[Identity],
+        rules: Sequence[SecurityGroupRule],
         down: set[str],
     ) -> None:
         self.steps: list[str] = []
         self._question, self._source, self._target, self._ip = question, source, target, ip
-        self._network, self._subnets, self._nodes, self._down = network, list(subnets), nodes, down
-        self._rules: dict[Rule, Id] = {}
-        self._groups: dict[Id, list[Rule]] = {}
-        having: dict[Id, list[int]] = {}
-        for identity in identities:
+        self._around, self._nodes, self._down = around, nodes, down
+        self._network, self._subnets = around.networks[source.network_id], around.subnets
+        self._rules: dict[tuple[Id, Rule], Id] = {}
+        """(network, rule as its ports have it) -> the row."""
+        self._groups: dict[tuple[Id, Id], list[Rule]] = {}
+        """(network, group) -> its rules there."""
+        having: dict[tuple[Id, Id], list[int]] = {}
+        for identity in around.identities:
             for group in identity.groups:
-                having.setdefault(group, []).append(identity.number)
-        for row in rules:
-            goal = rule_goal(row)
-            who = tuple(sorted(having.get(goal.group, ()))) if goal.group is not None else None
-            rule = Rule(goal.egress, goal.version, goal.protocol, goal.first, goal.last, goal.prefix, who)
-            self._rules.setdefault(rule, row.id)
-            self._groups.setdefault(row.group_id, []).append(rule)
+                having.setdefault((identity.network_id, group), []).append(identity.number)
+        for network_id in {port.network_id for port in (source, target) if port is not None}:
+            for row in rules:
+                goal = rule_goal(row)
+                who = None if goal.group is None else tuple(sorted(having.get((network_id, goal.group), ())))
+                rule = Rule(goal.egress, goal.version, goal.protocol, goal.first, goal.last, goal.prefix, who)
+                self._rules.setdefault((network_id, rule), row.id)
+                self._groups.setdefault((network_id, row.group_id), []).append(rule)
 
     def answer(self) -> Answer:
         """Raises _Stop."""
@@ -201,7 +227,8 @@ class _Case:
     def _frame(self, fixed: FixedIp) -> bytes:
         """The first packet, as the source's own stack would send it."""
         subnet = next(one for one in self._subnets if one.id == fixed.subnet_id)
-        if self._ip in subnet.cidr and self._ip != subnet.gateway:
+        gateways = {subnet.gateway, *router_addresses(self._around.own)}
+        if self._ip in subnet.cidr and self._ip not in gateways:
             mac = self._target.mac if self._target is not None else ROUTER_MAC
             if self._target is None:
                 raise _Stop("arp_unknown" if subnet.ip_version == 4 else "nd_unknown", self._nobody())
@@ -219,14 +246,14 @@ class _Case:
         return f"nobody in network {format_id(self._network.id)} has {format_ip(self._ip)}"
 
     def _tables(self, node: Node, target_here: bool, *, mine: bool = True) -> Tables:
-        vni = self._network.vni
         tables = Tables(
             config=HostConfig(node.underlay_ip, 1, VXLAN_PORT), policy=PolicyTables(policies=self._policies())
         )
-        routed = self._network.cidr is not None
-        for subnet in self._subnets if routed else ():
-            if subnet.gateway is not None:
-                tables.local[EndpointKey(vni, subnet.gateway)] = LocalRow(0, int(LocalFlag.GATEWAY), ROUTER_MAC)
+        self._around.fill(tables)
+        for vpc in self._around.vpcs.values():
+            own = (subnet.gateway for subnet in vpc.subnets if vpc.goal.routed and subnet.gateway is not None)
+            for ip in (*own, *router_addresses(vpc)):
+                tables.local[EndpointKey(vpc.goal.vni, ip)] = LocalRow(0, int(LocalFlag.GATEWAY), ROUTER_MAC)
         if mine:
             self._add(tables, SOURCE, self._source)
         if self._target is None:
@@ -236,44 +263,60 @@ class _Case:
         elif not target_here and self._target.host:
             there = self._node(self._target)
             row = RemoteRow(there.underlay_ip, self._target.mac, self._target.identity)
+            vni = self._around.networks[self._target.network_id].vni
             tables.remote.update({EndpointKey(vni, ip): row for ip in _answered(self._target)})
         return tables
 
     def _add(self, tables: Tables, ifindex: int, port: Port) -> None:
-        up = port.admin_state_up and self._network.admin_state_up
-        flags = PortFlag.ROUTED if self._network.cidr is not None else PortFlag(0)
+        network = self._around.networks[port.network_id]
+        up, leaves = port.admin_state_up and network.admin_state_up, self._around.leaves(port)
+        flags = PortFlag.ROUTED if network.cidr is not None or leaves else PortFlag(0)
+        flags |= PortFlag.ROUTES if leaves else PortFlag(0)
         flags |= PortFlag.UP if up else PortFlag(0)
         flags |= PortFlag(0) if port.port_security_enabled else PortFlag.OPEN
         flags |= PortFlag.PAIRS if port.address_pairs else PortFlag(0)
-        vni = self._network.vni
-        tables.ports[ifindex] = PortRow(port.id, vni, self._network.mtu, port.mac, int(flags), port.identity)
+        vni = network.vni
+        tables.ports[ifindex] = PortRow(port.id, vni, network.mtu, port.mac, int(flags), port.identity)
         tables.senders[ifindex] = tuple(Sender(pair.mac, pair.prefix) for pair in port.address_pairs)
         row = LocalRow(ifindex, 0 if up else int(LocalFlag.DOWN), port.mac, port.identity)
         tables.local.update({EndpointKey(vni, ip): row for ip in _answered(port)})
+        tables.macs[MacKey(vni, port.mac)] = row
 
     def _policies(self) -> dict[PolicyKey, Policy]:
         found = {}
         for port in (self._source, self._target):
             if port is not None and port.identity:
-                key = PolicyKey(self._network.vni, port.identity)
-                rules = tuple(rule for group in port.security_groups for rule in self._groups.get(group, ()))
+                key = self._policy_key(port)
+                named = [(port.network_id, group) for group in port.security_groups]
+                rules = tuple(rule for one in named for rule in self._groups.get(one, ()))
                 found[key] = Policy(key, rules)
         return found
+
+    def _policy_key(self, port: Port) -> PolicyKey:
+        return PolicyKey(self._around.networks[port.network_id].vni, port.identity)
+
+    def _seen_by(self, port: Port, other: Port | None) -> int:
+        """The identity of the other side as the port's network knows it."""
+        if other is None or other.network_id == port.network_id:
+            return other.identity if other is not None else 0
+        vnis = self._around.networks[other.network_id].vni, self._around.networks[port.network_id].vni
+        return self._around.translations().get(TranslationKey(vnis[0], other.identity, vnis[1]), 0)
 
     def _allowing(self, frame: bytes) -> tuple[Id | None, Id | None]:
         """The rules that let the packet out and in."""
         packet = read_packet(frame[frames.ETHERNET_LENGTH :], ip_version(self._ip))
-        policies, vni = self._policies(), self._network.vni
+        policies = self._policies()
         found: list[Id | None] = []
         ends = (self._source, self._target)
         for port, other, egress in ((*ends, True), (*ends[::-1], False)):
             if packet is None or port is None or not port.identity:
                 found.append(None)
                 continue
-            party = Party(vni, 0, port.identity, other.identity if other is not None else 0, egress)
-            policy = policies[PolicyKey(vni, port.identity)]
+            key = self._policy_key(port)
+            party = Party(key.vni, 0, port.identity, self._seen_by(port, other), egress)
+            policy = policies[key]
             rule = allowing_rule(policy, packet, party, egress=egress, selector=packet.selector)
-            found.append(self._rules[rule] if rule is not None else None)
+            found.append(self._rules[port.network_id, rule] if rule is not None else None)
         return found[0], found[1]
 
 
