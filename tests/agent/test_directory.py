@@ -18,7 +18,7 @@ from alcor.goalstate.objects import (
 from alcor.hostsvc.base import ROUTER_LINK_LOCAL
 from alcor.model.addresses import Mac, parse_ip, parse_mac, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import DhcpOption, Ipv6Mode, PortKind
+from alcor.model.nouns import DhcpOption, ExtraRoute, Ipv6Mode, PortKind
 
 VPC, SUBNET, V6, PORT = (Id(letter * 16) for letter in (b"n", b"s", b"6", b"p"))
 KEY = ScopeKey(1, VPC)
@@ -41,7 +41,8 @@ class Site:
 
 def subnet(revision: int, *, dhcp: bool = True) -> SubnetGoal:
     return SubnetGoal(
-        SUBNET, revision, parse_prefix("10.0.0.0/24"), parse_ip("10.0.0.1"), dhcp, (parse_ip("192.0.2.53"),)
+        *(SUBNET, revision, parse_prefix("10.0.0.0/24"), parse_ip("10.0.0.1"), dhcp, (parse_ip("192.0.2.53"),)),
+        host_routes=(ExtraRoute(parse_prefix("192.168.0.0/16"), parse_ip("10.0.0.254")),),
     )
 
 
@@ -69,6 +70,7 @@ def test_a_port_is_answered_once_all_of_it_is_there() -> None:
     assert client.options == (DhcpOption(4, "mtu", "1300"),)
     (lease,) = client.leases
     assert (lease.ip, lease.gateway) == (parse_ip("10.0.0.5"), parse_ip("10.0.0.1"))
+    assert lease.routes == ((parse_prefix("192.168.0.0/16"), parse_ip("10.0.0.254")),)
     assert lease.nameservers == (parse_ip("192.0.2.53"),)
     carried = local_port(site.desired, PORT)
     assert carried is not None and carried.served

@@ -68,6 +68,7 @@ def _client(desired: Desired, partition: int, goal: PortGoal) -> Client | None:
                     nameservers=subnet.nameservers,
                     ra_mode=subnet.ra_mode,
                     address_mode=subnet.address_mode,
+                    routes=tuple([(to.destination, to.nexthop) for to in subnet.host_routes if to.nexthop is not None]),
                 )
             )
     if not leases:
