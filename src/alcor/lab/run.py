@@ -24,6 +24,7 @@ from alcor.lab import (
     onehost,
     policing,
     proofs,
+    quality,
     report,
     scenario,
     services,
@@ -221,6 +222,8 @@ class _Session:
             found = policing.police(lab.client, world, lab.drops, advance, lab.check)
             self._proofs += found.proofs
             self._rule_changes += [*found.allowed_ms, *found.cut_ms]
+        with self._stages.stage("ports with a limited rate"):
+            self._proofs += quality.prove(lab.client, world, lab.check)
         with self._stages.stage("IPv6"):
             self._proofs += dualstack.prove(lab.client, lab.hosts, lab.check)
         with self._stages.stage("addresses, names and metadata from the host"):
