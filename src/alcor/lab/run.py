@@ -26,6 +26,7 @@ from alcor.lab import (
     proofs,
     quality,
     report,
+    routing,
     scenario,
     services,
     survival,
@@ -226,6 +227,8 @@ class _Session:
             self._proofs += quality.prove(lab.client, world, lab.check)
         with self._stages.stage("IPv6"):
             self._proofs += dualstack.prove(lab.client, lab.hosts, lab.check)
+        with self._stages.stage("routers and peerings"):
+            self._proofs += routing.prove(lab.client, lab.hosts, lab.check)
         with self._stages.stage("addresses, names and metadata from the host"):
             controller = lab.topology.controller
             self._proofs += services.prove(lab.client, controller, lab.hosts, lab.dropped, lab.run.data, lab.check)
