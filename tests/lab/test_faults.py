@@ -183,6 +183,9 @@ def test_the_goals_of_a_campaign() -> None:
     some += [strike(number, "management cut", around_ms=1000.0 + number) for number in range(100)]
     assert [goal.reached for goal in fault_goals(campaign(*some))] == [True, True, True]
     assert [goal.reached for goal in fault_goals(campaign(*some[:50]))] == [True, None]
+    seen = [*some, strike(200, noticed_ms=300.0), strike(201, "agent hung", noticed_ms=1001.0)]
+    noticed = [goal.reached for goal in fault_goals(campaign(*seen)) if "noticed" in goal.name]
+    assert noticed == [False, True]
     late = [*some, strike(200, around_ms=3001.0)]
     assert fault_goals(campaign(*late))[0].reached is False
     stale = [*some, strike(200, stale=1)]

@@ -27,6 +27,8 @@ POLL_S = 0.02
 PROBES = 2
 AROUND_S = 10.0
 """A path around a fault that was not found by then was not."""
+NOTICE_S = 3.0
+"""A host that was not noticed to be unwell by then was not."""
 
 
 class Campaign:
@@ -73,10 +75,13 @@ class Campaign:
             before = self._auditor.carried() if kind.refuses else []
             struck_at = time.monotonic()
             struck = kind.strike(ground, hosts)
-            around_ms = None
+            around_ms = noticed_ms = None
             with ExitStack() as undone:
                 undone.callback(struck.undo)
                 probes = [] if kind.quiet else self._probe(planned.victims or self._some(1))
+                if kind.seen:
+                    noticed_ms = self._notice(planned.victims[0], struck_at)
+                    violations += [] if noticed_ms is not None else [f"not noticed within {NOTICE_S:g} s"]
                 if kind.around:
                     violations += self._around(probes)
                     around_ms = (time.monotonic() - struck_at) * 1000
@@ -108,6 +113,7 @@ class Campaign:
             pings_lost=lost,
             violations=(*violations, *findings.words, *leaked),
             around_ms=around_ms,
+            noticed_ms=noticed_ms,
         )
 
     def clear(self, keep: Collection[str]) -> list[str]:
@@ -142,6 +148,17 @@ class Campaign:
         if not ports:
             return ["the API took no port while it lasted"]
         return [f"port {port}, made while it lasted, was not ACTIVE within {AROUND_S:g} s" for port in sorted(waiting)]
+
+    def _notice(self, host: str, struck_at: float) -> float | None:
+        """Milliseconds from then until the API shows that the host's agent is not well; None: it does not."""
+        while (now := time.monotonic()) < struck_at + NOTICE_S:
+            self._check()
+            with suppress(LabError):
+                for agent in self._asker.get("/v2.0/agents", {"host": host})["agents"]:
+                    if not agent["alive"] or agent["configurations"]["state"] != "up":
+                        return (now - struck_at) * 1000
+            time.sleep(POLL_S)
+        return None
 
     def _status(self, port: str) -> str:
         return str(self._asker.get(f"/v2.0/ports/{port}")["port"]["status"])

@@ -57,6 +57,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """While it lasts the API may only answer what is true, or not at all."""
     around: bool = False
     """A path leads around it: a port made on a struck host while it lasts becomes ACTIVE (tally.Strike.around_ms)."""
+    seen: bool = False
+    """The struck host is noticed not to be well while it lasts (tally.Strike.noticed_ms)."""
     hold_s: tuple[float, float] = (0.5, 1.5)
     """It lasts so long, by dice."""
 
@@ -367,13 +369,13 @@ def _jump_clock(ground: Ground, _: Sequence[Machine]) -> Struck:
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind(name="agent killed", strike=_kill_agents, hosts=1, around=True),
+    Kind(name="agent killed", strike=_kill_agents, hosts=1, around=True, seen=True),
     Kind(name="agents of 3 hosts killed", strike=_kill_agents, hosts=3, around=True),
-    Kind(name="agent and standby killed", strike=_kill_both, hosts=1),
+    Kind(name="agent and standby killed", strike=_kill_both, hosts=1, seen=True),
     Kind(name="standby killed", strike=_kill_standbys, hosts=1, around=True, hold_s=(0.0, 0.5)),
     Kind(name="standby hung", strike=_hang_standbys, hosts=1, around=True, hold_s=(0.0, 0.5)),
     Kind(name="agent killed again and again", strike=_crash_loop, hosts=1, hold_s=(0.0, 0.5)),
-    Kind(name="agent hung", strike=_hang_agents, hosts=1, around=True),
+    Kind(name="agent hung", strike=_hang_agents, hosts=1, around=True, seen=True),
     Kind(name="agents of 3 hosts hung", strike=_hang_agents, hosts=3, around=True),
     Kind(name="agent upgraded", strike=_upgrade_agent, hosts=1, hold_s=(0.0, 0.2)),
     Kind(name="all agents killed", strike=_kill_all_agents),

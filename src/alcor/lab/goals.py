@@ -14,6 +14,7 @@ FIRST_PACKET_MS = 10.0
 HOST_RATE = 35_000
 AGENT_MIB = 100
 STANDBY_S, RELAY_S, FAULTS = 3.0, 5.0, 200
+NOTICE_S = 1.0
 UPGRADE_MS = 1000.0
 """For 10,000 objects."""
 NOISE = 1.05
@@ -98,6 +99,7 @@ def fault_goals(campaign: Campaign) -> tuple[Goal, ...]:
     return (
         *_around(campaign, "agent killed", "agent SIGKILL, until a port made there is ACTIVE", STANDBY_S),
         *_around(campaign, "management cut", "management network cut, until a port made there is ACTIVE", RELAY_S),
+        *_noticed(campaign),
         Goal(
             name="acknowledged ports lost, stale endpoints, addresses leaked",
             goal=f"0, 0, 0 over at least {FAULTS} faults",
@@ -141,6 +143,22 @@ def _around(campaign: Campaign, kind: str, name: str, limit_s: float) -> list[Go
             reached=max(taken) <= limit_s * 1000,
         )
     ]
+
+
+def _noticed(campaign: Campaign) -> list[Goal]:
+    """Hosts probe each other in a lab for faults."""
+    found = []
+    for kind in sorted({strike.kind for strike in campaign.strikes if strike.noticed_ms is not None}):
+        taken = [one.noticed_ms for one in campaign.strikes if one.kind == kind and one.noticed_ms is not None]
+        found.append(
+            Goal(
+                name=f"{kind}, until it is noticed (hosts probe each other)",
+                goal=f"at most {NOTICE_S:g} s",
+                measured=f"{percentile(taken, 0.5) / 1000:.2f} s, worst of {len(taken)}: {max(taken) / 1000:.2f} s",
+                reached=max(taken) <= NOTICE_S * 1000,
+            )
+        )
+    return found
 
 
 def _of_host(provisioned: Provisioned, host: HostFigures) -> list[Goal]:

@@ -41,6 +41,8 @@ SERVER_TIMEOUT_S = 60.0
 PROBE_S = 1.0
 FAULT_PATIENCE = {"heartbeat_s": 0.3, "standby_dead_s": 0.3, "standby_hung_s": 1.5}
 """Of agents and standbys in a lab for faults: what they find out takes as little time as the promises allow."""
+FAULT_PROBE_S = 0.1
+"""In a lab for faults hosts probe each other."""
 STORE_MIB, JOURNAL_MIB = 64, 4
 """Sizes of the disks of server and agents in a lab for faults."""
 IDLE_TIMEOUT_S, IDLE_LOOK_S, IDLE_TICKS = 30.0, 0.25, 2
@@ -153,7 +155,8 @@ class LiveLab:
             self.listener = self._stack.enter_context(listen_for_api(self.options.api_port))
         with self._stages.stage("server"):
             above = self.options.on_demand_above
-            start_server(self.processes, self.topology, self.listener, on_demand_above=above)
+            probe_s = FAULT_PROBE_S if self.options.faults else 0.0
+            start_server(self.processes, self.topology, self.listener, on_demand_above=above, probe_s=probe_s)
             self.client = Client(self.api_port)
             self._stack.callback(self.client.close)
             self.await_server()

@@ -272,7 +272,9 @@ def to_toml(values: Mapping[str, object]) -> str:
     return "".join(f"{key} = {value(one)}\n" for key, one in values.items() if one is not None)
 
 
-def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller: str, on_demand_above: int) -> Path:
+def write_server_config(
+    run: RunDirectory, *, listen: str, mtu: int, controller: str, on_demand_above: int, probe_s: float
+) -> Path:
     """The server's configuration and certificate."""
     tls = run.data / "controller" / "tls"
     pki.issue(run.data / "ca", tls, "controller", role="controller", addresses=[controller])
@@ -285,6 +287,7 @@ def write_server_config(run: RunDirectory, *, listen: str, mtu: int, controller:
         "bus_listen": f"{controller}:{BUS_PORT}",
         "max_mtu": mtu - 50,
         "on_demand_above": on_demand_above,
+        "probe_s": probe_s,
         "log_level": "WARNING",
     }
     path.write_text(to_toml(values))
@@ -393,7 +396,12 @@ def _accepts(target: tuple[str, int]) -> bool:
 
 
 def start_server(
-    processes: Processes, topology: Topology, listener: socket.socket, *, on_demand_above: int = 10_000
+    processes: Processes,
+    topology: Topology,
+    listener: socket.socket,
+    *,
+    on_demand_above: int = 10_000,
+    probe_s: float = 0.0,
 ) -> Process:
     """The server, in the controller's namespace, its API on `listener`. Call again after it was killed: it is then
     configured as it was."""
@@ -407,6 +415,7 @@ def start_server(
             mtu=topology.mtu,
             controller=controller.address,
             on_demand_above=on_demand_above,
+            probe_s=probe_s,
         )
     return processes.start(
         "server",

@@ -31,6 +31,9 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True):
     around_ms: float | None = None
     """From the strike until a port made on the struck host was ACTIVE, by another path; None: no path leads around."""
 
+    noticed_ms: float | None = None
+    """From the strike until the struck host's agent was shown not to be well; None: that was not looked at."""
+
     @property
     def held(self) -> bool:
         """Every promise was kept."""
