@@ -190,7 +190,7 @@ class Reconciler:
         if epoch < newest:
             raise Refused(_older(epoch, newest))
         self.desired.epochs[partition] = epoch
-        self.desired.doubted.pop(partition, None)
+        self.desired.begin(partition)
         self._asked.clear()
         heartbeat_ms = int(self._config.heartbeat_s * 1000)
         return Hello(self._config.host, epoch, self.desired.held(partition), self._config.standby, heartbeat_ms)

@@ -100,9 +100,11 @@ class Desired:
         """Partition -> newest epoch seen."""
         self.ports: dict[Id, int] = {}
         """Local port -> its partition."""
-        self.doubted: dict[int, bool] = {}
-        """Partitions of which it is known that the host's own scope is not as it should be, until it comes whole or in
-        a new session -> whether `synced` was said meanwhile: it then counts from when the scope has come."""
+        self._doubted: dict[int, set[Id]] = {}
+        """Partition -> scopes of which it is known that they are not as they should be, until they come whole. Until
+        then the host is not in sync, whatever is said: what is held here may lack what is in use."""
+        self._said: set[int] = set()
+        """Partitions that said `synced` meanwhile: it counts from when the last of these scopes has come."""
         self._owners: dict[ScopeKey, Owners] = {}
         self._ports_of: dict[ScopeKey, set[Id]] = {}
         self._identities: dict[ScopeKey, Counter[int]] = {}
@@ -206,18 +208,36 @@ class Desired:
             self.merge(key, state, update, touched, left)
             if update.snapshot:
                 touched.missed.discard(key)
-                if update.scope == HOST_SCOPE:
-                    synced = self.doubted.pop(partition, False) or synced
-        if synced and partition in self.doubted:
-            self.doubted[partition], synced = True, False
+                self._trust(key)
         for key in [key for key in left if key in self._owners]:
             # What was needed because of a VPC may go with it.
             left.update(self.neighbours(key))
-        candidates = {key for key in (self._owners if synced else left) if key.partition == partition}
+        self._forget_idle(partition, left, touched)
+        if synced and self._doubted.get(partition):
+            self._said.add(partition)
+            return False
+        if partition in self._said and not self._doubted.get(partition):
+            self._said.discard(partition)
+            synced = True
+        if synced:
+            self._forget_idle(partition, self._owners, touched)
+        return synced
+
+    def begin(self, partition: int) -> None:
+        """A session of that partition's controller begins, by comparing everything: nothing is in doubt any more."""
+        self._doubted.pop(partition, None)
+        self._said.discard(partition)
+
+    def _trust(self, key: ScopeKey) -> None:
+        """The scope is as it should be, or is not needed."""
+        self._doubted.get(key.partition, set()).discard(key.scope)
+
+    def _forget_idle(self, partition: int, keys: Iterable[ScopeKey], touched: Touched) -> None:
+        """Those of these VPCs that nothing here needs."""
+        candidates = {key for key in keys if key.partition == partition}
         if candidates:
             for key in sorted((candidates & self._owners.keys()) - self.needed()):
                 self._forget(key, touched)
-        return synced
 
     def _prove(
         self, key: ScopeKey, state: ScopeState, update: ScopeUpdate, touched: Touched, left: set[ScopeKey]
@@ -226,12 +246,10 @@ class Desired:
         if update.objects or update.tombstones:
             self.merge(key, state, replace(update, revision=max(1, state.revision)), touched, left)
         if state.confirm(update.revision, update.confirms or 0):
-            if key.scope == HOST_SCOPE:
-                self.doubted.pop(key.partition, None)
+            self._trust(key)
         else:  # the host held something else than it said; or something late came in between
             touched.missed.add(key)
-            if key.scope == HOST_SCOPE:
-                self.doubted.setdefault(key.partition, False)
+            self._doubted.setdefault(key.partition, set()).add(key.scope)
 
     def make_scope(self, key: ScopeKey) -> ScopeState:
         """The scope's state, made when it is not there."""
@@ -390,6 +408,7 @@ class Desired:
         vpc = self.vpc(key)
         if vpc is not None:
             self._lose_vni(key, vpc.vni, touched)
+        self._trust(key)
         self.scopes.pop(key, None)
         self._owners.pop(key, None)
         self._names.pop(key, None)

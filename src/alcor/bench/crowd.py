@@ -151,7 +151,7 @@ class Host:
     def greet(self, stream: Stream) -> None:
         """See agent.server.Intake."""
         self.stream, self.synced_at, self.taken, self.greeted_at = stream, 0.0, 0, time.monotonic()
-        self.desired.doubted.pop(PARTITION, None)
+        self.desired.begin(PARTITION)
         held = self.desired.held(PARTITION)
         hello = Hello(self.name, stream.epoch, held, heartbeat_ms=int(HEARTBEAT_S * 1000))
         stream.send(encode_hello(hello), answers=False)
