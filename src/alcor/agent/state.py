@@ -198,6 +198,8 @@ class Desired:
                 state = self.make_scope(key)
             if state is None:
                 continue
+            if update.scope == HOST_SCOPE and not update.snapshot and HOST_SCOPE in self._doubted.get(partition, ()):
+                continue  # it comes whole, with this
             if update.confirms is not None:
                 self._prove(key, state, update, touched, left)
                 continue
@@ -242,14 +244,18 @@ class Desired:
     def _prove(
         self, key: ScopeKey, state: ScopeState, update: ScopeUpdate, touched: Touched, left: set[ScopeKey]
     ) -> None:
-        """Takes what a Hello showed to be missing, and looks whether it is now as it should be."""
-        if update.objects or update.tombstones:
-            self.merge(key, state, replace(update, revision=max(1, state.revision)), touched, left)
-        if state.confirm(update.revision, update.confirms or 0):
-            self._trust(key)
-        else:  # the host held something else than it said; or something late came in between
+        """Takes what a Hello showed to be missing, if what comes of it is what should be; else nothing of it: what a
+        wrong base lacks may be in use, and a tombstone beside it would take the rest of it out."""
+        missing = replace(update, revision=max(1, state.revision))
+        if state.after(missing) != update.confirms or not (state.complete or key.scope == HOST_SCOPE):
+            # The host held something else than it said; or something late came in between.
             touched.missed.add(key)
             self._doubted.setdefault(key.partition, set()).add(key.scope)
+            return
+        if update.objects or update.tombstones:
+            self.merge(key, state, missing, touched, left)
+        state.confirm(update.revision, update.confirms or 0)
+        self._trust(key)
 
     def make_scope(self, key: ScopeKey) -> ScopeState:
         """The scope's state, made when it is not there."""

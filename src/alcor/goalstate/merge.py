@@ -143,6 +143,15 @@ class ScopeState:
         self._update_digest(changes)
         return changes
 
+    def after(self, update: ScopeUpdate) -> int:
+        """The digest that merging it would lead to; nothing is changed. Costs a copy of the tables."""
+        trial = ScopeState(self.scope)
+        for name in ("vpcs", "subnets", "ports", "endpoints", "identities", "groups", "_tombstones"):
+            setattr(trial, name, dict(getattr(self, name)))
+        trial.revision, trial.floor, trial.digest = self.revision, self.floor, self.digest
+        trial.merge(update)
+        return trial.digest
+
     def confirm(self, revision: int, digest: int) -> bool:
         """What has that digest is the scope as of `revision`: if that is what is held, what is not held is not there.
         False: something else is held. (A VPC's scope is held only if a snapshot came first.)"""
