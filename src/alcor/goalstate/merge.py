@@ -146,7 +146,7 @@ class ScopeState:
     def after(self, update: ScopeUpdate) -> int:
         """The digest that merging it would lead to; nothing is changed. Costs a copy of the tables."""
         trial = ScopeState(self.scope)
-        for name in ("vpcs", "subnets", "ports", "endpoints", "identities", "groups", "_tombstones"):
+        for name in (*_TABLES.values(), "_tombstones"):
             setattr(trial, name, dict(getattr(self, name)))
         trial.revision, trial.floor, trial.digest = self.revision, self.floor, self.digest
         trial.merge(update)
