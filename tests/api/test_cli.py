@@ -116,3 +116,50 @@ def test_routers(server: str) -> None:
     openstack(server, "router", "remove", "subnet", "cli-renamed", "cli-routed-subnet")
     openstack(server, "router", "delete", "cli-renamed")
     openstack(server, "network", "delete", "cli-routed")
+
+
+def test_floating_ips(server: str) -> None:
+    """network create --external, router set, floating ip create, set and unset, as the openstack command has them."""
+    as_json = ("-f", "json")
+    external = openstack(server, "network", "create", "cli-ext", "--external", *as_json)
+    assert external["router:external"] is True
+    pool = ("--network", "cli-ext", "--subnet-range", "203.0.113.0/24", "--no-dhcp")
+    openstack(server, "subnet", "create", "cli-pool", *pool, *as_json)
+    openstack(server, "network", "create", "cli-in", *as_json)
+    openstack(server, "subnet", "create", "cli-sub", "--network", "cli-in", "--subnet-range", "10.78.0.0/24", *as_json)
+    port = openstack(server, "port", "create", "cli-eip-port", "--network", "cli-in", *as_json)
+    openstack(server, "router", "create", "cli-gw", *as_json)
+    openstack(server, "router", "add", "subnet", "cli-gw", "cli-sub")
+    openstack(server, "router", "set", "cli-gw", "--external-gateway", "cli-ext", "--disable-snat")
+    made = openstack(server, "floating", "ip", "create", "cli-ext", *as_json)
+    openstack(server, "floating", "ip", "set", made["id"], "--port", "cli-eip-port")
+    shown = openstack(server, "floating", "ip", "show", made["floating_ip_address"], *as_json)
+    assert (port["id"], "10.78.0.2") == (shown["port_id"], shown["fixed_ip_address"])
+    openstack(server, "floating", "ip", "unset", made["id"], "--port")
+    openstack(server, "floating", "ip", "delete", made["id"])
+    openstack(server, "router", "unset", "cli-gw", "--external-gateway")
+    openstack(server, "router", "remove", "subnet", "cli-gw", "cli-sub")
+    openstack(server, "router", "delete", "cli-gw")
+
+
+def test_port_forwardings(server: str) -> None:
+    """floating ip port forwarding create, list and delete, as the openstack command has them."""
+    as_json = ("-f", "json")
+    openstack(server, "network", "create", "cli-pf-ext", "--external", *as_json)
+    pool = ("--network", "cli-pf-ext", "--subnet-range", "198.51.100.0/24", "--no-dhcp")
+    openstack(server, "subnet", "create", "cli-pf-pool", *pool, *as_json)
+    openstack(server, "network", "create", "cli-pf-in", *as_json)
+    inner = ("--network", "cli-pf-in", "--subnet-range", "10.79.0.0/24")
+    openstack(server, "subnet", "create", "cli-pf-sub", *inner, *as_json)
+    port = openstack(server, "port", "create", "cli-pf-port", "--network", "cli-pf-in", *as_json)
+    openstack(server, "router", "create", "cli-pf-gw", "--external-gateway", "cli-pf-ext", "--disable-snat", *as_json)
+    openstack(server, "router", "add", "subnet", "cli-pf-gw", "cli-pf-sub")
+    fip = openstack(server, "floating", "ip", "create", "cli-pf-ext", *as_json)
+    verb = ("floating", "ip", "port", "forwarding")
+    ends = ("--internal-protocol-port", "8080", "--external-protocol-port", "80", "--protocol", "tcp")
+    where = ("--internal-ip-address", "10.79.0.2", "--port", port["id"])
+    made = openstack(server, *verb, "create", *where, *ends, fip["id"], *as_json)
+    assert (80, 8080, "tcp") == (made["external_port"], made["internal_port"], made["protocol"])
+    listed = openstack(server, *verb, "list", fip["id"], *as_json)
+    assert [made["id"]] == [row["ID"] for row in listed]
+    openstack(server, *verb, "delete", fip["id"], made["id"])

@@ -16,7 +16,7 @@ async def test_the_version_names_the_resources(client: httpx.AsyncClient) -> Non
     assert found == (await client.get("/v2.0/")).json()["resources"]
     expected = ["networks", "subnets", "ports", "nodes", "agents", "security-groups", "security-group-rules"]
     expected += ["qos/policies", "qos/rule-types"]
-    expected += ["routers", "vpc-peerings"]
+    expected += ["routers", "vpc-peerings", "floatingips"]
     assert expected == [resource["collection"] for resource in found]
     for resource in found:
         assert 200 == (await client.get(resource["links"][0]["href"])).status_code
@@ -37,5 +37,5 @@ async def test_extensions_are_listed_and_shown(client: httpx.AsyncClient) -> Non
         "revision-if-match",
         "pagination",
     } <= aliases
-    assert not aliases & {"ext-gw-mode", "quotas", "external-net"}
+    assert not aliases & {"ext-gw-mode", "quotas"}
     assert (404, "ExtensionNotFound") == error(await client.get("/v2.0/extensions/quotas"))[:2]

@@ -39,13 +39,13 @@ async def test_a_router_is_made_shown_changed_and_deleted(client: httpx.AsyncCli
 
 
 async def test_what_a_host_cannot_do_is_refused(client: httpx.AsyncClient) -> None:
-    """Central, highly available by VRRP, with an external gateway: each by name."""
+    """Central, highly available by VRRP: each by name."""
     for attribute, value in (("distributed", False), ("ha", True)):
         refused = error(await client.post("/v2.0/routers", json={"router": {attribute: value}}))
         assert (400, "InvalidInput") == refused[:2]
         assert attribute in refused[2]
     gateway = {"router": {"external_gateway_info": {"network_id": NOBODY}}}
-    assert (400, "HTTPBadRequest") == error(await client.post("/v2.0/routers", json=gateway))[:2]
+    assert (404, "NetworkNotFound") == error(await client.post("/v2.0/routers", json=gateway))[:2]
 
 
 async def test_an_interface_by_subnet_is_a_port_with_the_gateways_address(client: httpx.AsyncClient) -> None:

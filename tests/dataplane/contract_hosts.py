@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -27,7 +27,7 @@ from alcor.dataplane.fake.driver import FakeDriver
 from alcor.dataplane.fake.switch import Switch
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.netlink import Netlink
-from alcor.model.addresses import Ip, format_ip, parse_ip
+from alcor.model.addresses import Ip, Mac, format_ip, parse_ip
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
 
@@ -48,6 +48,19 @@ class Wire(Protocol):
         """Every frame that arrived, up to and with this one; fails when it does not come."""
 
 
+class World(Protocol):
+    """What is behind a host's external device."""
+
+    mac: Mac
+    """The external device's."""
+
+    def send(self, frame: bytes) -> None:
+        """The external device receives the frame."""
+
+    def wait(self, source: str, wait_s: float = WAIT_S) -> bytes | None:
+        """The next IPv4 packet with that source that leaves through it; None: none does."""
+
+
 class Host(Protocol):
     """A host as the suite sees it."""
 
@@ -62,6 +75,9 @@ class Host(Protocol):
 
     def ping(self, port: LocalPort, destination: str, wait_s: float = WAIT_S) -> bool:
         """True when the container's ping is answered."""
+
+    def world(self) -> AbstractContextManager[World]:
+        """The other end of the external device's wire."""
 
     def make_interface(self, name: str) -> None:
         """Somebody else makes an interface, to be adopted or not."""
@@ -105,12 +121,34 @@ class _FakeWire:
         return _frames_until(frame, lambda left: self._driver.received(self._port_id, left))
 
 
+OUTSIDE_MAC = Mac(packets.mac(0xE0))
+WORLD_MAC = Mac(packets.mac(0xE1))
+
+
+class _FakeWorld:
+    mac = OUTSIDE_MAC
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        switch.sent_outside.clear()
+
+    def send(self, frame: bytes) -> None:
+        self._switch.receive_outside(frame)
+
+    def wait(self, source: str, wait_s: float = WAIT_S) -> bytes | None:
+        while self._switch.sent_outside:
+            _, packet = self._switch.sent_outside.popleft()
+            if packet[12:16] == packets.ip4(source):
+                return packet
+        return None
+
+
 class FakeHost:
     """A software switch; what somebody else made is a name on it."""
 
     def __init__(self, underlay_ip: str) -> None:
         self.underlay_ip = parse_ip(underlay_ip)
-        self._switch = Switch(self.underlay_ip).open()
+        self._switch = Switch(self.underlay_ip, external=OUTSIDE_MAC).open()
         self.driver: FakeDriver = FakeDriver(self._switch)
 
     def close(self) -> None:
@@ -129,6 +167,10 @@ class FakeHost:
 
     def ping(self, port: LocalPort, destination: str, wait_s: float = WAIT_S) -> bool:
         return self.driver.ping(port.id, parse_ip(destination), timeout_s=wait_s).received == 1
+
+    @contextmanager
+    def world(self) -> Iterator[World]:
+        yield _FakeWorld(self._switch)
 
     def make_interface(self, name: str) -> None:
         self._switch.add_foreign(name)
@@ -166,6 +208,7 @@ def fake_pair() -> Iterator[tuple[Host, Host]]:
 # ---- the real driver ----
 
 UNDERLAY = "underlay"
+EXTERNAL, WORLD = "external", "world"
 UNDERLAY_MTU = 1500
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x2, 0x1000
 OTHER_END = "x"
@@ -188,6 +231,30 @@ class _SocketWire:
             return (self._receive(),) if select.select([self._readable], [], [], left)[0] else ()
 
         return _frames_until(frame, receive)
+
+
+class _RealWorld:
+    """A raw socket at the other end of the external device's veth, where every address is."""
+
+    mac = OUTSIDE_MAC
+
+    def __init__(self, opened: socket.socket) -> None:
+        self._socket = opened
+        self.arrived: list[bytes] = []
+
+    def send(self, frame: bytes) -> None:
+        self._socket.send(frame)
+
+    def wait(self, source: str, wait_s: float = WAIT_S) -> bytes | None:
+        deadline = time.monotonic() + wait_s
+        while select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            frame = self._socket.recv(65535)
+            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\1" and frame[28:32] != frame[38:42]:
+                asked, asker = frame[38:42], frame[22:32]
+                self._socket.send(packets.arp(WORLD_MAC, asked, asker[6:], opcode=2, target_mac=asker[:6]))
+            elif frame[12:14] == b"\x08\0" and frame[26:30] == packets.ip4(source):
+                return frame[14:]
+        return None
 
 
 class _OnThread:
@@ -245,6 +312,7 @@ class EbpfHost:
             netns_dir=self.netns_dir,
             remote_entries=1024,
             flow_entries=4096,
+            external_device=EXTERNAL,
         )
         stack.callback(self._unmount)
 
@@ -317,6 +385,16 @@ class EbpfHost:
                 if source == destination and packet[20] == 0 and packet[24:26] == identifier.to_bytes(2, "big"):
                     return True
         return False
+
+    @contextmanager
+    def world(self) -> Iterator[World]:
+        def open_socket() -> socket.socket:
+            opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+            opened.bind((WORLD, 3))
+            return opened
+
+        with self.call(open_socket) as opened:
+            yield _RealWorld(opened)
 
     def make_interface(self, name: str) -> None:
         def make() -> None:
@@ -401,6 +479,9 @@ def ebpf_pair() -> Iterator[tuple[Host, Host]]:
             with Netlink() as netlink:
                 index = socket.if_nametoindex(UNDERLAY)
                 netlink.check([links.set_link(index, up=True), links.address(index, host.underlay_ip, 24)])
+                netlink.check([links.veth(EXTERNAL, 0, WORLD)])
+                outside, world = socket.if_nametoindex(EXTERNAL), socket.if_nametoindex(WORLD)
+                netlink.check([links.set_link(outside, mac=OUTSIDE_MAC, up=True), links.set_link(world, up=True)])
 
         a.call(join)
         for host in (a, b):

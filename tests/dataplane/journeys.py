@@ -32,8 +32,17 @@ def random_routes(rng: random.Random, tables: Tables, vnis: tuple[int, ...]) -> 
 
 
 def _route(rng: random.Random, tables: Tables, vnis: tuple[int, ...], version: int) -> Route:
-    kind = rng.choice((RouteKind.CONNECTED, RouteKind.CONNECTED, RouteKind.HOPS, RouteKind.HOPS, RouteKind.BLACKHOLE))
-    if kind is RouteKind.BLACKHOLE:
+    kind = rng.choice(
+        (
+            RouteKind.CONNECTED,
+            RouteKind.CONNECTED,
+            RouteKind.HOPS,
+            RouteKind.HOPS,
+            RouteKind.BLACKHOLE,
+            RouteKind.OUTSIDE,
+        )
+    )
+    if kind in (RouteKind.BLACKHOLE, RouteKind.OUTSIDE):
         return Route(kind)
     if kind is RouteKind.CONNECTED:
         return Route(kind, (Hop(rng.choice(vnis), rng.choice((1450, 1450, 90)), NO_ADDRESS),))

@@ -86,7 +86,7 @@ def random_word(rng: random.Random, tables: Tables, talk: Talk) -> tuple[int, by
     forth = rng.random() < 0.6
     sent = forth == talk.begun_here
     source, destination = (talk.local, talk.remote) if sent else (talk.remote, talk.local)
-    packet = _packet(rng, talk, source, destination, forth=forth)
+    packet = packet_of(rng, talk, source, destination, forth=forth)
     version = ip_version(source)
     ethertype = packets.IPV4 if version == 4 else packets.IPV6
     here = tables.local.get(EndpointKey(talk.vni, talk.remote))
@@ -104,7 +104,8 @@ def random_word(rng: random.Random, tables: Tables, talk: Talk) -> tuple[int, by
     return 0, frame
 
 
-def _packet(rng: random.Random, talk: Talk, source: Ip, destination: Ip, *, forth: bool) -> bytes:
+def packet_of(rng: random.Random, talk: Talk, source: Ip, destination: Ip, *, forth: bool) -> bytes:
+    """A packet of the talk between these two, as IP has it; `forth`: on the way of the first one."""
     sport, dport = (talk.sport, talk.dport) if forth else (talk.dport, talk.sport)
     flags = rng.choice((0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x01, 0x04, 0x14, 0x00, 0x29, 0x03))
     protocol, version = talk.protocol, ip_version(source)

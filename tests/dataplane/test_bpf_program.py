@@ -49,6 +49,11 @@ def program_ids(found: Program) -> tuple[int, int]:
     return bpf.program_info(found.from_port, "from_port").id, bpf.program_info(found.from_overlay, "from_overlay").id
 
 
+def names(found: Program) -> tuple[str, ...]:
+    """The pins of its programs."""
+    return found.from_port_pin.name, found.from_overlay_pin.name, found.from_external_pin.name
+
+
 def pinned(pins: Path) -> set[str]:
     """What is pinned; names with a dot are the kernel's own iterators, there in every BPF file system."""
     return {path.name for path in pins.iterdir() if "." not in path.name}
@@ -68,9 +73,10 @@ def test_the_probe_names_a_missing_object(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_first_opening_pins_everything(pins: Path) -> None:
     """All maps and two programs are pinned, and the programs use exactly those maps."""
     with opened(pins) as found:
-        assert {*MAPS, found.from_port_pin.name, found.from_overlay_pin.name} == pinned(pins)
+        assert {*MAPS, *names(found)} == pinned(pins)
         ids = {found.maps[name].info.id for name in MAPS}
         used = bpf.program_info(found.from_port, "").map_ids | bpf.program_info(found.from_overlay, "").map_ids
+        used |= bpf.program_info(found.from_external, "").map_ids
         assert ids == used
         stored = found.config.get(tables.CONFIG_KEY)
         assert stored is not None
@@ -96,11 +102,11 @@ def test_another_version_loads_over_the_same_maps(pins: Path, next_version: Path
     with opened(pins) as first, opened(pins, next_version) as second:
         assert not set(program_ids(first)) & set(program_ids(second))
         assert first.remote.info.id == second.remote.info.id
-        assert {*MAPS, second.from_port_pin.name, second.from_overlay_pin.name} == pinned(pins)
+        assert {*MAPS, *names(second)} == pinned(pins)
         first.remote.put(tables.pack_key(KEY), tables.pack_endpoint(ENDPOINT))
         assert tables.pack_endpoint(ENDPOINT) == second.remote.get(tables.pack_key(KEY))
     with opened(pins) as back:
-        assert {*MAPS, back.from_port_pin.name, back.from_overlay_pin.name} == pinned(pins)
+        assert {*MAPS, *names(back)} == pinned(pins)
 
 
 @pytest.mark.parametrize("lost", [*MAPS, *PROGRAMS])
@@ -112,7 +118,8 @@ def test_a_lost_pin_is_made_again(pins: Path, lost: str) -> None:
         ids = {second.maps[name].info.id for name in MAPS}
         assert bpf.program_info(second.from_port, "").map_ids <= ids
         assert bpf.program_info(second.from_overlay, "").map_ids <= ids
-        assert {*MAPS, second.from_port_pin.name, second.from_overlay_pin.name} == pinned(pins)
+        assert bpf.program_info(second.from_external, "").map_ids <= ids
+        assert {*MAPS, *names(second)} == pinned(pins)
 
 
 def test_a_map_of_another_shape_is_refused(pins: Path) -> None:

@@ -27,7 +27,7 @@ from alcor.dataplane.ebpf.tables import (
 )
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import AddressPair, PortKind
+from alcor.model.nouns import AddressPair, Eip, Forwarding, PortKind
 
 HEADER = Path(tables.__file__).with_name("alcor.h")
 FIELDS = {
@@ -270,6 +270,8 @@ def test_a_port_becomes_its_rows() -> None:
         {"ingress_limit": RateLimit(1000, 10)},
         {"dscp": 0},
         {"routes": True},
+        {"eips": (Eip(parse_ip("203.0.113.5"), PORT.addresses[0].ip, 24, None),)},
+        {"forwardings": (Forwarding(parse_ip("203.0.113.5"), 6, 80, PORT.addresses[0].ip, 80, 24, None),)},
     ],
 )
 def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
@@ -281,7 +283,8 @@ def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
 def test_the_digest_cases_are_complete() -> None:
     """A field that is added to LocalPort must be added to the cases above."""
     named = {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"}
-    named |= {"identity", "port_security", "pairs", "served", "routes", "egress_limit", "ingress_limit", "dscp"}
+    named |= {"identity", "port_security", "pairs", "served", "egress_limit", "ingress_limit", "dscp"}
+    named |= {"routes", "eips", "forwardings"}
     assert named == set(LocalPort.__struct_fields__)
 
 

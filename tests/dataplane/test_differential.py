@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.dataplane import talks, worlds
+from tests.dataplane import outside, talks, worlds
 
 from alcor.dataplane.base import Endpoint, Miss, Request
 from alcor.dataplane.ebpf import routes
@@ -30,6 +30,7 @@ from alcor.dataplane.ebpf import tables as rows
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.queues import QUEUE_HANDLE, QUEUED_INDEX
+from alcor.dataplane.fake.nat import from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.tables import RemoteRow, Sender, Tables
@@ -53,6 +54,7 @@ KEPT_SEEDS: tuple[int, ...] = (1, 2, 3)
 IFINDEXES = list(range(1001, 1013))
 UNDERLAY_IFINDEX = 1013
 HELD_IFINDEX = 1014
+INTERFACES = (*IFINDEXES, UNDERLAY_IFINDEX, HELD_IFINDEX, outside.IFINDEX)
 TC_ACT_OK, TC_ACT_SHOT, TC_ACT_STOLEN, TC_ACT_REDIRECT = 0, 2, 4, 7
 ACTIONS = {
     VerdictKind.DROP: TC_ACT_SHOT,
@@ -97,7 +99,7 @@ def _make_interfaces() -> None:
     # This thread's namespace alone: no router solicitations of IPv6 among the counted packets.
     Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
     with Netlink() as netlink:
-        pairs = [links.veth(f"p{index}", index, f"q{index}") for index in (*IFINDEXES, UNDERLAY_IFINDEX, HELD_IFINDEX)]
+        pairs = [links.veth(f"p{index}", index, f"q{index}") for index in INTERFACES]
         netlink.check([*pairs, links.veth("queued", QUEUED_INDEX, "queue")])
 
 
@@ -109,7 +111,7 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
     for opened in (
         *(program.ports, program.local, program.remote, program.senders, program.counters, program.drops),
         *(program.policies, program.rules, program.prefixes, program.flows, program.fragments),
-        *(program.forwards, program.on_demand, program.request_rates),
+        *(program.forwards, program.on_demand, program.request_rates, program.eips, program.forwardings),
         *(program.routes, program.translations, program.macs),
     ):
         keys = [key for key, _ in opened.items()]
@@ -160,7 +162,25 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
     ]
     program.macs.update_batch(*rows.pack_macs(macs), len(macs))
     program.on_demand.update_batch(*rows.pack_vnis(sorted(tables.on_demand)), len(tables.on_demand))
+    _load_outside(program, tables)
     program.zero_counters(sorted(tables.ports))
+
+
+def _load_outside(program: Program, tables: Tables) -> None:
+    device = tables.external
+    program.external.put(
+        rows.CONFIG_KEY, rows.EXTERNAL.pack(*((device.ifindex, device.mac) if device else (0, bytes(6))))
+    )
+    for key, row in tables.eips.items():
+        gateway = row.gateway[12:] if row.gateway else bytes(4)
+        value = rows.EIP.pack(row.ip, row.vni, row.ifindex, gateway, row.mask.to_bytes(4, "big"))
+        program.eips.put(rows.pack_key(key), value)
+    for named, forwarding in tables.forwardings.items():
+        row = forwarding.other
+        gateway = row.gateway[12:] if row.gateway else bytes(4)
+        head = (row.ip, row.vni, row.ifindex, gateway, row.mask.to_bytes(4, "big"))
+        raw = rows.FORWARDING_KEY.pack(named.vni, named.ip, named.port.to_bytes(2, "big"), named.protocol)
+        program.forwardings.put(raw, rows.FORWARDING.pack(*head, forwarding.port.to_bytes(2, "big")))
 
 
 def _remote(row: RemoteRow) -> bytes:
@@ -225,6 +245,8 @@ class Expected:
     def add(self, verdict: Verdict) -> None:
         """Counts one packet."""
         for ifindex, direction, length in verdict.counts:
+            if ifindex == outside.IFINDEX:
+                continue  # no port: its packets are not counted
             at = 0 if direction is Direction.SENT else 2
             self.traffic[ifindex][at] += 1
             self.traffic[ifindex][at + 1] += length
@@ -249,6 +271,8 @@ def _differences(packet: worlds.Packet, verdict: Verdict, run: bpf.TestRun) -> l
     if verdict.kind is VerdictKind.DROP:
         return found
     frame = run.frame
+    if verdict.next_hop is not None and verdict.next_hop[12:] != run.cb[3].to_bytes(4, sys.byteorder):
+        found.append(f"next hop: model {verdict.next_hop.hex()}, program {run.cb[3]:#x}")
     if verdict.kind is VerdictKind.TUNNEL:
         frame = frame[ETHERNET:]
     if verdict.kind is VerdictKind.TUNNEL and packet.ifindex:
@@ -265,6 +289,8 @@ def _model(tables: Tables, packet: worlds.Packet) -> Verdict:
     now_ns = 1 << 60
     if packet.to_port:
         return to_port(tables, packet.ifindex, packet.frame)
+    if packet.ifindex == outside.IFINDEX:
+        return from_external(tables, packet.ifindex, packet.frame, now_ns)
     if packet.ifindex:
         return from_port(tables, packet.ifindex, packet.frame, now_ns, held=packet.held, queued=packet.queued)
     return from_overlay(tables, packet.frame, now_ns)
@@ -274,6 +300,13 @@ def _enters(packet: worlds.Packet) -> int:
     if packet.held or packet.queued:
         return HELD_IFINDEX if packet.held else QUEUED_INDEX
     return packet.ifindex or UNDERLAY_IFINDEX
+
+
+def _entry(program: Program, ifindex: int) -> int:
+    """The program that runs where a packet comes in."""
+    if ifindex == outside.IFINDEX:
+        return program.from_external
+    return program.from_overlay if ifindex in (0, UNDERLAY_IFINDEX) else program.from_port
 
 
 def _drops(program: Program) -> dict[int, dict[int, int]]:
@@ -320,7 +353,7 @@ def _run_packets(
     def run_all() -> list[bpf.TestRun]:
         return [
             bpf.test_run(
-                program.from_port if packet.ifindex else program.from_overlay,
+                _entry(program, packet.ifindex),
                 packet.frame,
                 _enters(packet),
                 mark=packet.ifindex | rows.MARK_TO_PORT * packet.to_port if packet.held or packet.queued else 0,
@@ -331,7 +364,7 @@ def _run_packets(
     held: list[Miss] = []
     asked: list[Request] = []
     for packet, run in zip(packets, kernel.inside.submit(run_all).result(), strict=True):
-        come_in = "from_port" if packet.ifindex else "from_overlay"
+        come_in = {0: "from_overlay", outside.IFINDEX: "from_external"}.get(packet.ifindex, "from_port")
         verdict = _model(tables, packet)
         expected.add(verdict)
         met[come_in, verdict.reason.word if verdict.reason else verdict.kind.name] += 1
@@ -377,8 +410,8 @@ def test_program_and_model_agree(kernel: Kernel) -> None:
 def _send(program: Program, sent: list[worlds.Packet]) -> None:
     """Sends the frames into the wires of their interfaces, at whose other ends the program runs."""
     with Netlink() as netlink:
-        for ifindex in (*IFINDEXES, UNDERLAY_IFINDEX):
-            entry = program.from_overlay if ifindex == UNDERLAY_IFINDEX else program.from_port
+        for ifindex in (*IFINDEXES, UNDERLAY_IFINDEX, outside.IFINDEX):
+            entry = _entry(program, ifindex)
             netlink.check([links.set_link(ifindex, up=True), links.clsact(ifindex)])
             netlink.check([links.bpf_filter(entry, "alcor", index=ifindex)])
             netlink.check([links.set_link(socket.if_nametoindex(f"q{ifindex}"), up=True)])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from tests.dataplane import asks, journeys, packets, talks
+from tests.dataplane import asks, journeys, outside, packets, talks
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake.tables import DSCP_MARKED, HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
@@ -29,7 +29,7 @@ STRANGERS = ("10.0.0.99", "192.0.2.1", "0.0.0.0", "255.255.255.255", "224.0.0.1"
 
 
 class Packet(NamedTuple):
-    """A frame and where it comes in: a port's interface, or (0) the underlay."""
+    """A frame and where it comes in: a port's interface, the external device (outside.IFINDEX), or (0) the underlay."""
 
     ifindex: int
     frame: bytes
@@ -85,7 +85,7 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
         if rng.random() < 0.4:
             _put_on_demand(rng, tables, vni)
     journeys.random_routes(rng, tables, VNIS)
-    return tables
+    return outside.put_eips(rng, tables)
 
 
 def _remote(rng: random.Random, number: int) -> RemoteRow:
@@ -107,17 +107,22 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     """Packets of every kind; some are words of a few talks, some take routes."""
 
     def packet(ifindex: int, frame: bytes) -> Packet:
-        if not ifindex:
+        if ifindex in (0, outside.IFINDEX):
             return Packet(ifindex, frame)
         held = rng.random() < 0.1
         queued = not held and rng.random() < 0.7
         return Packet(ifindex, frame, held=held, queued=queued, to_port=(held or queued) and rng.random() < 0.05)
 
     kept = [talks.random_talk(rng, tables) for _ in range(8)]
+    abroad = [talk for _ in range(5) if (talk := outside.random_talk(rng, tables)) is not None]
     found = []
     for _ in range(count):
         if rng.random() < 0.25:
             ifindex, frame = journeys.random_journey(rng, tables)
+            found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
+            continue
+        if abroad and rng.random() < 0.3:
+            ifindex, frame = outside.random_word(rng, tables, rng.choice(abroad))
             found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
             continue
         if rng.random() < 0.5:
@@ -133,6 +138,9 @@ def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> P
     if rng.random() < 0.3:
         frame = _from_overlay(rng, tables)
         return Packet(0, _bent(rng, frame, tables) if rng.random() < 0.4 else frame)
+    if rng.random() < 0.1:
+        frame = outside.random_frame(rng, tables)
+        return Packet(outside.IFINDEX, _bent(rng, frame, tables) if rng.random() < 0.4 else frame)
     ifindex = rng.choice(ifindexes)
     port = tables.ports.get(ifindex)
     vni, source_mac = (port.vni, port.mac) if port else (VNIS[0], Mac(packets.mac(ifindex)))

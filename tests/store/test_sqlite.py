@@ -81,22 +81,26 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     added = {
         "nodes": ("availability_zone", "failure_domain", "admin_state_up"),
-        "networks": ("on_demand", "dns_domain", "qos_policy_id"),
+        "networks": ("on_demand", "dns_domain", "qos_policy_id", "external"),
         "subnets": ("ip_version", "ra_mode", "address_mode", "host_routes"),
         "ports": (
             *("fast_path", "path", "attempts", "realised_at"),
             *("security_groups", "port_security_enabled", "address_pairs", "identity"),
-            *("dns_name", "dhcp_options", "qos_policy_id"),
+            *("dns_name", "dhcp_options", "qos_policy_id", "eips", "forwardings"),
         ),
     }
     SqliteStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP INDEX port_dns_name")
         connection.execute("DROP INDEX port_qos_policy")
+        connection.execute("DROP INDEX network_external")
         for table, columns in added.items():
             for column in columns:
                 connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        for table in ("security_groups", "security_group_rules", "identities", "routers", "peerings", *QOS_TABLES):
+        for table in (
+            *("security_groups", "security_group_rules", "identities", *QOS_TABLES),
+            *("routers", "peerings", "floating_ips", "port_forwardings"),
+        ):
             connection.execute(f"DROP TABLE {table}")
         values = "1, x'00', 'h1', x'00000000000000000000ffffc0a80001', 'h1', 50001, 5, 6, 7"
         connection.execute(f"INSERT INTO nodes VALUES ({values})")

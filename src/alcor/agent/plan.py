@@ -87,6 +87,8 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         egress_limit=_rate_limit(qos.egress),
         ingress_limit=_rate_limit(qos.ingress),
         dscp=qos.dscp,
+        eips=goal.eips,
+        forwardings=goal.forwardings,
     )
 
 

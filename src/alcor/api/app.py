@@ -23,9 +23,11 @@ from alcor.api.agents import Agents
 from alcor.api.context import Context
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call, Endpoint, Handler, Limits, next_request_id
+from alcor.api.floating_ips import FloatingIps
 from alcor.api.networks import Networks
 from alcor.api.nodes import Nodes
 from alcor.api.peerings import Peerings
+from alcor.api.port_forwardings import PortForwardings
 from alcor.api.ports import Ports
 from alcor.api.reachability import ReachabilityHandler
 from alcor.api.routers import Routers
@@ -144,6 +146,7 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
     for collection, resource in (
         *(("ports", ports), ("networks", networks), ("subnets", subnets), ("nodes", nodes)),
         *(("security-groups", groups), ("routers", routers), ("vpc-peerings", Peerings(context))),
+        ("floatingips", FloatingIps(context)),
     ):
         found[f"/v2.0/{collection}"] = {"GET": resource.list, "POST": resource.create}
         found[f"/v2.0/{collection}/{{member}}"] = {
@@ -158,6 +161,13 @@ def handlers(context: Context) -> Mapping[str, Mapping[str, Handler]]:
         ("remove_extraroutes", routers.remove_extra_routes),
     ):
         found[f"/v2.0/routers/{{member}}/{action}"] = {"PUT": handler}
+    forwardings = PortForwardings(context)
+    found["/v2.0/floatingips/{parent}/port_forwardings"] = {"GET": forwardings.list, "POST": forwardings.create}
+    found["/v2.0/floatingips/{parent}/port_forwardings/{member}"] = {
+        "GET": forwardings.show,
+        "PUT": forwardings.update,
+        "DELETE": forwardings.delete,
+    }
     found["/v2.0/security-group-rules"] = {"GET": rules.list, "POST": rules.create}
     found["/v2.0/security-group-rules/{member}"] = {"GET": rules.show, "DELETE": rules.delete}
     found |= {path: dict(methods) for path, methods in qos.handlers(context).items()}

@@ -71,10 +71,12 @@ class NetworkCreate(Input, kw_only=True):
     mtu: Mtu | UnsetType = UNSET
     admin_state_up: bool = True
     shared: bool = False
-    network_type: Literal["vxlan"] = field(default="vxlan", name="provider:network_type")
-    segmentation_id: Segment | UnsetType = field(default=UNSET, name="provider:segmentation_id")
-    physical_network: None = field(default=None, name="provider:physical_network")
-    router_external: OnlyFalse = field(default=False, name="router:external")
+    network_type: Literal["vxlan", "flat"] | UnsetType = field(default=UNSET, name="provider:network_type")
+    """`flat` for an external network, `vxlan` for any other: what it gets if it does not say."""
+    segmentation_id: Segment | UnsetType | None = field(default=UNSET, name="provider:segmentation_id")
+    physical_network: Literal["external"] | None = field(default=None, name="provider:physical_network")
+    """`external`, of an external network: what is behind every host's external device."""
+    router_external: bool = field(default=False, name="router:external")
     port_security_enabled: OnlyTrue = True
     availability_zone_hints: OnlyEmptyList = ()
     dns_domain: Text = ""
@@ -88,7 +90,7 @@ class NetworkUpdate(Input, kw_only=True):
     mtu: Mtu | UnsetType = UNSET
     admin_state_up: bool | UnsetType = UNSET
     shared: bool | UnsetType = UNSET
-    router_external: OnlyFalse = field(default=False, name="router:external")
+    router_external: bool | UnsetType = field(default=UNSET, name="router:external")
     port_security_enabled: OnlyTrue = True
     dns_domain: Text | UnsetType = UNSET
     qos_policy_id: UuidText | UnsetType | None = UNSET
@@ -106,10 +108,11 @@ class NetworkView(View, kw_only=True):
     subnets: list[UuidText]
     mtu: int
     cidr: CidrOrNone
-    network_type: Literal["vxlan"] = field(default="vxlan", name="provider:network_type")
-    segmentation_id: int = field(name="provider:segmentation_id")
-    physical_network: None = field(default=None, name="provider:physical_network")
-    router_external: OnlyFalse = field(default=False, name="router:external")
+    network_type: Literal["vxlan", "flat"] = field(name="provider:network_type")
+    segmentation_id: int | None = field(name="provider:segmentation_id")
+    """The VNI; null of an external network."""
+    physical_network: Literal["external"] | None = field(name="provider:physical_network")
+    router_external: bool = field(name="router:external")
     port_security_enabled: OnlyTrue = True
     availability_zone_hints: OnlyEmptyList = ()
     availability_zones: OnlyEmptyList = ()

@@ -15,6 +15,7 @@ RESOURCES = (
     *(("security-group", "security-groups"), ("security-group-rule", "security-group-rules")),
     *(("policy", "qos/policies"), ("rule_type", "qos/rule-types")),
     *(("router", "routers"), ("vpc-peering", "vpc-peerings")),
+    ("floatingip", "floatingips"),
 )
 _EPOCH = "2026-11-23T00:00:00-00:00"
 _encode = msgspec.json.Encoder().encode
@@ -54,6 +55,10 @@ EXTENSIONS = {
         _extension("empty-string-filtering", "Empty String Filtering", "Filters by attributes that are empty."),
         _extension("extraroute", "Neutron Extra Route", "Routes of a router by a next hop."),
         _extension("extraroute-atomic", "Atomically add/remove extra routes", "Adds and removes single routes."),
+        _extension("external-net", "Neutron external network", "Marks networks as external: floating IPs are theirs."),
+        _extension("fip-port-details", "Floating IP Port Details", "Shows the port that a floating IP stands for."),
+        _extension("floating-ip-port-forwarding", "Floating IP Port Forwarding", "Forwards ports of floating IPs."),
+        _extension("expose-port-forwarding-in-fip", "Expose Port Forwarding in FIP", "Shows them with their address."),
         _extension("filter-validation", "Filter parameters validation", "Refuses filters that no attribute answers."),
         _extension("net-mtu", "Network MTU", "Shows the MTU of a network."),
         _extension("net-mtu-writable", "Network MTU (writable)", "Sets the MTU of a network."),
@@ -76,8 +81,8 @@ EXTENSIONS = {
         _extension("standard-attr-timestamp", "Resource timestamps", "Says when a resource was made and changed."),
     )
 }
-"""By alias. Missing on purpose: external-net, ext-gw-mode, quotas, network_availability_zone, standard-attr-tag:
-nothing keeps them yet."""
+"""By alias. Missing on purpose: ext-gw-mode, quotas, network_availability_zone, standard-attr-tag: nothing keeps them
+yet."""
 
 
 def _version(call: Call) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import msgspec
 from msgspec import UNSET
@@ -44,6 +44,23 @@ from alcor.services.commands import CreateNetworks, DeleteNetwork, NetworkSpec, 
 from alcor.services.errors import NetworkNotFound
 from alcor.store.base import Query, QueryError, Store
 
+
+def _is_flat(text: str) -> bool:
+    return _one_of(text, {"vxlan": False, "flat": True})
+
+
+def _is_physical(text: str) -> bool:
+    return _one_of(text, {"": False, EXTERNAL: True})
+
+
+def _one_of(text: str, known: Mapping[str, bool]) -> bool:
+    if text not in known:
+        raise ValueError(text)
+    return known[text]
+
+
+EXTERNAL: Literal["external"] = "external"
+"""The physical network that is behind every host's external device."""
 LISTING = Listing(
     "networks",
     NetworkNotFound,
@@ -55,9 +72,9 @@ LISTING = Listing(
         "mtu": Filter("mtu", integer),
         "cidr": Filter("cidr", parse_prefix),
         "provider:segmentation_id": Filter("vni", integer),
-        "provider:network_type": Constant("vxlan"),
-        "provider:physical_network": Constant(None),
-        "router:external": Constant(False),
+        "provider:network_type": Filter("external", _is_flat),
+        "provider:physical_network": Filter("external", _is_physical),
+        "router:external": Filter("external", boolean),
         "port_security_enabled": Constant(True),
         "status": Constant("ACTIVE"),
         "qos_policy_id": Filter("qos_policy_id", parse_id),
@@ -152,7 +169,10 @@ def network_view(network: Network, subnets: Sequence[Id]) -> NetworkView:
         subnets=[id_text(subnet) for subnet in subnets],
         mtu=network.mtu,
         cidr=None if network.cidr is None else str(network.cidr),
-        segmentation_id=network.vni,
+        network_type="flat" if network.external else "vxlan",
+        segmentation_id=None if network.external else network.vni,
+        physical_network=EXTERNAL if network.external else None,
+        router_external=network.external,
         created_at=time_text(network.created_at),
         updated_at=time_text(network.updated_at),
         revision_number=network.revision,
@@ -164,6 +184,7 @@ def network_view(network: Network, subnets: Sequence[Id]) -> NetworkView:
 
 def _spec(body: NetworkCreate, owner: str) -> NetworkSpec:
     _check_neutral(body)
+    _check_provider(body)
     only("availability_zone_hints", not body.availability_zone_hints, "there are no availability zones to ask for yet")
     return NetworkSpec(
         project_id=project(body.project_id, body.tenant_id, owner),
@@ -171,13 +192,14 @@ def _spec(body: NetworkCreate, owner: str) -> NetworkSpec:
         description=body.description,
         cidr=None if body.cidr is None else prefix(body.cidr, "cidr"),
         vni=None
-        if body.segmentation_id is UNSET
+        if body.segmentation_id is UNSET or body.segmentation_id is None
         else number(body.segmentation_id, "provider:segmentation_id", 1, SEGMENT_LIMIT),
         mtu=None if body.mtu is UNSET else number(body.mtu, "mtu", 0, MTU_LIMIT) or None,
         admin_state_up=body.admin_state_up,
         shared=body.shared,
         dns_domain=dns_domain(body.dns_domain),
         qos_policy_id=qos_policy_id(body.qos_policy_id),
+        external=body.router_external,
     )
 
 
@@ -193,14 +215,22 @@ def _change(identifier: Id, body: NetworkUpdate, if_match: int | None) -> Update
         shared=body.shared,
         dns_domain=body.dns_domain if body.dns_domain is UNSET else dns_domain(body.dns_domain),
         qos_policy_id=qos_policy_id(body.qos_policy_id),
+        external=body.router_external,
         if_match=if_match,
     )
 
 
+def _check_provider(body: NetworkCreate) -> None:
+    """An external network is what is behind hosts' external devices, as it is; any other has a VNI of its own."""
+    flat = body.router_external
+    wanted = "flat" if flat else "vxlan"
+    what = "an external network" if flat else "a network that is not external"
+    only("provider:network_type", body.network_type in (UNSET, wanted), f"{what} is {wanted}")
+    only("provider:physical_network", flat or body.physical_network is None, f"{what} has none")
+    only("provider:segmentation_id", not flat or body.segmentation_id in (UNSET, None), f"{what} has none")
+
+
 def _check_neutral(body: NetworkCreate | NetworkUpdate) -> None:
-    only(
-        "router:external", not body.router_external, "external networks are not offered yet; leave it out or give false"
-    )
     only(
         "port_security_enabled",
         body.port_security_enabled,

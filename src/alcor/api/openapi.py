@@ -13,7 +13,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from alcor.api import networks, nodes, peerings, ports, qos, routers, security_groups, subnets
+from alcor.api import (
+    floating_ips,
+    networks,
+    nodes,
+    peerings,
+    port_forwardings,
+    ports,
+    qos,
+    routers,
+    security_groups,
+    subnets,
+)
 from alcor.api.bodies import (
     AgentUpdate,
     AgentView,
@@ -36,6 +47,14 @@ from alcor.api.bodies import (
 from alcor.api.discovery import Extension, Link
 from alcor.api.errors import ErrorBody
 from alcor.api.listing import Compound, Constant, Filter, Listing, boolean
+from alcor.api.nat_bodies import (
+    FloatingIpCreate,
+    FloatingIpUpdate,
+    FloatingIpView,
+    PortForwardingCreate,
+    PortForwardingUpdate,
+    PortForwardingView,
+)
 from alcor.api.qos_bodies import QosPolicyCreate, QosPolicyUpdate, QosPolicyView, QosRuleTypeView
 from alcor.api.reachability import ReachabilityAnswer, ReachabilityQuestion
 from alcor.api.routing_bodies import (
@@ -96,6 +115,10 @@ RESOURCES = (
         *("vpc_peering", peerings.LISTING, VpcPeeringCreate, VpcPeeringUpdate, VpcPeeringView, True),
         *((404, 409), ()),
     ),
+    Resource(
+        *("floatingip", floating_ips.LISTING, FloatingIpCreate, FloatingIpUpdate, FloatingIpView),
+        *(True, (404, 409), ()),
+    ),
     Resource("node", nodes.LISTING, NodeCreate, NodeUpdate, NodeView, False, (409,), (409,)),
     Resource(
         *("policy", qos.POLICIES, QosPolicyCreate, QosPolicyUpdate, QosPolicyView, True, (409,), (409,)),
@@ -111,6 +134,11 @@ RESOURCES = (
     ),
 )
 
+PORT_FORWARDING = Resource(
+    *("port_forwarding", port_forwardings.LISTING, PortForwardingCreate, PortForwardingUpdate, PortForwardingView),
+    *(False, (404, 409), (409,)),
+)
+DESCRIBED = (*RESOURCES, PORT_FORWARDING)
 _ERRORS = {
     400: "The request cannot be read, or names a value that cannot be; the message names the field.",
     404: "Nobody has that id, or an id in the body.",
@@ -142,6 +170,7 @@ def _document() -> Json:
             "delete": _delete(resource),
         }
     paths |= _router_actions()
+    paths |= _port_forwardings()
     paths |= _discovery() | _quality()
     return {
         "openapi": "3.1.0",
@@ -152,7 +181,7 @@ def _document() -> Json:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "http://127.0.0.1:9696", "description": "`alcor server` with its defaults"}],
-        "tags": [{"name": resource.listing.collection} for resource in RESOURCES] + [{"name": "discovery"}],
+        "tags": [{"name": resource.listing.collection} for resource in DESCRIBED] + [{"name": "discovery"}],
         "paths": paths,
         "components": {
             "schemas": _schemas(),
@@ -170,7 +199,7 @@ def served() -> bytes:
 
 def _schemas() -> Json:
     types = [
-        kind for resource in RESOURCES for kind in (resource.create, resource.update, resource.view) if kind is not None
+        kind for resource in DESCRIBED for kind in (resource.create, resource.update, resource.view) if kind is not None
     ]
     _, found = msgspec.json.schema_components(
         [
@@ -181,7 +210,7 @@ def _schemas() -> Json:
         ],
         ref_template="#/components/schemas/{name}",
     )
-    for resource in RESOURCES:
+    for resource in DESCRIBED:
         whole = found[resource.view.__name__]
         part = {key: value for key, value in whole.items() if key != "required"}
         found[_part_name(resource)] = {**part, "title": _part_name(resource), "minProperties": 0}
@@ -320,6 +349,25 @@ def _delete(resource: Resource) -> Json:
 
 def _in_path(name: str) -> Json:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+
+def _port_forwardings() -> Json:
+    """Of a floating IP: the operations of any resource, at a path below it."""
+    resource = PORT_FORWARDING
+    ids = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+        for name in ("floatingip_id", "port_forwarding_id")
+    ]
+    path = "/v2.0/floatingips/{floatingip_id}/port_forwardings"
+    return {
+        path: {"parameters": ids[:1], "get": _list(resource), "post": _create(resource)},
+        f"{path}/{{port_forwarding_id}}": {
+            "parameters": ids,
+            "get": _show(resource),
+            "put": _update(resource, PortForwardingUpdate),
+            "delete": _delete(resource),
+        },
+    }
 
 
 def _router_actions() -> Json:

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from alcor.api.bodies import CreateReader, UpdateReader, read_plain
 from alcor.api.context import Context
-from alcor.api.convert import each, id_text, identifier, member, only, project, time_text
+from alcor.api.convert import each, id_text, identifier, ip, member, only, project, time_text
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import (
@@ -26,6 +26,9 @@ from alcor.api.listing import (
 )
 from alcor.api.routing_bodies import (
     ExtraRoutesBody,
+    GatewayAddressView,
+    GatewayBody,
+    GatewayView,
     RouterCreate,
     RouterInterfaceBody,
     RouterInterfaceView,
@@ -34,13 +37,15 @@ from alcor.api.routing_bodies import (
     route_views,
     routes_of,
 )
+from alcor.model.addresses import format_ip
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import ExtraRoute, Router
+from alcor.model.nouns import ExtraRoute, Router, RouterGateway
 from alcor.services.commands import (
     AddRouterInterface,
     ChangeExtraRoutes,
     CreateRouters,
     DeleteRouter,
+    GatewaySpec,
     RemoveRouterInterface,
     RouterInterfaces,
     RouterSpec,
@@ -109,6 +114,7 @@ class Routers:
             description=body.description,
             admin_state_up=body.admin_state_up,
             routes=UNSET if routes is UNSET else sorted_routes(routes_of(routes or (), "routes")),
+            gateway=UNSET if body.external_gateway_info is UNSET else _gateway(body.external_gateway_info),
             if_match=call.if_match(),
         )
         router = cast(Router, await self._context.control.submit(command))
@@ -152,6 +158,7 @@ def router_view(router: Router) -> RouterView:
         project_id=router.project_id,
         tenant_id=router.project_id,
         admin_state_up=router.admin_state_up,
+        external_gateway_info=None if router.gateway is None else _gateway_view(router.gateway),
         routes=route_views(router.routes),
         created_at=time_text(router.created_at),
         updated_at=time_text(router.updated_at),
@@ -167,7 +174,28 @@ def _spec(body: RouterCreate, owner: str) -> RouterSpec:
         name=body.name,
         description=body.description,
         admin_state_up=body.admin_state_up,
+        gateway=_gateway(body.external_gateway_info),
     )
+
+
+def _gateway_view(gateway: RouterGateway) -> GatewayView:
+    address = GatewayAddressView(subnet_id=id_text(gateway.subnet_id), ip_address=format_ip(gateway.ip))
+    return GatewayView(network_id=id_text(gateway.network_id), external_fixed_ips=[address])
+
+
+def _gateway(body: GatewayBody | None) -> GatewaySpec | None:
+    """What is asked for; null, and a body without a network, take it away."""
+    if body is None or body.network_id is None:
+        return None
+    where = "external_gateway_info"
+    only(f"{where}.enable_snat", not body.enable_snat, "shared source NAT is not offered yet; leave it out")
+    subnet_id = address = None
+    for one in body.external_fixed_ips:
+        if one.subnet_id is not UNSET:
+            subnet_id = identifier(one.subnet_id, f"{where}.external_fixed_ips.subnet_id")
+        if one.ip_address is not UNSET:
+            address = ip(one.ip_address, f"{where}.external_fixed_ips.ip_address")
+    return GatewaySpec(network_id=identifier(body.network_id, f"{where}.network_id"), subnet_id=subnet_id, ip=address)
 
 
 def _check_neutral(body: RouterCreate | RouterUpdate) -> None:

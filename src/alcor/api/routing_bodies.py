@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from alcor.api.bodies import (
     CidrText,
     Input,
     IpOrNone,
+    IpText,
     OnlyEmptyList,
     OnlyFalse,
     OnlyTrue,
@@ -35,6 +37,32 @@ class RouteBody(Input, kw_only=True):
     type: Literal["blackhole"] | UnsetType = UNSET
 
 
+class GatewayAddress(Input, kw_only=True):
+    """Its address outside: in that subnet, or that very one, or both."""
+
+    subnet_id: UuidText | UnsetType = UNSET
+    ip_address: IpText | UnsetType = UNSET
+
+
+class GatewayBody(Input, kw_only=True):
+    """Where the router leaves for outside: an external network. Without one it has no gateway."""
+
+    network_id: UuidText | None = None
+    enable_snat: OnlyFalse = False
+    external_fixed_ips: Annotated[tuple[GatewayAddress, ...], Meta(max_length=1)] = ()
+
+
+class GatewayAddressView(msgspec.Struct, gc=False):
+    subnet_id: UuidText
+    ip_address: IpText
+
+
+class GatewayView(msgspec.Struct, gc=False):
+    network_id: UuidText
+    external_fixed_ips: list[GatewayAddressView]
+    enable_snat: OnlyFalse = False
+
+
 class RouterCreate(Input, kw_only=True):
     """A router: on every host, between the subnets that it gets interfaces in."""
 
@@ -45,7 +73,7 @@ class RouterCreate(Input, kw_only=True):
     admin_state_up: bool = True
     distributed: OnlyTrue = True
     ha: OnlyFalse = False
-    external_gateway_info: None = None
+    external_gateway_info: GatewayBody | None = None
     flavor_id: None = None
     availability_zone_hints: OnlyEmptyList = ()
 
@@ -57,7 +85,7 @@ class RouterUpdate(Input, kw_only=True):
     routes: list[RouteBody] | UnsetType | None = UNSET
     distributed: OnlyTrue = True
     ha: OnlyFalse = False
-    external_gateway_info: None = None
+    external_gateway_info: GatewayBody | UnsetType | None = UNSET
 
 
 class RouterView(View, kw_only=True):
@@ -69,7 +97,7 @@ class RouterView(View, kw_only=True):
     admin_state_up: bool
     distributed: OnlyTrue = True
     ha: OnlyFalse = False
-    external_gateway_info: None = None
+    external_gateway_info: GatewayView | None
     routes: list[RouteView]
     flavor_id: None = None
     availability_zone_hints: OnlyEmptyList = ()

@@ -38,6 +38,7 @@ PREFIX = 24
 MTU, UNDERLAY_MTU = 1500, 1600
 VNI, VXLAN_PORT = 77, 4789
 UNDERLAY, INNER = 2, 2
+EXTERNAL, EXTERNAL_NAME = 3, "ext0"
 _OUTER, _BRIDGE, _VXLAN = 10, 11, 12
 REMOTE_ENTRIES = 1 << 20
 FLOW_ENTRIES = 262_144
@@ -108,6 +109,16 @@ def _join(paths: tuple[Path, Path], mtu: int, macs: tuple[Mac, Mac]) -> None:
         )
         _tell(paths[0], [links.loopback_up(), veth])
         _tell(paths[1], [links.loopback_up(), links.set_link(UNDERLAY, up=True)])
+    finally:
+        os.close(fd)
+
+
+def _join_external(hosts: tuple[Path, Path]) -> None:
+    fd = netns.open_path(hosts[1])
+    try:
+        wire = links.veth(EXTERNAL_NAME, EXTERNAL, EXTERNAL_NAME, EXTERNAL, peer_netns=fd, mtu=MTU, up=True)
+        _tell(hosts[0], [wire])
+        _tell(hosts[1], [links.set_link(EXTERNAL, up=True)])
     finally:
         os.close(fd)
 
@@ -188,9 +199,12 @@ def _alcor(run: RunDirectory, stack: ExitStack) -> Bed:
     return alcor_bed(run, stack)[0]
 
 
-def alcor_bed(run: RunDirectory, stack: ExitStack) -> tuple[Bed, tuple[Host, Host]]:
-    """Two EbpfDrivers, each on a thread that lives in its host's namespace, with one port each."""
+def alcor_bed(run: RunDirectory, stack: ExitStack, *, external: bool = False) -> tuple[Bed, tuple[Host, Host]]:
+    """Two EbpfDrivers, each on a thread that lives in its host's namespace, with one port each. `external`: with an
+    external device each, joined to each other."""
     hosts = _hosts(run, "alcor")
+    if external:
+        _join_external(hosts)
     containers = []
     made = []
     for number, host in enumerate(hosts):
@@ -203,6 +217,7 @@ def alcor_bed(run: RunDirectory, stack: ExitStack) -> tuple[Bed, tuple[Host, Hos
             vxlan_port=VXLAN_PORT,
             remote_entries=REMOTE_ENTRIES,
             flow_entries=FLOW_ENTRIES,
+            external_device=EXTERNAL_NAME if external else "",
         )
         driver = worker.submit(_open, host, config).result()
         stack.callback(_close, worker, driver)

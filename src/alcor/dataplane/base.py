@@ -17,7 +17,7 @@ import msgspec
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import AddressPair, PortKind
+from alcor.model.nouns import AddressPair, Eip, Forwarding, PortKind
 
 
 class Address(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -88,6 +88,10 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Of what it is given."""
     dscp: int | None = None
     """Its IP packets are marked with it (0..63), and so are the outer headers of those that leave the host."""
+    eips: tuple[Eip, ...] = ()
+    """Sorted. Needs a host with an external device."""
+    forwardings: tuple[Forwarding, ...] = ()
+    """Likewise. No external address is in both."""
 
 
 class PolicyKey(NamedTuple):
@@ -140,6 +144,8 @@ class RouteKind(IntEnum):
     """To the port that has the address of one of the hops, chosen by flow."""
     BLACKHOLE = 3
     """Nowhere."""
+    OUTSIDE = 4
+    """To external networks, from an address that stands for the sender's there."""
 
 
 class Hop(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from alcor.dataplane.base import NO_ADDRESS, Hop, Route, RouteKind, TranslationKey
 from alcor.goalstate.objects import IdentityGoal, PeeringGoal, RouterGoal, SubnetGoal, VpcGoal
-from alcor.model.addresses import Ip, Prefix
+from alcor.model.addresses import Ip, Prefix, parse_prefix
 from alcor.model.ids import Id
+
+EVERYWHERE = parse_prefix("0.0.0.0/0")
 
 
 class Vpc(NamedTuple):
@@ -47,6 +49,8 @@ def routes_of(vpc: Vpc, known: Mapping[Id, Vpc]) -> dict[Prefix, Route]:
     Connected subnets come before extra routes to the same destination; of two routers' the older's.
     """
     found: dict[Prefix, Route] = {}
+    if any(router.outside for router in vpc.routers):
+        found[EVERYWHERE] = Route(RouteKind.OUTSIDE)
     for router in sorted(vpc.routers, key=lambda router: router.id, reverse=True):
         found |= _extra_routes(router, known)
     connected: dict[Prefix, VpcGoal] = {}

@@ -22,7 +22,7 @@ import msgspec
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import AddressPair, DhcpOption, ExtraRoute, Ipv6Mode, PortKind
+from alcor.model.nouns import AddressPair, DhcpOption, Eip, ExtraRoute, Forwarding, Ipv6Mode, PortKind
 
 HOST_SCOPE = Id(b"")
 """The key of a host's own scope; a VPC scope's key is the network's id."""
@@ -137,6 +137,10 @@ class PortGoal(msgspec.Struct, frozen=True, gc=False):
     dhcp_options: tuple[DhcpOption, ...] = ()
     qos_id: Id | None = None
     """Of its policy of quality of service; None: its VPC's."""
+    eips: tuple[Eip, ...] = ()
+    """What stands for its addresses outside, sorted."""
+    forwardings: tuple[Forwarding, ...] = ()
+    """What stands for ports of its addresses outside, sorted."""
 
     @property
     def key(self) -> Key:
@@ -249,6 +253,8 @@ class RouterGoal(msgspec.Struct, frozen=True, gc=False):
     revision: int
     interfaces: tuple[InterfaceGoal, ...]
     routes: tuple[ExtraRoute, ...]
+    outside: bool = False
+    """It has a gateway: what is nowhere else is outside."""
 
     @property
     def key(self) -> Key:

@@ -197,7 +197,7 @@ def router_goal(router: Router) -> RouterGoal | None:
     if not router.admin_state_up:
         return None
     interfaces = [InterfaceGoal(one.network_id, one.subnet_id, one.cidr, one.ip) for one in router.interfaces]
-    return RouterGoal(router.id, router.revision, tuple(interfaces), router.routes)
+    return RouterGoal(router.id, router.revision, tuple(interfaces), router.routes, router.gateway is not None)
 
 
 def peering_goal(peering: Peering) -> PeeringGoal:
@@ -262,6 +262,8 @@ def port_goal(port: Port) -> PortGoal:
         port.dns_name,
         port.dhcp_options,
         port.qos_policy_id,
+        port.eips,
+        port.forwardings,
     )
 
 

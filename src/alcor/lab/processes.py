@@ -27,7 +27,7 @@ from alcor.kit import pki
 from alcor.lab.results import LabError
 from alcor.lab.rundir import Process, RunDirectory, start_time
 from alcor.lab.spawner import MAX_PACKET
-from alcor.lab.topology import DEVICE, Machine, Topology
+from alcor.lab.topology import DEVICE, EXTERNAL_DEVICE, Machine, Topology
 
 AGENT_PORT = 50001
 BUS_PORT = 4222
@@ -309,6 +309,7 @@ def write_agent_config(
         "tls_dir": tls,
         "driver": driver,
         "underlay_device": DEVICE,
+        "external_device": EXTERNAL_DEVICE if driver == "ebpf" else "",
         "underlay_ip": host.address,
         "pin_dir": host.pin_dir,
         "netns_dir": host.netns_dir,

@@ -22,6 +22,7 @@ from alcor.lab import (
     fakeproofs,
     measures,
     onehost,
+    outside,
     policing,
     proofs,
     quality,
@@ -236,6 +237,9 @@ class _Session:
             asked = demand.prove(lab, world, vpc, advance)
             self._proofs += asked.proofs
             self._first_packets += asked.added_ms
+        with self._stages.stage("floating IPs, from outside and to it"):
+            abroad = outside.prove(lab.client, lab.topology, lab.hosts, lab.check)
+            self._proofs += abroad.proofs
         with self._stages.stage("agents killed under a ping"):
             self._proofs += survival.killed_agents(lab, world, vpc)
         with self._stages.stage("ports deleted again"):

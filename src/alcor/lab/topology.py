@@ -32,8 +32,19 @@ UNDERLAY_MTU = 1600
 """Leaves workloads a full 1500: the tunnel takes 50."""
 DEVICE = "eth0"
 FABRIC_MAC = Mac(bytes.fromhex("020000000001"))
+EXTERNAL_DEVICE = "ext0"
+"""Of every host: behind it is the world."""
+WORLD = parse_ip("198.18.0.1")
+"""Where the world is a router, in WORLD_LENGTH (RFC 2544's addresses: nobody else has them)."""
+WORLD_LENGTH = 16
+WORLD_MTU = 1500
+FAR_AWAY = parse_ip("198.19.0.1")
+"""An address of the world behind that router."""
 _HOST_INDEX = 2
+_EXTERNAL_INDEX = 3
 _FIRST_FABRIC_INDEX = 16
+_FIRST_HOSTS_OUTER = 0x1000
+"""Hosts' own addresses in the world, from WORLD's prefix on."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,8 +112,9 @@ def raise_topology(topology: Topology) -> None:
     if not topology.real:
         return
     paths = [topology.run.netns("fabric"), *(one.netns for one in machines if one.netns)]
-    netns.create_many(paths)
+    netns.create_many([*paths, world(topology)])
     netns.on_own_thread(lambda: _wire(paths, machines, topology.mtu))
+    netns.on_own_thread(lambda: _wire_world(world(topology), topology.hosts))
 
 
 def _wire(paths: list[Path], machines: tuple[Machine, ...], mtu: int) -> None:
@@ -122,6 +134,46 @@ def _wire(paths: list[Path], machines: tuple[Machine, ...], mtu: int) -> None:
                 netlink.check(_machine_end(one))
     finally:
         for fd in (*fds, fabric):
+            os.close(fd)
+
+
+def world(topology: Topology) -> Path:
+    """The namespace of the world behind all hosts' external devices: one bridge, a router and what is behind it."""
+    return topology.run.netns("world")
+
+
+def _wire_world(path: Path, hosts: tuple[Machine, ...]) -> None:
+    outer, *fds = [netns.open_path(one) for one in (path, *(host.netns for host in hosts if host.netns))]
+    bridge = _FIRST_FABRIC_INDEX - 1
+    try:
+        netns.set_net(outer)
+        ipv6_off()
+        with Netlink() as netlink:
+            netlink.check([links.loopback_up(), links.address(links.LOOPBACK_INDEX, FAR_AWAY, 32)])
+            netlink.check([links.bridge("world", bridge, _mac(0xE0000)), links.address(bridge, WORLD, WORLD_LENGTH)])
+            ends = [
+                end
+                for number, fd in enumerate(fds)
+                for end in (
+                    links.veth(
+                        *(f"w{number}", _FIRST_FABRIC_INDEX + number, EXTERNAL_DEVICE, _EXTERNAL_INDEX),
+                        peer_netns=fd,
+                        mtu=WORLD_MTU,
+                        up=True,
+                        peer_mac=_mac(0xE1000 + number),
+                    ),
+                    links.set_link(_FIRST_FABRIC_INDEX + number, master=bridge),
+                )
+            ]
+            netlink.check(ends)
+        base = int.from_bytes(WORLD[12:], "big") - 1 + _FIRST_HOSTS_OUTER
+        for number, fd in enumerate(fds):
+            netns.set_net(fd)
+            with Netlink() as netlink:
+                own = links.address(_EXTERNAL_INDEX, ip_from_int(base + number, 4), WORLD_LENGTH)
+                netlink.check([links.set_link(_EXTERNAL_INDEX, up=True), own])
+    finally:
+        for fd in (outer, *fds):
             os.close(fd)
 
 

@@ -28,8 +28,9 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-def echo(client: Path, server: Path, server_ip: str, size: int, seed: int = 1) -> Transfer:
-    """Sends `size` bytes from one namespace to an echo server in another and compares what returns."""
+def echo(client: Path, server: Path, server_ip: str, size: int, seed: int = 1, *, by: str = "") -> Transfer:
+    """Sends `size` bytes from one namespace to an echo server in another and compares what returns. `by`: the address
+    that the client knows it by, when it is another."""
     (listener,) = visit([server], lambda _: _listen(server_ip))
     (outgoing,) = visit([client], lambda _: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     with listener, outgoing:
@@ -41,7 +42,8 @@ def echo(client: Path, server: Path, server_ip: str, size: int, seed: int = 1) -
         sent, returned = hashlib.blake2b(), hashlib.blake2b()
         counted = [0]
         try:
-            outgoing.connect(listener.getsockname())
+            address, port = listener.getsockname()
+            outgoing.connect((by or address, port))
             sender = threading.Thread(target=_send, args=(outgoing, block, size, sent), name="send", daemon=True)
             sender.start()
             _receive(outgoing, size, returned, counted)

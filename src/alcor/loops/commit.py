@@ -270,6 +270,8 @@ def _touched(changes: Changes) -> Iterable[Id]:
         changes.qos_policies,
         changes.deleted_qos_policies,
         *(changes.routers, changes.deleted_routers, changes.peerings, changes.deleted_peerings),
+        *(changes.floating_ips, changes.deleted_floating_ips),
+        *(changes.port_forwardings, changes.deleted_port_forwardings),
     ):
         for noun in nouns:
             yield noun.id

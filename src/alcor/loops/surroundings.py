@@ -76,7 +76,7 @@ class Surroundings:
         """Where the routes of the tables lead; where none does, the address is the network's own."""
         own = Place(self.own.goal.id, ip)
         route = longest(tables, self.own.goal.vni, ip)
-        if route is None or route.kind is RouteKind.BLACKHOLE:
+        if route is None or route.kind in (RouteKind.BLACKHOLE, RouteKind.OUTSIDE):
             return own
         hop: Hop = route.hops[0] if len(route.hops) == 1 or packet is None else choose(route, packet)
         there = next((one.goal.id for one in self.vpcs.values() if one.goal.vni == hop.vni), own.network_id)

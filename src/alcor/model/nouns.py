@@ -70,6 +70,8 @@ class Network(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """In which its ports' names are, with a dot at its end; empty: DEFAULT_DOMAIN."""
     qos_policy_id: Id | None = None
     """Of its ports that have none of their own."""
+    external: bool = False
+    """Outside: its addresses are those of what is behind hosts' external devices (Neutron's router:external)."""
 
 
 class Pool(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -143,6 +145,31 @@ class DhcpOption(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """4 or 6."""
     name: str
     value: str
+
+
+class Eip(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
+    """An address of an external network that stands for one of a port's, both ways (IPv4)."""
+
+    ip: Ip
+    inside: Ip
+    """The port's own address."""
+    prefix_length: int
+    gateway: Ip | None
+    """Of the external subnet: what is not in it is sent there."""
+
+
+class Forwarding(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
+    """A port of an external address that stands for a port of one of a port's addresses, both ways (IPv4)."""
+
+    ip: Ip
+    protocol: int
+    """TCP or UDP."""
+    port: int
+    inside: Ip
+    inside_port: int
+    prefix_length: int
+    gateway: Ip | None
+    """Of the external subnet, as of an Eip."""
 
 
 class Direction(StrEnum):
@@ -255,6 +282,48 @@ class Port(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     dhcp_options: tuple[DhcpOption, ...] = ()
     qos_policy_id: Id | None = None
     """None: its network's."""
+    eips: tuple[Eip, ...] = ()
+    """What stands for its addresses outside, sorted: what its floating IPs come to."""
+    forwardings: tuple[Forwarding, ...] = ()
+    """What stands for ports of its addresses outside, sorted: what its port forwardings come to."""
+
+
+class FloatingIp(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """An address of an external network that a project has, and the port's address that it stands for, if any."""
+
+    id: Id
+    project_id: str
+    description: str
+    network_id: Id
+    """The external network."""
+    subnet_id: Id
+    ip: Ip
+    external_port_id: Id
+    """The port of the external network that has the address: nobody's but this floating IP's."""
+    port_id: Id | None
+    fixed_ip: Ip | None
+    router_id: Id | None
+    """The router between the port's subnet and the external network. All three or none of them."""
+    created_at: int
+    updated_at: int
+    revision: int
+
+
+class PortForwarding(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A port of a floating IP that stands for a port of one address of a port. All of a floating IP are of one port."""
+
+    id: Id
+    floating_ip_id: Id
+    project_id: str
+    description: str
+    protocol: int
+    external_port: int
+    port_id: Id
+    fixed_ip: Ip
+    internal_port: int
+    created_at: int
+    updated_at: int
+    revision: int
 
 
 class Node(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -287,6 +356,15 @@ class RouterInterface(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ip: Ip
 
 
+class RouterGateway(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Where a router leaves for outside: its address in a subnet of an external network, and the port that has it."""
+
+    port_id: Id
+    network_id: Id
+    subnet_id: Id
+    ip: Ip
+
+
 class Router(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A router: its subnets reach each other, on every host. `revision` also grows with its interfaces."""
 
@@ -302,6 +380,7 @@ class Router(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     created_at: int
     updated_at: int
     revision: int
+    gateway: RouterGateway | None = None
 
     @property
     def networks(self) -> tuple[Id, ...]:

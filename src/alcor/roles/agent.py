@@ -228,10 +228,13 @@ def _make_driver(
                 pool_size=config.pool_size,
                 remote_entries=config.remote_entries,
                 flow_entries=config.flow_entries,
+                external_device=config.external_device,
             )
         )
         return driver, {}, driver.close
     if config.driver == "fake":
+        if config.external_device:
+            raise ConfigError("external_device: the driver `fake` has none; leave it empty")
         return _make_fake(config)
     raise ConfigError(f"driver '{config.driver}' is not known; known are: ebpf, fake")
 

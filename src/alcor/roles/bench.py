@@ -110,6 +110,14 @@ def ondemand(out: Out = None) -> None:
     _measure("ondemand", out, lambda say: run(progress=say))
 
 
+@app.command()
+def nat(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+    """EIPs: a packet from EIP to EIP across two hosts beside the overlay, with 10 and 1,000 EIPs on the host."""
+    from alcor.bench.nat import run
+
+    _measure("nat", out, lambda say: run(rounds, say))
+
+
 @app.command("all")
 def everything(out: Out = None) -> None:
     """All of them, one after another."""
@@ -121,6 +129,7 @@ def everything(out: Out = None) -> None:
     policy(out=out)
     qos(out=out)
     ondemand(out=out)
+    nat(out=out)
 
 
 def _measure(name: str, out: Path | None, run: Callable[[Callable[[str], None]], Bench]) -> None:

@@ -65,6 +65,9 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     underlay_device: str = "eth0"
     underlay_ip: str = ""
     """The tunnel end's address, as registered in the node's `local_ip`."""
+    external_device: str = ""
+    """The device behind which external networks are: floating IPs of ports on this host answer there. Its own address
+    is nobody's but the host's. Empty: there is none, and ports with floating IPs are refused."""
     vxlan_port: int = 4789
     pin_dir: Path = Path("/sys/fs/bpf/alcor")
     netns_dir: Path = Path("/run/netns")

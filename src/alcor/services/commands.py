@@ -32,6 +32,7 @@ class NetworkSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     dns_domain: str = ""
     qos_policy_id: Id | None = None
     """None: the project's default policy, if it has one."""
+    external: bool = False
 
 
 class CreateNetworks(Command, frozen=True, gc=False, kw_only=True):
@@ -52,6 +53,7 @@ class UpdateNetwork(Command, frozen=True, gc=False, kw_only=True):
     shared: bool | UnsetType = UNSET
     dns_domain: str | UnsetType = UNSET
     qos_policy_id: Id | UnsetType | None = UNSET
+    external: bool | UnsetType = UNSET
     if_match: int | None = None
 
 
@@ -260,6 +262,7 @@ class RouterSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     name: str = ""
     description: str = ""
     admin_state_up: bool = True
+    gateway: GatewaySpec | None = None
 
 
 class CreateRouters(Command, frozen=True, gc=False, kw_only=True):
@@ -276,6 +279,7 @@ class UpdateRouter(Command, frozen=True, gc=False, kw_only=True):
     description: str | UnsetType = UNSET
     admin_state_up: bool | UnsetType = UNSET
     routes: tuple[ExtraRoute, ...] | UnsetType = UNSET
+    gateway: GatewaySpec | UnsetType | None = UNSET
     if_match: int | None = None
 
 
@@ -350,6 +354,90 @@ class DeletePeering(Command, frozen=True, gc=False, kw_only=True):
 
     id: Id
     if_match: int | None = None
+
+
+class FloatingIpSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    network_id: Id
+    """The external network."""
+    project_id: str = ""
+    description: str = ""
+    subnet_id: Id | None = None
+    ip: Ip | None = None
+    port_id: Id | None = None
+    """The port that it is to stand for."""
+    fixed_ip: Ip | None = None
+    """None: the port's only IPv4 address."""
+
+
+class CreateFloatingIps(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[FloatingIp, ...]. All or nothing."""
+
+    specs: tuple[FloatingIpSpec, ...]
+
+
+class UpdateFloatingIp(Command, frozen=True, gc=False, kw_only=True):
+    """-> FloatingIp. `port_id` None takes it from its port."""
+
+    id: Id
+    description: str | UnsetType = UNSET
+    port_id: Id | UnsetType | None = UNSET
+    fixed_ip: Ip | UnsetType | None = UNSET
+    if_match: int | None = None
+
+
+class DeleteFloatingIp(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. Its address is free at once."""
+
+    id: Id
+    if_match: int | None = None
+
+
+class PortForwardingSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    port_id: Id
+    """The port that it leads to."""
+    protocol: int
+    external_port: int
+    internal_port: int
+    fixed_ip: Ip | None = None
+    """None: the port's only IPv4 address."""
+    description: str = ""
+
+
+class CreatePortForwardings(Command, frozen=True, gc=False, kw_only=True):
+    """-> tuple[PortForwarding, ...]. All or nothing."""
+
+    floating_ip_id: Id
+    specs: tuple[PortForwardingSpec, ...]
+
+
+class UpdatePortForwarding(Command, frozen=True, gc=False, kw_only=True):
+    """-> PortForwarding."""
+
+    id: Id
+    floating_ip_id: Id
+    description: str | UnsetType = UNSET
+    protocol: int | UnsetType = UNSET
+    external_port: int | UnsetType = UNSET
+    internal_port: int | UnsetType = UNSET
+    fixed_ip: Ip | UnsetType = UNSET
+    if_match: int | None = None
+
+
+class DeletePortForwarding(Command, frozen=True, gc=False, kw_only=True):
+    """-> None."""
+
+    id: Id
+    floating_ip_id: Id
+    if_match: int | None = None
+
+
+class GatewaySpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Where a router is to leave for outside."""
+
+    network_id: Id
+    """An external network."""
+    subnet_id: Id | None = None
+    ip: Ip | None = None
 
 
 class NodeSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):

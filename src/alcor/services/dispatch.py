@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import UNSET
+
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
 from alcor.services import (
+    floating_ips,
     invariants,
     networks,
     nodes,
     peerings,
+    port_forwardings,
     ports,
     qos,
     routers,
@@ -26,17 +30,21 @@ from alcor.services.commands import (
     ChangeExtraRoutes,
     CheckInvariants,
     Command,
+    CreateFloatingIps,
     CreateNetworks,
     CreateNodes,
     CreatePeerings,
+    CreatePortForwardings,
     CreatePorts,
     CreateRouters,
     CreateSecurityGroupRules,
     CreateSecurityGroups,
     CreateSubnets,
+    DeleteFloatingIp,
     DeleteNetwork,
     DeleteNode,
     DeletePeering,
+    DeletePortForwarding,
     DeletePorts,
     DeleteRouter,
     DeleteSecurityGroup,
@@ -45,10 +53,12 @@ from alcor.services.commands import (
     EnsureDefaultGroup,
     RecordPortReports,
     RemoveRouterInterface,
+    UpdateFloatingIp,
     UpdateNetwork,
     UpdateNode,
     UpdatePeering,
     UpdatePort,
+    UpdatePortForwarding,
     UpdateRouter,
     UpdateSecurityGroup,
     UpdateSubnet,
@@ -78,7 +88,7 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
         case UpdatePort():
             return ports.update_port(indexes, named, command, stamp)
         case DeletePorts():
-            return ports.delete_ports(indexes, named, command)
+            return ports.delete_ports(indexes, named, command, stamp)
         case CreateNetworks():
             return networks.create_networks(indexes, command, stamp)
         case UpdateNetwork():
@@ -131,11 +141,11 @@ def _compute_more(indexes: Indexes, named: Mapping[Id, Port], command: Command, 
         case DeleteQosRule():
             return qos.delete_qos_rule(indexes, command, stamp)
         case CreateRouters():
-            return routers.create_routers(command, stamp)
+            return routers.create_routers(indexes, command, stamp)
         case UpdateRouter():
-            return routers.update_router(indexes, command, stamp)
+            return routers.update_router(indexes, named, command, stamp)
         case DeleteRouter():
-            return routers.delete_router(indexes, command)
+            return routers.delete_router(indexes, named, command, stamp)
         case AddRouterInterface():
             return routers.add_interface(indexes, named, command, stamp)
         case RemoveRouterInterface():
@@ -148,8 +158,42 @@ def _compute_more(indexes: Indexes, named: Mapping[Id, Port], command: Command, 
             return peerings.update_peering(indexes, command, stamp)
         case DeletePeering():
             return peerings.delete_peering(indexes, command)
+        case CreateFloatingIps() | UpdateFloatingIp() | DeleteFloatingIp():
+            return _floating_ips(indexes, named, command, stamp)
+        case CreatePortForwardings() | UpdatePortForwarding() | DeletePortForwarding():
+            return _port_forwardings(indexes, named, command, stamp)
         case _:
             raise TypeError(f"no service answers {type(command).__name__}")
+
+
+def _floating_ips(
+    indexes: Indexes,
+    named: Mapping[Id, Port],
+    command: CreateFloatingIps | UpdateFloatingIp | DeleteFloatingIp,
+    stamp: Stamp,
+) -> Outcome:
+    match command:
+        case CreateFloatingIps():
+            return floating_ips.create_floating_ips(indexes, named, command, stamp)
+        case UpdateFloatingIp():
+            return floating_ips.update_floating_ip(indexes, named, command, stamp)
+        case DeleteFloatingIp():
+            return floating_ips.delete_floating_ip(indexes, named, command, stamp)
+
+
+def _port_forwardings(
+    indexes: Indexes,
+    named: Mapping[Id, Port],
+    command: CreatePortForwardings | UpdatePortForwarding | DeletePortForwarding,
+    stamp: Stamp,
+) -> Outcome:
+    match command:
+        case CreatePortForwardings():
+            return port_forwardings.create_port_forwardings(indexes, named, command, stamp)
+        case UpdatePortForwarding():
+            return port_forwardings.update_port_forwarding(indexes, named, command, stamp)
+        case DeletePortForwarding():
+            return port_forwardings.delete_port_forwarding(indexes, named, command, stamp)
 
 
 def rows_named(indexes: Indexes, command: Command) -> Sequence[Id]:
@@ -157,6 +201,18 @@ def rows_named(indexes: Indexes, command: Command) -> Sequence[Id]:
     match command:
         case AddRouterInterface() | RemoveRouterInterface():
             return routers.ports_of_interface(indexes, command)
+        case UpdateRouter() | DeleteRouter():
+            return routers.ports_of_gateway(indexes, command)
+        case UpdateFloatingIp():
+            new = () if command.port_id is UNSET or command.port_id is None else (command.port_id,)
+            return (*floating_ips.ports_of_floating_ip(indexes, command.id), *new)
+        case DeleteFloatingIp():
+            return floating_ips.ports_of_floating_ip(indexes, command.id)
+        case CreatePortForwardings():
+            known = port_forwardings.rows_of(indexes, command.floating_ip_id)
+            return (*known, *(spec.port_id for spec in command.specs))
+        case UpdatePortForwarding() | DeletePortForwarding():
+            return (command.id, *port_forwardings.rows_of(indexes, command.floating_ip_id))
         case _:
             return ports_named(command)
 
@@ -170,6 +226,8 @@ def ports_named(command: Command) -> Sequence[Id]:
             return command.ids
         case RecordPortReports():
             return [report.id for report in command.reports]
+        case CreateFloatingIps():
+            return [spec.port_id for spec in command.specs if spec.port_id is not None]
         case _:
             return ()
 
@@ -192,6 +250,8 @@ def ids_needed(command: Command) -> int:
             | CreateQosPolicies()
             | CreateRouters()
             | CreatePeerings()
+            | CreateFloatingIps()
+            | CreatePortForwardings()
         ):
             return len(command.specs)
         case CreateQosRule():

@@ -198,7 +198,7 @@ class SubnetMismatchForPort(Conflict): ...
 
 
 class BadRequest(DomainError):
-    """What a router cannot do."""
+    """Neutron's word for a request that contradicts what there is."""
 
 
 class InvalidRoutes(DomainError): ...
@@ -211,13 +211,46 @@ class PortInUse(Conflict): ...
 
 
 class ServicePortInUse(Conflict):
-    """A port that belongs to a router goes with its interface."""
+    """A port that belongs to a router or a floating IP, which alone changes it."""
 
 
 class GatewayIpInUse(Conflict): ...
 
 
 class HostRoutesExhausted(DomainError): ...
+
+
+class FloatingIPNotFound(NotFound): ...
+
+
+class FloatingIPPortAlreadyAssociated(Conflict): ...
+
+
+class PortForwardingNotFound(NotFound): ...
+
+
+class FipInUseByPortForwarding(Conflict): ...
+
+
+class PortHasBindingFloatingIP(Conflict): ...
+
+
+class PortHasPortForwarding(DomainError): ...
+
+
+class ExternalGatewayForFloatingIPNotFound(NotFound): ...
+
+
+class ExternalIpAddressExhausted(DomainError): ...
+
+
+class ExternalNetworkInUse(Conflict): ...
+
+
+class RouterExternalGatewayInUseByFloatingIp(Conflict): ...
+
+
+class RouterInterfaceInUseByFloatingIP(Conflict): ...
 
 
 class VpcPeeringNotFound(NotFound): ...

@@ -21,7 +21,19 @@ from alcor.model.allocation import (
     vni_allocator,
 )
 from alcor.model.ids import Id
-from alcor.model.nouns import Identity, Network, Node, Peering, Port, Router, SecurityGroup, SecurityGroupRule, Subnet
+from alcor.model.nouns import (
+    FloatingIp,
+    Identity,
+    Network,
+    Node,
+    Peering,
+    Port,
+    PortForwarding,
+    Router,
+    SecurityGroup,
+    SecurityGroupRule,
+    Subnet,
+)
 from alcor.services.qos_index import QosIndex
 from alcor.store.base import Changes, Store
 
@@ -89,6 +101,16 @@ class Indexes:
         self.peerings: dict[Id, Peering] = {}
         self.roads_of: dict[Id, set[Id]] = {}
         """Network -> the routers and peerings that it has."""
+        self.floating_ips: dict[Id, FloatingIp] = {}
+        self.floating_ips_of: dict[Id, set[Id]] = {}
+        """Port -> those that stand for its addresses."""
+        self.port_forwardings: dict[Id, PortForwarding] = {}
+        self.forwardings_by: dict[Id, set[Id]] = {}
+        """Floating IP -> its port forwardings."""
+        self.forwardings_of: dict[Id, set[Id]] = {}
+        """Port -> those that lead to it."""
+        self.floating_ips_via: dict[Id, set[Id]] = {}
+        """Router -> those that it leads to."""
         self.vnis = vni_allocator()
         self._store = store
         self._addresses: dict[Id, Allocator] = {}
@@ -112,6 +134,7 @@ class Indexes:
             self._put_peering(peering)
         for network_id, number, count in store.ports_of_identities():
             self.ports_with[network_id, number] = count
+        self._load_outside(store)
 
     def addresses(self, subnet: Subnet) -> Allocator:
         """The allocator of the subnet's addresses (offsets from its first)."""
@@ -156,6 +179,14 @@ class Indexes:
             self._put_router(router)
         for peering in changes.peerings:
             self._put_peering(peering)
+        for fip in changes.floating_ips:
+            self._put_floating_ip(fip)
+        for fip in changes.deleted_floating_ips:
+            self._drop_floating_ip(fip.id)
+        for one in changes.port_forwardings:
+            self._put_forwarding(one)
+        for one in changes.deleted_port_forwardings:
+            self._drop_forwarding(one.id)
         self._count_ports(changes)
         self.qos.apply(changes)
         self._drop_groups(changes)
@@ -259,6 +290,50 @@ class Indexes:
     def _put_identity(self, identity: Identity) -> None:
         self.identities.setdefault(identity.network_id, {})[identity.groups] = identity
         self.last_identity[identity.network_id] = max(identity.number, self.last_identity.get(identity.network_id, 0))
+
+    def _load_outside(self, store: Store) -> None:
+        for fip in store.rows(FloatingIp):
+            self._put_floating_ip(fip)
+        for one in store.rows(PortForwarding):
+            self._put_forwarding(one)
+
+    def _put_floating_ip(self, fip: FloatingIp) -> None:
+        self._drop_floating_ip(fip.id)
+        self.floating_ips[fip.id] = fip
+        for users, key in ((self.floating_ips_of, fip.port_id), (self.floating_ips_via, fip.router_id)):
+            if key is not None:
+                users.setdefault(key, set()).add(fip.id)
+
+    def _drop_floating_ip(self, identifier: Id) -> None:
+        before = self.floating_ips.pop(identifier, None)
+        if before is None:
+            return
+        for users, key in ((self.floating_ips_of, before.port_id), (self.floating_ips_via, before.router_id)):
+            if key is not None:
+                users[key].discard(identifier)
+                if not users[key]:
+                    del users[key]
+
+    def _put_forwarding(self, one: PortForwarding) -> None:
+        self.port_forwardings[one.id] = one
+        self.forwardings_by.setdefault(one.floating_ip_id, set()).add(one.id)
+        self.forwardings_of.setdefault(one.port_id, set()).add(one.id)
+
+    def _drop_forwarding(self, identifier: Id) -> None:
+        gone = self.port_forwardings.pop(identifier)
+        for users, key in ((self.forwardings_by, gone.floating_ip_id), (self.forwardings_of, gone.port_id)):
+            users[key].discard(identifier)
+            if not users[key]:
+                del users[key]
+
+    def router_between(self, subnet_id: Id, network_id: Id) -> Id | None:
+        """The router with an address in the subnet and a gateway on the external network."""
+        for road in self.roads(self.subnets[subnet_id].network_id):
+            if not isinstance(road, Router) or road.gateway is None or road.gateway.network_id != network_id:
+                continue
+            if any(one.subnet_id == subnet_id for one in road.interfaces):
+                return road.id
+        return None
 
     def _drop_groups(self, changes: Changes) -> None:
         for rule in changes.deleted_rules:

@@ -10,7 +10,7 @@ from collections import Counter
 
 from alcor.model.allocation import Allocator
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import Identity
+from alcor.model.nouns import FloatingIp, Identity, PortForwarding
 from alcor.services.indexes import Indexes
 
 MAX_FINDINGS = 100
@@ -44,6 +44,8 @@ def check(indexes: Indexes) -> tuple[str, ...]:
         ("security group rules", indexes.rules, {rule.id: rule for rule in store.security_group_rules()}),
         ("QoS policies", indexes.qos.policies, {policy.id: policy for policy in store.qos_policies()}),
         ("QoS rules", indexes.qos.rules, {rule.id: rule for rule in store.qos_rules()}),
+        ("port forwardings", indexes.port_forwardings, {one.id: one for one in store.rows(PortForwarding)}),
+        ("floating IPs", indexes.floating_ips, {fip.id: fip for fip in store.rows(FloatingIp)}),
     ):
         if held != kept:
             findings.append(f"{len(held)} {name} in memory are not the {len(kept)} of the store")

@@ -16,6 +16,7 @@ from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Network, Router
 from alcor.services.commands import CreateNetworks, DeleteNetwork, NetworkSpec, UpdateNetwork
 from alcor.services.errors import (
+    ExternalNetworkInUse,
     InvalidInput,
     NetworkInUse,
     NetworkNotFound,
@@ -30,7 +31,9 @@ from alcor.store.base import Changes
 
 MIN_MTU = 68
 """The least that IPv4 may have (RFC 791)."""
-_FIELDS = ("name", "description", "cidr", "mtu", "admin_state_up", "shared", "dns_domain", "qos_policy_id")
+_FIELDS = (
+    *("name", "description", "cidr", "mtu", "admin_state_up", "shared", "dns_domain", "qos_policy_id", "external"),
+)
 
 
 def find_network(indexes: Indexes, network_id: Id) -> Network:
@@ -45,7 +48,7 @@ def create_networks(indexes: Indexes, command: CreateNetworks, stamp: Stamp) -> 
     """Makes the networks, each with a VNI of its own."""
     for spec in command.specs:
         check_mtu(indexes, spec.mtu)
-        check_vpc_cidr(spec.cidr)
+        check_vpc_cidr(spec.cidr, external=spec.external)
         if spec.vni is not None and not 1 <= spec.vni <= MAX_VNI:
             raise InvalidInput(f"Invalid input for operation: VNI (segmentation id) {spec.vni} is not 1 to {MAX_VNI}.")
     allocation = _plan_vnis(indexes, command.specs)
@@ -62,6 +65,7 @@ def create_networks(indexes: Indexes, command: CreateNetworks, stamp: Stamp) -> 
             admin_state_up=spec.admin_state_up,
             shared=spec.shared,
             dns_domain=spec.dns_domain,
+            external=spec.external,
             created_at=stamp.now,
             updated_at=stamp.now,
             revision=stamp.revision,
@@ -85,9 +89,11 @@ def update_network(indexes: Indexes, command: UpdateNetwork, stamp: Stamp) -> Ou
         return Outcome(before, Changes())
     if command.mtu is not UNSET:
         check_mtu(indexes, command.mtu)
-    cidr = fields.get("cidr")
+    if "external" in fields:
+        _check_external(indexes, before)
+    cidr = fields.get("cidr", before.cidr)
     if cidr is not None:
-        check_vpc_cidr(cidr)
+        check_vpc_cidr(cidr, external=fields.get("external", before.external))
         for subnet in indexes.subnets_of.get(before.id, {}).values():
             if subnet.cidr.version == cidr.version and not inside(subnet.cidr, cidr):
                 raise InvalidInput(
@@ -129,8 +135,10 @@ def check_mtu(indexes: Indexes, mtu: int | None) -> None:
         )
 
 
-def check_vpc_cidr(cidr: Prefix | None) -> None:
-    """Raises InvalidInput for a VPC that has all addresses there are."""
+def check_vpc_cidr(cidr: Prefix | None, *, external: bool) -> None:
+    """Raises InvalidInput for a VPC that has all addresses there are, or that is outside."""
+    if cidr is not None and external:
+        raise InvalidInput(f"Invalid input for operation: cidr {cidr}: an external network is no VPC.")
     if cidr is not None and cidr.length == 0:
         raise InvalidInput(f"Invalid input for operation: cidr {cidr}: a VPC has a part of the addresses, not all.")
 
@@ -150,6 +158,30 @@ def _check_peers(indexes: Indexes, network: Network, cidr: Prefix | None) -> Non
                     f"Cidr {cidr} of VPC {format_id(network.id)} overlaps with cidr {peer.cidr} of VPC "
                     f"{format_id(peer.id)}, with which it is peered."
                 )
+
+
+def _check_external(indexes: Indexes, network: Network) -> None:
+    """Raises unless the network may become external, or internal."""
+    if len(indexes.macs(network.id)):
+        if network.external:
+            raise ExternalNetworkInUse(
+                f"External network {format_id(network.id)} cannot be updated to be made non-external, since it has "
+                "existing gateway ports or floating IPs."
+            )
+        raise NetworkInUse(
+            f"Unable to complete operation on network {format_id(network.id)}. "
+            "There are one or more ports still in use on the network: hosts carry them, and no external network's."
+        )
+    for subnet in indexes.subnets_of.get(network.id, {}).values():
+        check_external_subnet(subnet.cidr)
+
+
+def check_external_subnet(cidr: Prefix) -> None:
+    """Raises InvalidInput for a subnet that an external network cannot have."""
+    if cidr.version != 4:
+        raise InvalidInput(
+            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: external networks have IPv4 subnets only."
+        )
 
 
 def inside(inner: Prefix, outer: Prefix) -> bool:

@@ -14,10 +14,11 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from alcor.model.addresses import ip_to_int
+from alcor.model.addresses import Ip, ip_to_int
 from alcor.model.allocation import Allocation, Allocator, mac_from_int
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import AddressPair, DhcpOption, FixedIp, Port, PortKind, PortStatus
+from alcor.model.nouns import AddressPair, DhcpOption, FixedIp, Network, Port, PortKind, PortStatus
+from alcor.services import floating_ips, gateways, port_forwardings
 from alcor.services.addressing import (
     NetworkDemand,
     Want,
@@ -37,6 +38,7 @@ from alcor.services.errors import (
     PortSecurityPortHasSecurityGroup,
     ServicePortInUse,
 )
+from alcor.services.floating_ips import orphaned
 from alcor.services.identities import TRUSTED_OWNER, Memberships, address_pairs, check_port_security
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.networks import find_network
@@ -68,10 +70,12 @@ _PLAIN_FIELDS = (
 _WIRED_FIELDS = frozenset(
     (
         *("mac", "fixed_ips", "host", "admin_state_up", "kind", "netns", "interface"),
-        *("identity", "port_security_enabled", "address_pairs", "dhcp_options", "qos_policy_id"),
+        *("identity", "port_security_enabled", "address_pairs", "dhcp_options", "qos_policy_id", "eips", "forwardings"),
     )
 )
 """What a host must realise: a change of one of these makes a bound port BUILD again."""
+_OUTSIDE_OWNERS = frozenset((floating_ips.OWNER, gateways.OWNER))
+"""Of ports of external networks that belong to another resource."""
 _ROUTERS_OWN = _WIRED_FIELDS | {"device_id", "device_owner"}
 """What of a router's port only the router changes."""
 
@@ -97,7 +101,7 @@ def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcom
         if spec.kind is not None or spec.interface or spec.netns:
             check_attachment(_kind(spec), spec.netns, spec.interface)
         hosts.add(spec.host)
-        check_options(spec.dhcp_options)
+        _check_place(spec, demand.network)
     check_hosts(indexes, hosts)
     settled = _settle(indexes, command.specs, demands, wanted)
     allocations: list[tuple[Allocator, Allocation]] = []
@@ -186,6 +190,8 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
     """Changes what the command sets. Nothing different: nothing is written, the revision stays."""
     before = find_port(ports, command.id)
     check_if_match(before, command.if_match)
+    if before.device_owner in _OUTSIDE_OWNERS:
+        raise _not_directly(before, "changed")
     fields: dict[str, Any] = changed_fields(before, command, _PLAIN_FIELDS)
     options = _change_options(before, command)
     if options != before.dhcp_options:
@@ -196,13 +202,18 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
     if not fields:
         return Outcome(before, Changes())
     if before.id in indexes.router_of and not _ROUTERS_OWN.isdisjoint(fields):
-        raise _of_router(before, "changed")
+        raise _not_directly(before, "changed")
     Bindings(indexes, stamp, changes).bind(before.network_id, fields.get("qos_policy_id"))
+    _check_owner(fields.get("device_owner", ""))
     if "host" in fields:
         check_hosts(indexes, {fields["host"]})
+        if fields["host"] and indexes.networks[before.network_id].external:
+            raise _outside(indexes.networks[before.network_id])
         for fixed in fields.get("fixed_ips", before.fixed_ips) if fields["host"] else ():
             if fixed.ip == indexes.subnets[fixed.subnet_id].gateway:
                 raise gateway_error(indexes.subnets[fixed.subnet_id])
+    if "fixed_ips" in fields:
+        _keep_outside(indexes, before, fields, stamp, changes)
     after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
     if not fields.keys().isdisjoint(("kind", "netns", "interface")):
         check_attachment(after.kind, after.netns, after.interface)
@@ -221,15 +232,18 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
     return Outcome(after, changes, allocations)
 
 
-def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePorts) -> Outcome:
-    """Deletes the ports, all or none; what they had is free at once."""
+def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePorts, stamp: Stamp) -> Outcome:
+    """Deletes the ports, all or none; what they had is free at once, and their floating IPs are of no port."""
     demands: dict[Id, NetworkDemand] = {}
-    deleted = []
+    deleted: list[Port] = []
+    changes = Changes(deleted_ports=deleted)
     for identifier in dict.fromkeys(command.ids):
         port = find_port(ports, identifier)
         check_if_match(port, command.if_match)
-        if port.id in indexes.router_of:
-            raise _of_router(port, "deleted")
+        if port.id in indexes.router_of or port.device_owner in _OUTSIDE_OWNERS:
+            raise _not_directly(port, "deleted")
+        if port.eips or port.forwardings:
+            _leave_outside(indexes, port, set(), stamp, changes)
         demand = demands.get(port.network_id)
         if demand is None:
             demand = demands[port.network_id] = NetworkDemand(indexes.networks[port.network_id])
@@ -238,7 +252,7 @@ def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePort
     allocations: list[tuple[Allocator, Allocation]] = []
     for demand in demands.values():
         allocations += supply(indexes, demand)[1]
-    return Outcome(None, Changes(deleted_ports=deleted), tuple(allocations))
+    return Outcome(None, changes, tuple(allocations))
 
 
 def find_port(ports: Mapping[Id, Port], port_id: Id) -> Port:
@@ -249,7 +263,50 @@ def find_port(ports: Mapping[Id, Port], port_id: Id) -> Port:
     return port
 
 
-def _of_router(port: Port, what: str) -> ServicePortInUse:
+def _keep_outside(indexes: Indexes, before: Port, fields: dict[str, Any], stamp: Stamp, changes: Changes) -> None:
+    """What stands outside for addresses that the port loses goes."""
+    kept = {fixed.ip for fixed in fields["fixed_ips"]}
+    if before.eips or before.forwardings:
+        _leave_outside(indexes, before, kept, stamp, changes)
+        fields["eips"] = tuple(eip for eip in before.eips if eip.inside in kept)
+        fields["forwardings"] = tuple(one for one in before.forwardings if one.inside in kept)
+
+
+def _leave_outside(indexes: Indexes, port: Port, kept: set[Ip], stamp: Stamp, changes: Changes) -> None:
+    """The floating IPs that stood for the other addresses are free, the forwardings to them deleted."""
+    changes.floating_ips += orphaned(indexes, port, kept, stamp)
+    gone = port_forwardings.lost(indexes, port, kept)
+    changes.deleted_port_forwardings += gone
+    emptied = {one.floating_ip_id for one in gone}
+    for fip in (indexes.floating_ips[one] for one in sorted(emptied)):
+        if indexes.forwardings_by[fip.id] <= {one.id for one in gone}:
+            changes.floating_ips.append(replace(fip, router_id=None, updated_at=stamp.now, revision=stamp.revision))
+
+
+def _check_place(spec: PortSpec, network: Network) -> None:
+    """A port of an external network is nowhere, nobody's may say that it is a floating IP's; its DHCP options."""
+    check_options(spec.dhcp_options)
+    if spec.host and network.external:
+        raise _outside(network)
+    _check_owner(spec.device_owner)
+
+
+def _check_owner(device_owner: str) -> None:
+    if device_owner in _OUTSIDE_OWNERS:
+        raise InvalidInput(
+            f"Invalid input for operation: device_owner {device_owner} is that of ports which floating IPs and routers "
+            "make for themselves."
+        )
+
+
+def _outside(network: Network) -> InvalidInput:
+    return InvalidInput(
+        f"Invalid input for operation: binding:host_id: network {format_id(network.id)} is external, and hosts carry "
+        "no ports of external networks. Give a port of an internal one a floating IP."
+    )
+
+
+def _not_directly(port: Port, what: str) -> ServicePortInUse:
     return ServicePortInUse(
         f"Port {format_id(port.id)} cannot be {what} directly via the port API: has device owner {port.device_owner}."
     )

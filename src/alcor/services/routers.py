@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from alcor.model.addresses import format_ip, ip_to_int, ip_version
@@ -31,6 +32,7 @@ from alcor.services.errors import (
     InvalidRoutes,
     PortInUse,
     PortNotFound,
+    RouterInterfaceInUseByFloatingIP,
     RouterInterfaceInUseByRoute,
     RouterInterfaceNotFound,
     RouterInterfaceNotFoundForSubnet,
@@ -39,6 +41,7 @@ from alcor.services.errors import (
     RoutesExhausted,
     SubnetMismatchForPort,
 )
+from alcor.services.gateways import Allocations, check_apart, with_gateway
 from alcor.services.identities import connect
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.reach import find_clash
@@ -63,10 +66,14 @@ def find_router(indexes: Indexes, router_id: Id) -> Router:
     return router
 
 
-def create_routers(command: CreateRouters, stamp: Stamp) -> Outcome:
+def create_routers(indexes: Indexes, command: CreateRouters, stamp: Stamp) -> Outcome:
     """Makes the routers, without interfaces."""
-    made = [
-        Router(
+    if sum(spec.gateway is not None for spec in command.specs) > 1:
+        raise BadRequest("Bad router request: one request makes at most one router with external_gateway_info.")
+    changes = Changes()
+    allocations: Allocations = ()
+    for identifier, spec in zip(stamp.ids, command.specs, strict=True):
+        router = Router(
             id=identifier,
             project_id=spec.project_id,
             name=spec.name,
@@ -78,17 +85,26 @@ def create_routers(command: CreateRouters, stamp: Stamp) -> Outcome:
             updated_at=stamp.now,
             revision=stamp.revision,
         )
-        for identifier, spec in zip(stamp.ids, command.specs, strict=True)
-    ]
-    return Outcome(tuple(made), Changes(routers=made))
+        if spec.gateway is not None:
+            router, allocations = with_gateway(indexes, {}, router, spec.gateway, stamp, changes)
+        changes.routers.append(router)
+    return Outcome(tuple(changes.routers), changes, allocations)
 
 
-def update_router(indexes: Indexes, command: UpdateRouter, stamp: Stamp) -> Outcome:
+def update_router(indexes: Indexes, ports: Mapping[Id, Port], command: UpdateRouter, stamp: Stamp) -> Outcome:
     """Changes what the command sets. Nothing different: nothing is written, the revision stays."""
     before = find_router(indexes, command.id)
     check_if_match(before, command.if_match)
     fields: dict[str, Any] = changed_fields(before, command, ("name", "description", "admin_state_up", "routes"))
-    return _changed(indexes, before, fields, stamp)
+    changes = Changes()
+    allocations: Allocations = ()
+    if command.gateway is not UNSET:
+        after, allocations = with_gateway(indexes, ports, before, command.gateway, stamp, changes)
+        if after.gateway != before.gateway:
+            fields["gateway"] = after.gateway
+    outcome = _changed(indexes, before, fields, stamp)
+    changes.extend(outcome.changes)
+    return Outcome(outcome.answer, changes, allocations)
 
 
 def change_extra_routes(indexes: Indexes, command: ChangeExtraRoutes, stamp: Stamp) -> Outcome:
@@ -99,13 +115,15 @@ def change_extra_routes(indexes: Indexes, command: ChangeExtraRoutes, stamp: Sta
     return _changed(indexes, before, {"routes": routes} if routes != before.routes else {}, stamp)
 
 
-def delete_router(indexes: Indexes, command: DeleteRouter) -> Outcome:
-    """Deletes a router without interfaces."""
+def delete_router(indexes: Indexes, ports: Mapping[Id, Port], command: DeleteRouter, stamp: Stamp) -> Outcome:
+    """Deletes a router without interfaces, and its gateway."""
     router = find_router(indexes, command.id)
     check_if_match(router, command.if_match)
     if router.interfaces:
         raise RouterInUse(f"Router {format_id(router.id)} still has ports")
-    return Outcome(None, Changes(deleted_routers=[router]))
+    changes = Changes(deleted_routers=[router])
+    _, allocations = with_gateway(indexes, ports, router, None, stamp, changes)
+    return Outcome(None, changes, allocations)
 
 
 def add_interface(indexes: Indexes, ports: Mapping[Id, Port], command: AddRouterInterface, stamp: Stamp) -> Outcome:
@@ -136,6 +154,8 @@ def add_interface(indexes: Indexes, ports: Mapping[Id, Port], command: AddRouter
         RouterInterface(port.id, port.network_id, subnet.id, subnet.cidr, fixed.ip)
         for subnet, fixed in zip(subnets, port.fixed_ips, strict=True)
     )
+    for one in added:
+        check_apart(indexes, before.gateway, one)
     after = replace(before, interfaces=before.interfaces + added, updated_at=stamp.now, revision=stamp.revision)
     if len(after.interfaces) > MAX_INTERFACES:
         raise BadRequest(f"Bad router request: a router has at most {MAX_INTERFACES} interfaces.")
@@ -166,6 +186,7 @@ def remove_interface(
                 f"Router interface for subnet {format_id(one.subnet_id)} on router {format_id(before.id)} cannot be "
                 "deleted, as it is required by one or more routes."
             )
+        _check_unused(indexes, before, one)
     port = ports[gone[0].port_id]
     demand = NetworkDemand(indexes.networks[port.network_id])
     demand.release(indexes, port, mac=True)
@@ -173,6 +194,24 @@ def remove_interface(
     left = sorted(set(before.networks) - set(after.networks))
     changes = Changes(routers=[after], deleted_ports=[port], left_networks=left)
     return Outcome(_told(before, gone), changes, tuple(supply(indexes, demand)[1]))
+
+
+def _check_unused(indexes: Indexes, router: Router, interface: RouterInterface) -> None:
+    """Raises when a floating IP needs the interface."""
+    for identifier in indexes.floating_ips_via.get(router.id, ()):
+        fixed = {indexes.floating_ips[identifier].fixed_ip}
+        fixed |= {indexes.port_forwardings[one].fixed_ip for one in indexes.forwardings_by.get(identifier, ())}
+        if any(ip is not None and ip in interface.cidr for ip in fixed):
+            raise RouterInterfaceInUseByFloatingIP(
+                f"Router interface for subnet {format_id(interface.subnet_id)} on router {format_id(router.id)} cannot "
+                "be deleted, as it is required by one or more floating IPs."
+            )
+
+
+def ports_of_gateway(indexes: Indexes, command: UpdateRouter | DeleteRouter) -> Sequence[Id]:
+    """The port of the router's gateway, and the router."""
+    router = indexes.routers.get(command.id)
+    return (command.id,) if router is None or router.gateway is None else (command.id, router.gateway.port_id)
 
 
 def ports_of_interface(indexes: Indexes, command: AddRouterInterface | RemoveRouterInterface) -> Sequence[Id]:

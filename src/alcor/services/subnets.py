@@ -29,7 +29,7 @@ from alcor.services.errors import (
     SubnetNotFound,
 )
 from alcor.services.indexes import Indexes, Outcome, Stamp
-from alcor.services.networks import find_network, inside
+from alcor.services.networks import check_external_subnet, find_network, inside
 from alcor.services.reach import find_clash, near
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
@@ -105,6 +105,11 @@ def update_subnet(indexes: Indexes, command: UpdateSubnet, stamp: Stamp) -> Outc
     if "enable_dhcp" in fields:
         check_modes(before.cidr, before.ra_mode, before.address_mode, enable_dhcp=fields["enable_dhcp"])
     after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
+    if "gateway" in fields and indexes.networks[before.network_id].external and len(indexes.addresses(before)):
+        raise SubnetInUse(
+            f"Unable to complete operation on subnet {format_id(before.id)}: hosts send through its gateway_ip what "
+            "comes from floating IPs and routers that have an address in it."
+        )
     if "gateway" in fields and after.gateway is not None:
         _check_gateway(after.cidr, after.gateway)
         if ip_to_int(after.gateway) - after.cidr.first in indexes.addresses(before):
@@ -290,6 +295,8 @@ def _check_range(cidr: Prefix) -> None:
 def _check_cidr(network: Network, spec: SubnetSpec, siblings: Iterable[Subnet], made: Iterable[Subnet]) -> None:
     cidr = spec.cidr
     _check_range(cidr)
+    if network.external:
+        check_external_subnet(cidr)
     if spec.enable_dhcp:
         _check_dhcp(cidr)
     check_modes(cidr, spec.ra_mode, spec.address_mode, enable_dhcp=spec.enable_dhcp)

@@ -13,11 +13,13 @@ import msgspec
 from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
 from alcor.model.nouns import (
+    FloatingIp,
     Identity,
     Network,
     Node,
     Peering,
     Port,
+    PortForwarding,
     PortStatus,
     Router,
     SecurityGroup,
@@ -99,6 +101,10 @@ class Changes(msgspec.Struct, kw_only=True):
     deleted_peerings: list[Peering] = []
     left_networks: list[Id] = []
     """Networks that a router among these had an interface in before, and has no more."""
+    floating_ips: list[FloatingIp] = []
+    deleted_floating_ips: list[FloatingIp] = []
+    port_forwardings: list[PortForwarding] = []
+    deleted_port_forwardings: list[PortForwarding] = []
     statuses: list[StatusChange] = []
     last_ordinal: int = 0
     """The largest ordinal given out so far: it survives the resource it was given to."""

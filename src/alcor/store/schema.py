@@ -18,26 +18,31 @@ from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import (
     AddressPair,
     DhcpOption,
+    Eip,
     FixedIp,
+    FloatingIp,
+    Forwarding,
     Ipv6Mode,
     Network,
     Node,
     Peering,
     Pool,
     Port,
+    PortForwarding,
     PortKind,
     PortStatus,
     Router,
     Subnet,
 )
 from alcor.store.table import OWNED, TIMES, Table, cidr_text, id_bytes, ids_of, mac_number, words_text
+from alcor.store.tables_nat import FLOATING_IPS, NAT_SCHEMA, PORT_FORWARDINGS
 from alcor.store.tables_qos import QOS_COLUMNS, QOS_PORT_INDEX, QOS_SCHEMA
 from alcor.store.tables_routing import PEERINGS, ROUTERS, ROUTING_SCHEMA, decode_routes, encode_routes
 from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -52,11 +57,12 @@ CREATE TABLE networks (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
     cidr TEXT NOT NULL, vni INTEGER NOT NULL, mtu INTEGER NOT NULL, admin_state_up INTEGER NOT NULL,
     shared INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, revision INTEGER NOT NULL,
-    on_demand INTEGER NOT NULL, dns_domain TEXT NOT NULL, qos_policy_id BLOB NOT NULL
+    on_demand INTEGER NOT NULL, dns_domain TEXT NOT NULL, qos_policy_id BLOB NOT NULL, external INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX network_vni ON networks (vni);
 CREATE INDEX network_name ON networks (name) WHERE name <> '';
 CREATE INDEX network_project ON networks (project_id) WHERE project_id <> '';
+CREATE INDEX network_external ON networks (external) WHERE external <> 0;
 
 CREATE TABLE subnets (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, network_id BLOB NOT NULL, project_id TEXT NOT NULL, name TEXT NOT NULL,
@@ -86,7 +92,8 @@ CREATE TABLE ports (
     revision INTEGER NOT NULL, status TEXT NOT NULL, status_reason TEXT NOT NULL, realised_revision INTEGER NOT NULL,
     security_groups BLOB NOT NULL, port_security_enabled INTEGER NOT NULL, address_pairs BLOB NOT NULL,
     identity INTEGER NOT NULL, fast_path INTEGER NOT NULL, path TEXT NOT NULL, attempts INTEGER NOT NULL,
-    realised_at INTEGER NOT NULL, dns_name TEXT NOT NULL, dhcp_options BLOB NOT NULL, qos_policy_id BLOB NOT NULL
+    realised_at INTEGER NOT NULL, dns_name TEXT NOT NULL, dhcp_options BLOB NOT NULL, qos_policy_id BLOB NOT NULL,
+    eips BLOB NOT NULL, forwardings BLOB NOT NULL
 );
 CREATE UNIQUE INDEX port_mac ON ports (network, mac);
 CREATE INDEX port_network ON ports (network);
@@ -109,9 +116,14 @@ LOG_SCHEMA = """
 CREATE TABLE changes (revision INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
 
-SCHEMA = BASE_SCHEMA + SECURITY_SCHEMA + QOS_SCHEMA + QOS_PORT_INDEX + ROUTING_SCHEMA + LOG_SCHEMA
+SCHEMA = BASE_SCHEMA + SECURITY_SCHEMA + QOS_SCHEMA + QOS_PORT_INDEX + ROUTING_SCHEMA + NAT_SCHEMA + LOG_SCHEMA
 
-RESOURCES: dict[type, Table] = {Router: ROUTERS, Peering: PEERINGS}
+RESOURCES: dict[type, Table] = {
+    Router: ROUTERS,
+    Peering: PEERINGS,
+    FloatingIp: FLOATING_IPS,
+    PortForwarding: PORT_FORWARDINGS,
+}
 """Tables that need no words of their own in the stores: `Changes` has a list of the table's name, and one more of what
 was deleted; each row is its id's."""
 
@@ -144,6 +156,12 @@ CREATE INDEX port_dns_name ON ports (network, dns_name) WHERE dns_name <> '';
 """,
     5: QOS_SCHEMA + QOS_COLUMNS + QOS_PORT_INDEX,
     6: f"ALTER TABLE subnets ADD COLUMN host_routes BLOB NOT NULL DEFAULT x'90';{ROUTING_SCHEMA}",
+    7: f"""
+ALTER TABLE networks ADD COLUMN external INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX network_external ON networks (external) WHERE external <> 0;
+ALTER TABLE ports ADD COLUMN eips BLOB NOT NULL DEFAULT x'';
+ALTER TABLE ports ADD COLUMN forwardings BLOB NOT NULL DEFAULT x'';
+{NAT_SCHEMA}""",
 }
 """From that version to the next; each in a transaction of its own."""
 
@@ -153,6 +171,9 @@ _PAIRS_ENCODER = msgspec.msgpack.Encoder()
 _PAIRS_DECODER = msgspec.msgpack.Decoder(tuple[AddressPair, ...])
 _OPTIONS_ENCODER = msgspec.msgpack.Encoder()
 _OPTIONS_DECODER = msgspec.msgpack.Decoder(tuple[DhcpOption, ...])
+_EIPS_ENCODER = msgspec.msgpack.Encoder()
+_EIPS_DECODER = msgspec.msgpack.Decoder(tuple[Eip, ...])
+_FORWARDINGS_DECODER = msgspec.msgpack.Decoder(tuple[Forwarding, ...])
 _NOTHING = bytearray()
 _WORDS_DECODER = msgspec.json.Decoder(tuple[str, ...])
 
@@ -181,6 +202,7 @@ def network_row(network: Network) -> tuple[Any, ...]:
         network.on_demand,
         network.dns_domain,
         network.qos_policy_id or b"",
+        network.external,
     )
 
 
@@ -201,6 +223,7 @@ def network_of(row: tuple[Any, ...]) -> Network:
         on_demand=bool(row[12]),
         dns_domain=row[13],
         qos_policy_id=Id(row[14]) if row[14] else None,
+        external=bool(row[15]),
     )
 
 
@@ -324,6 +347,8 @@ def port_row(port: Port) -> tuple[Any, ...]:
         port.dns_name,
         bytearray(_OPTIONS_ENCODER.encode(port.dhcp_options)) if port.dhcp_options else _NOTHING,
         bytearray(port.qos_policy_id) if port.qos_policy_id else _NOTHING,
+        bytearray(_EIPS_ENCODER.encode(port.eips)) if port.eips else _NOTHING,
+        bytearray(_EIPS_ENCODER.encode(port.forwardings)) if port.forwardings else _NOTHING,
     )
 
 
@@ -367,6 +392,8 @@ def port_of(row: tuple[Any, ...]) -> Port:
         dns_name=row[28],
         dhcp_options=_OPTIONS_DECODER.decode(row[29]) if row[29] else (),
         qos_policy_id=Id(row[30]) if row[30] else None,
+        eips=_EIPS_DECODER.decode(row[31]) if row[31] else (),
+        forwardings=_FORWARDINGS_DECODER.decode(row[32]) if row[32] else (),
     )
 
 
@@ -389,6 +416,7 @@ NETWORKS = Table(
         "shared": int,
         "on_demand": int,
         "qos_policy_id": id_bytes,
+        "external": int,
     },
     ("id", "vni", "name", "project_id"),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from alcor.model.ids import Id, ordinal_of
-from alcor.model.nouns import ExtraRoute, Peering, Router, RouterInterface
+from alcor.model.nouns import ExtraRoute, Peering, Router, RouterGateway, RouterInterface
 from alcor.store.table import OWNED, Table, id_bytes
 
 ROUTING_SCHEMA = """
@@ -34,6 +34,7 @@ CREATE INDEX peering_peer ON peerings (peer_network_id);
 _encode = msgspec.msgpack.Encoder().encode
 encode_routes: Callable[[tuple[ExtraRoute, ...]], bytes] = _encode
 decode_routes = msgspec.msgpack.Decoder(tuple[ExtraRoute, ...]).decode
+_gateway = msgspec.msgpack.Decoder(RouterGateway).decode
 _interfaces = msgspec.msgpack.Decoder(tuple[RouterInterface, ...]).decode
 
 
@@ -50,6 +51,7 @@ def router_row(router: Router) -> tuple[Any, ...]:
         router.created_at,
         router.updated_at,
         router.revision,
+        _encode(router.gateway) if router.gateway is not None else b"",
     )
 
 
@@ -65,6 +67,7 @@ def router_of(row: tuple[Any, ...]) -> Router:
         created_at=row[7],
         updated_at=row[8],
         revision=row[9],
+        gateway=_gateway(row[10]) if row[10] else None,
     )
 
 

@@ -233,7 +233,7 @@ class Rule(_message.Message):
     def __init__(self, egress: _Optional[bool] = ..., ip_version: _Optional[int] = ..., protocol: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., group: _Optional[bytes] = ...) -> None: ...
 
 class Router(_message.Message):
-    __slots__ = ("id", "revision", "interfaces", "routes")
+    __slots__ = ("id", "revision", "interfaces", "routes", "outside")
     class Interface(_message.Message):
         __slots__ = ("vpc", "subnet_id", "base", "prefix_length", "ip_version", "ip")
         VPC_FIELD_NUMBER: _ClassVar[int]
@@ -264,11 +264,13 @@ class Router(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     INTERFACES_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     interfaces: _containers.RepeatedCompositeFieldContainer[Router.Interface]
     routes: _containers.RepeatedCompositeFieldContainer[Router.Route]
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., interfaces: _Optional[_Iterable[_Union[Router.Interface, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Router.Route, _Mapping]]] = ...) -> None: ...
+    outside: bool
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., interfaces: _Optional[_Iterable[_Union[Router.Interface, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Router.Route, _Mapping]]] = ..., outside: _Optional[bool] = ...) -> None: ...
 
 class Peering(_message.Message):
     __slots__ = ("id", "revision", "vpcs")
@@ -281,7 +283,7 @@ class Peering(_message.Message):
     def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpcs: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Port(_message.Message):
-    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options", "qos_id")
+    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options", "qos_id", "eips", "forwardings")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CONTAINER: _ClassVar[Port.Kind]
@@ -317,6 +319,28 @@ class Port(_message.Message):
         name: str
         value: str
         def __init__(self, ip_version: _Optional[int] = ..., name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class Eip(_message.Message):
+        __slots__ = ("ip", "inside", "prefix_length", "gateway")
+        IP_FIELD_NUMBER: _ClassVar[int]
+        INSIDE_FIELD_NUMBER: _ClassVar[int]
+        PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+        GATEWAY_FIELD_NUMBER: _ClassVar[int]
+        ip: bytes
+        inside: bytes
+        prefix_length: int
+        gateway: bytes
+        def __init__(self, ip: _Optional[bytes] = ..., inside: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ...) -> None: ...
+    class Forwarding(_message.Message):
+        __slots__ = ("address", "protocol", "port", "inside_port")
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+        PORT_FIELD_NUMBER: _ClassVar[int]
+        INSIDE_PORT_FIELD_NUMBER: _ClassVar[int]
+        address: Port.Eip
+        protocol: int
+        port: int
+        inside_port: int
+        def __init__(self, address: _Optional[_Union[Port.Eip, _Mapping]] = ..., protocol: _Optional[int] = ..., port: _Optional[int] = ..., inside_port: _Optional[int] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     VPC_ID_FIELD_NUMBER: _ClassVar[int]
@@ -334,6 +358,8 @@ class Port(_message.Message):
     DNS_NAME_FIELD_NUMBER: _ClassVar[int]
     DHCP_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     QOS_ID_FIELD_NUMBER: _ClassVar[int]
+    EIPS_FIELD_NUMBER: _ClassVar[int]
+    FORWARDINGS_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vpc_id: bytes
@@ -351,7 +377,9 @@ class Port(_message.Message):
     dns_name: str
     dhcp_options: _containers.RepeatedCompositeFieldContainer[Port.DhcpOption]
     qos_id: bytes
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ..., project_id: _Optional[str] = ..., device_id: _Optional[str] = ..., dns_name: _Optional[str] = ..., dhcp_options: _Optional[_Iterable[_Union[Port.DhcpOption, _Mapping]]] = ..., qos_id: _Optional[bytes] = ...) -> None: ...
+    eips: _containers.RepeatedCompositeFieldContainer[Port.Eip]
+    forwardings: _containers.RepeatedCompositeFieldContainer[Port.Forwarding]
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ..., project_id: _Optional[str] = ..., device_id: _Optional[str] = ..., dns_name: _Optional[str] = ..., dhcp_options: _Optional[_Iterable[_Union[Port.DhcpOption, _Mapping]]] = ..., qos_id: _Optional[bytes] = ..., eips: _Optional[_Iterable[_Union[Port.Eip, _Mapping]]] = ..., forwardings: _Optional[_Iterable[_Union[Port.Forwarding, _Mapping]]] = ...) -> None: ...
 
 class Qos(_message.Message):
     __slots__ = ("id", "revision", "egress", "ingress", "dscp")

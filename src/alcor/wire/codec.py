@@ -52,6 +52,7 @@ from alcor.wire.groups import (
     encode_identity,
     encode_pair,
 )
+from alcor.wire.outside import MAX_FORWARDINGS, decode_eip, decode_forwarding, encode_eip, encode_forwarding
 from alcor.wire.qos import decode_qos, encode_qos
 from alcor.wire.routers import (
     decode_peering,
@@ -268,6 +269,10 @@ def _encode_port(message: pb.Port, goal: PortGoal) -> None:
     for option in goal.dhcp_options:
         message.dhcp_options.add(ip_version=option.version, name=option.name, value=option.value)
     message.qos_id = goal.qos_id or b""
+    for eip in goal.eips:
+        encode_eip(message.eips.add(), eip)
+    for forwarding in goal.forwardings:
+        encode_forwarding(message.forwardings.add(), forwarding)
 
 
 def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> None:
@@ -386,6 +391,10 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
         raise WireError(f"{where}.addresses: more than {MAX_ADDRESSES}")
     if len(message.pairs) > MAX_PAIRS:
         raise WireError(f"{where}.pairs: more than {MAX_PAIRS}")
+    if len(message.eips) > MAX_ADDRESSES:
+        raise WireError(f"{where}.eips: more than {MAX_ADDRESSES}")
+    if len(message.forwardings) > MAX_FORWARDINGS:
+        raise WireError(f"{where}.forwardings: more than {MAX_FORWARDINGS}")
     return PortGoal(
         check_id(message.id, f"{where}.id"),
         check_revision(message.revision, f"{where}.revision"),
@@ -412,6 +421,8 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
         check_text(message.dns_name, f"{where}.dns_name"),
         decode_options(message.dhcp_options, f"{where}.dhcp_options"),
         check_id(message.qos_id, f"{where}.qos_id") if message.qos_id else None,
+        tuple([decode_eip(eip, f"{where}.eips") for eip in message.eips]),
+        tuple([decode_forwarding(one, f"{where}.forwardings") for one in message.forwardings]),
     )
 
 

@@ -32,6 +32,7 @@ def encode_router(message: pb.Router, goal: RouterGoal) -> None:
         )
     for route in goal.routes:
         encode_route(message.routes.add(), route)
+    message.outside = goal.outside
 
 
 def decode_router(message: pb.Router, where: str) -> RouterGoal:
@@ -45,6 +46,7 @@ def decode_router(message: pb.Router, where: str) -> RouterGoal:
         check_revision(message.revision, f"{where}.revision"),
         tuple([_decode_interface(one, f"{where}.interfaces") for one in message.interfaces]),
         tuple([decode_route(one, f"{where}.routes") for one in message.routes]),
+        message.outside,
     )
 
 

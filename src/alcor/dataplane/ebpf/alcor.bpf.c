@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The compiled data plane: what docs/pipeline.md says, step by step. Loaded by program.py; attached by wiring.py:
- * `from_port` to the shared clsact ingress block of all ports, `from_overlay` to the ingress of the underlay device.
+ * `from_port` to the shared clsact ingress block of all ports, `from_overlay` to the ingress of the underlay device,
+ * `from_external` to that of the external one.
  * fake/pipeline.py executes the same page; differential tests hold one against the other.
  *
  * A step returns a TC action, or a negative drop reason that the program counts in one place.
@@ -106,6 +107,8 @@ static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port
 	verdict(skb, VERDICT_TUNNEL, 0, 0);
 	return to_underlay(host, outer.ip.daddr);
 }
+
+#include "nat.h"
 
 /* Step 6. */
 static __always_inline int from_port_arp(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
@@ -326,7 +329,7 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	struct target target = {};
 	struct address_key key;
 	__u32 total, room = skb->len - ETH_HLEN;
-	bool routed;
+	bool routed, outside = false;
 	int refused;
 
 	/* 7 */
@@ -348,6 +351,10 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	key = address_of(port->vni, ip->daddr);
 	routed = same_mac(eth->h_dest, router_mac);
 	refused = find_target(skb, port, eth, &key, 4, ip->ttl, routed, &target);
+	if (refused == -LEAVES) {
+		outside = true;
+		refused = find_outside(skb, port->vni, ifindex);
+	}
 	if (refused)
 		return refused;
 	eth = frame(skb, ETH_HLEN + sizeof(struct iphdr));
@@ -370,6 +377,8 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	if (segment_length(skb, total, ip->ihl * 4, ip->protocol) > target.mtu)
 		return too_big(skb, target.mtu, ifindex);
 	mark_ipv4(ip, port->dscp);
+	if (outside)
+		return to_external(skb, port->identity != 0);
 	if (routed)
 		set_ttl(ip, ip->ttl - 1);
 	return hand_over(skb, port, eth, routed, &target);

@@ -20,6 +20,8 @@
 #define MAX_ON_DEMAND 65536
 #define MAX_ROUTES 1048576
 #define MAX_TRANSLATIONS 1048576
+#define MAX_EIPS 131072
+#define MAX_FORWARDINGS 131072
 /* Least recently used are forgotten first; these two are preallocated. A loader may choose another size for `flows`. */
 #define MAX_FLOWS 262144
 #define MAX_FRAGMENTS 4096
@@ -85,6 +87,8 @@ enum drop_reason {
 	DROP_TOO_BIG = 25,
 	DROP_NO_ROUTE = 26,
 	DROP_BLACKHOLE = 27,
+	DROP_NO_EXTERNAL = 32,
+	DROP_NO_TRANSLATION = 33,
 	DROP_DHCP_SERVER = 44,
 	DROP_NO_SERVICE = 45,
 	DROP_UNSERVED = 46,
@@ -92,8 +96,8 @@ enum drop_reason {
 	DROP_RATE_LIMIT = 48, /* by a queue that is full: the kernel's to count, not the programs' */
 };
 
-/* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold, serve), a drop reason (drop) or a queue (queue), cb[2] the
- * ifindex that a drop counts at. */
+/* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold, serve, external, turn), a drop reason (drop) or a queue (queue),
+ * cb[2] the ifindex that a drop counts at, cb[3] the next hop (external; be32). */
 enum verdict {
 	VERDICT_DELIVER = 1,
 	VERDICT_TUNNEL = 2,
@@ -103,6 +107,8 @@ enum verdict {
 	VERDICT_HOLD = 6,
 	VERDICT_SERVE = 7,
 	VERDICT_QUEUE = 8,
+	VERDICT_EXTERNAL = 9, /* sent through the external device */
+	VERDICT_TURN = 10,    /* for an external address of this very host: it comes in again at the external device */
 };
 
 /* ports: ifindex -> this. A row means that the port is wired whole. */
@@ -197,6 +203,7 @@ enum route_kind {
 	ROUTE_CONNECTED = 1, /* the destination itself is in the first hop's VNI */
 	ROUTE_HOPS = 2,      /* to the port that has the address of one of the hops */
 	ROUTE_BLACKHOLE = 3,
+	ROUTE_OUTSIDE = 4, /* to external networks (nat.h) */
 };
 
 #define MAX_HOPS 8
@@ -251,6 +258,43 @@ struct sender_key {
 	__u8 mac[6];
 	__u8 zero[2];
 	__be32 ip[4];
+};
+
+/* ---- addresses outside ---- */
+
+/* external[0]: the device at which this host meets external networks; ifindex 0: it has none. */
+struct external_device {
+	__u32 ifindex;
+	__u8 mac[6];
+	__u8 zero[2];
+};
+
+#define OUTSIDE 0 /* the VNI of an external address, in a key of eips */
+
+/* eips, both ways: (OUTSIDE, external address) -> what it stands for inside; (VNI, address of a port) -> what stands for
+ * it outside, and where packets from it go. */
+struct eip {
+	__be32 ip[4];   /* the other one */
+	__u32 vni;      /* of the other one */
+	__u32 ifindex;  /* of the port whose it is */
+	__be32 gateway; /* of the external subnet; 0: none */
+	__be32 mask;    /* of the external subnet */
+};
+
+/* Key of forwardings, both ways: an address, and a port of TCP or UDP. That there are some of an external address is said
+ * by a row of eips whose other side is OUTSIDE too. */
+struct forwarding_key {
+	__u32 vni;
+	__be32 ip[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct forwarding {
+	struct eip other;
+	__be16 port; /* the other one */
+	__u16 zero;
 };
 
 /* ---- policy ---- */

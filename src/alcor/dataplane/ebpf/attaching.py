@@ -85,6 +85,19 @@ def attach(netlink: Netlink, program: Program, underlay: Link) -> None:
         ) from None
 
 
+def attach_external(netlink: Netlink, program: Program, device: Link) -> None:
+    """Makes sure that the program runs at the external device. Idempotent. Raises DataPlaneError."""
+    try:
+        if not any(one.ifindex == device.ifindex and one.kind == "clsact" for one in links.qdiscs(netlink)):
+            netlink.check([links.clsact(device.ifindex)])
+        _filter(netlink, program.from_external, "alcor_external", index=device.ifindex, priority=PRIORITY)
+    except NetlinkError as error:
+        raise DataPlaneError(
+            f"attaching the data plane to external device '{device.name}' failed ({error.strerror}): run as root, and "
+            f"remove an `ingress` qdisc from the device if it has one"
+        ) from None
+
+
 def block_filter(program: int, block: int) -> bytes:
     """Attaches the ports' program to a block."""
     return links.bpf_filter(program, PORT_FILTER, block=block, priority=1)
@@ -130,10 +143,11 @@ def _filter(netlink: Netlink, program: int, name: str, *, index: int = 0, block:
         netlink.check([links.bpf_filter(program, name, index=index, block=block, priority=priority)])
 
 
-def detach(netlink: Netlink, underlay: Link) -> None:
-    """Takes both programs off this host: for tests and for taking Alcor off a machine. Idempotent."""
+def detach(netlink: Netlink, *devices: Link) -> None:
+    """Takes the programs off the underlay and external devices and off this host's ports: for tests and for taking
+    Alcor off a machine. Idempotent."""
     ours = [(name, ANCHOR_ALIAS) for name in (ANCHOR, HELD_WIRE.name, QUEUE_WIRE.name)]
     anchors = [link.ifindex for link in links.links(netlink) if (link.name, link.alias) in ours]
     netlink.send([links.delete_link(index) for index in anchors])
     absent = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV})
-    netlink.check([links.delete_filter(index=underlay.ifindex, priority=PRIORITY)], absent)
+    netlink.check([links.delete_filter(index=one.ifindex, priority=PRIORITY) for one in devices], absent)

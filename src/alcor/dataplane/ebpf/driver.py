@@ -31,6 +31,7 @@ from alcor.dataplane.ebpf import attaching, queues, routing, sorting, tables, wi
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.misses import EbpfMisses
 from alcor.dataplane.ebpf.neighbours import onlink_length
+from alcor.dataplane.ebpf.outside import Outside
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, Program
@@ -77,6 +78,8 @@ class EbpfConfig(msgspec.Struct, frozen=True, kw_only=True):
     remote_entries: int = REMOTE_ENTRIES
     flow_entries: int = FLOW_ENTRIES
     miss_rate: int = MISS_RATE
+    external_device: str = ""
+    """Where the host meets external networks; empty: nowhere, and no port can have an EIP here."""
 
 
 class EbpfDriver:
@@ -107,6 +110,7 @@ class EbpfDriver:
                 self._records = Records.open(config.pin_dir)
                 attaching.attach(self._hands.netlink, self._program, self._underlay)
                 self._hands.program = self._program.from_port
+                self._outside = Outside(self._program, netlink, config.external_device, self._underlay)
                 self.misses = EbpfMisses(self._program, attaching.HOLD)
                 self.requests = EbpfRequests(self._program, self.misses)
                 self._queues = HostQueues(self._hands.netlink, self._program)
@@ -135,6 +139,7 @@ class EbpfDriver:
         self._hands.close()
         self.requests.close()
         self.misses.close()
+        self._outside.close()
         self._records.close()
         self._program.close()
 
@@ -182,6 +187,8 @@ class EbpfDriver:
             links=there,
             attached=frozenset(ifindex for ifindex, block in blocks.items() if wiring.is_our_block(block)),
             queues=self._queues.observe(),
+            eips={tables.unpack_key(key): value for key, value in self._program.eips.items()},
+            forwardings=dict(self._program.forwardings.items()),
         )
         self._hands.blocks.reserve(blocks.values())
         self._indexes.reserve([*there, *seen.rows, *seen.records])
@@ -228,6 +235,10 @@ class EbpfDriver:
         self._queues.remove(Queues(one, 0) for one in known.idle if sorting.queue_name(one) in wanted)
         stale_macs = [key for key in known.stale_macs if sorting.mac_name(key) in wanted]
         self._program.macs.delete_batch(tables.pack_mac_keys(stale_macs), len(stale_macs))
+        self._outside.sweep(
+            (key for key in known.stale_eips if sorting.eip_name(key) in wanted),
+            (key for key in known.stale_forwardings if sorting.forwarding_name(key) in wanted),
+        )
         self._clear(known, [one for one in known.leftovers.values() if one.name in wanted])
         self._known = None
 
@@ -306,6 +317,7 @@ class EbpfDriver:
         senders = [key for one in gone for key in tables.sender_keys(one.port, one.ifindex)]
         self._program.senders.delete_batch(b"".join(senders), len(senders))
         self._queues.remove(one.queues for one in gone)
+        self._outside.withdraw([one.port for one in gone], self._claims.others(one.port for one in gone))
         # Another port may get the interface's number: it must not find this one's connections.
         self._policing.renew()
         self._tables_ns += time.monotonic_ns() - begun
@@ -352,13 +364,13 @@ class EbpfDriver:
         fresh: list[LocalPort] = []
         for port in latest.values():
             old = known.carried.get(port.id)
-            refused = wiring.refuse(port, self._underlay.mtu) or self._claims.claim(port)
+            refused = wiring.refuse(port, self._underlay.mtu) or self._outside.refuse(port) or self._claims.claim(port)
             if refused:
                 results[port.id] = self._result(port.id, refused)
                 if old is not None:
                     self._claims.claim(old.port)
             elif old is not None and wiring.changes_in_place(old.port, port):
-                changes.append(Change(old.port, port, old.ifindex, old.attached))
+                changes.append(Change(old.port, port, old.ifindex, old.attached, old.right))
             else:
                 fresh.append(port)
         fresh += self._change(known, changes, results)
@@ -369,7 +381,7 @@ class EbpfDriver:
         """Changes ports in place; returns those that must be made anew."""
         if not changes:
             return []
-        errors = self._hands.change(changes)
+        errors = self._hands.change([one for one in changes if not wiring.only_tables(one.old, one.new, one.right)])
         done = [one for one in changes if one.new.id not in errors]
         begun = time.monotonic_ns()
         old = {EndpointKey(one.old.vni, ip) for one in done for ip in tables.port_ips(one.old)}
@@ -379,6 +391,7 @@ class EbpfDriver:
         gone_macs = sorted({_mac_of(one.old) for one in done} - {_mac_of(one.new) for one in done})
         self._program.macs.delete_batch(tables.pack_mac_keys(gone_macs), len(gone_macs))
         self._drop_senders(done)
+        self._outside.withdraw([one.old for one in done], [one.new for one in done])
         if any((one.old.vni, one.old.identity) != (one.new.vni, one.new.identity) for one in done):
             self._policing.renew()
         self._tables_ns += time.monotonic_ns() - begun
@@ -434,6 +447,8 @@ class EbpfDriver:
             return f"interface '{port.interface}' is not there: make it before the port adopts it"
         if ifindex == self._underlay.ifindex:
             return f"interface '{port.interface}' is the underlay device: it cannot be a port"
+        if ifindex == self._outside.ifindex:
+            return f"interface '{port.interface}' is the external device: it cannot be a port"
         if ifindex in taken:
             return f"interface '{port.interface}' belongs to port {format_id(taken[ifindex])}: remove that port first"
         taken[ifindex] = port.id
@@ -452,12 +467,16 @@ class EbpfDriver:
         ifindexes = [job.ifindex for job in jobs]
         ends = [end for job in jobs for end in _ends(job, given.queues[job.port.id])]
         rows = [(job.ifindex, _row(job, given.queues[job.port.id])) for job in jobs]
+        before = [known.carried[job.port.id].port for job in jobs if job.port.id in known.carried]
+        were = {(port.id, ip) for port in before for ip in tables.outer_ips(port)}
+        fresh = [ip for job in jobs for ip in tables.outer_ips(job.port) if (job.port.id, ip) not in were]
         try:
             self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
             macs = [(_mac_of(job.port), _local(job, given.queues[job.port.id])) for job in jobs]
             self._program.macs.update_batch(*tables.pack_macs(macs), len(macs))
             senders = [key for job in jobs for key in tables.sender_keys(job.port, job.ifindex)]
             self._program.senders.update_batch(b"".join(senders), tables.SENDER_VALUE * len(senders), len(senders))
+            self._outside.put(jobs)
             if zero:
                 self._program.zero_counters(ifindexes)
             self._program.ports.update_batch(*tables.pack_ports(rows), len(rows))
@@ -471,6 +490,7 @@ class EbpfDriver:
             return {job.port.id: str(error) for job in jobs}
         finally:
             self._tables_ns += time.monotonic_ns() - begun
+        self._outside.announce(fresh)
         for job in jobs:
             known.carried[job.port.id] = Carried(job.port, job.ifindex, True, True, given.queues[job.port.id])
             results[job.port.id] = self._result(job.port.id)

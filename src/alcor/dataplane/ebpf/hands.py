@@ -51,12 +51,14 @@ class Job(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A port as it is and as it is to be, the index of its interface on the host, and whether our qdisc is on it."""
+    """A port as it is and as it is to be, the index of its interface on the host, whether our qdisc is on it, and
+    whether all of it is as it should be."""
 
     old: LocalPort
     new: LocalPort
     ifindex: int
     attached: bool
+    right: bool = False
 
 
 Place = int | str

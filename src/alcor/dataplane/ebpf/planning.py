@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alcor.dataplane.base import LocalPort
+from alcor.dataplane.ebpf.tables import OUTSIDE, outer_ips
 from alcor.model.addresses import Ip, Mac, format_ip, format_mac
 from alcor.model.ids import Id, format_id
 
@@ -52,31 +53,38 @@ class Claims:
                 continue
             if self._macs.get((port.vni, port.mac)) == identifier:
                 del self._macs[port.vni, port.mac]
-            for one in port.addresses:
-                if self._ips.get((port.vni, one.ip)) == identifier:
-                    del self._ips[port.vni, one.ip]
+            for key in _claimed(port):
+                if self._ips.get(key) == identifier:
+                    del self._ips[key]
 
     def owner(self, vni: int, ip: Ip) -> Id | None:
-        """Who has the address; None: nobody."""
+        """Who has the address (of VNI 0: outside); None: nobody."""
         return self._ips.get((vni, ip))
 
     def mac_owner(self, port: LocalPort) -> Id | None:
         """Who has the port's MAC in its VNI; None: nobody."""
         return self._macs.get((port.vni, port.mac))
 
+    def others(self, ports: Iterable[LocalPort]) -> list[LocalPort]:
+        """Who has an address of these ports now, if it is another."""
+        owners = {(self.owner(*key), port.id) for port in ports for key in _claimed(port)}
+        return [self._of[owner] for owner, port in sorted(owners, key=str) if owner is not None and owner != port]
+
     def claim(self, port: LocalPort) -> str:
         """Gives the port its MAC and addresses; "" or who has one of them already (then it gets none)."""
         owner = self._macs.get((port.vni, port.mac), port.id)
         if owner != port.id:
             return f"MAC {format_mac(port.mac)} is taken by port {format_id(owner)} in VNI {port.vni}: choose another"
-        for one in port.addresses:
-            owner = self._ips.get((port.vni, one.ip), port.id)
+        for vni, ip in _claimed(port):
+            owner = self._ips.get((vni, ip), port.id)
             if owner != port.id:
-                return (
-                    f"address {format_ip(one.ip)} is taken by port {format_id(owner)} in VNI {port.vni}: choose another"
-                )
+                return f"address {format_ip(ip)} is taken by port {format_id(owner)} in VNI {vni}: choose another"
         self._of[port.id] = port
         self._macs[port.vni, port.mac] = port.id
-        for one in port.addresses:
-            self._ips[port.vni, one.ip] = port.id
+        self._ips.update(dict.fromkeys(_claimed(port), port.id))
         return ""
+
+
+def _claimed(port: LocalPort) -> list[tuple[int, Ip]]:
+    """The addresses that are the port's alone, inside and outside."""
+    return [*((port.vni, one.ip) for one in port.addresses), *((OUTSIDE, ip) for ip in outer_ips(port))]

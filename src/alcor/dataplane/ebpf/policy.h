@@ -77,6 +77,14 @@ struct question {
 	__u8 zero[3];
 };
 
+/* How a packet to the outside goes on (nat.h). */
+struct outside {
+	__be32 source; /* what it has as its source there */
+	__be32 next;   /* the neighbour that it is sent to */
+	__be16 port;   /* its source port there; 0: as it is */
+	__u16 zero;
+};
+
 /* Too large for the stack, and known to every step. One user at a time on a CPU: the programs run with bottom halves off
  * and never inside one another. */
 struct scratch {
@@ -85,6 +93,7 @@ struct scratch {
 	struct party party;
 	struct flow_key key;
 	struct question question;
+	struct outside outside;
 	struct address_key sought; /* what a step did not find (miss.h) */
 	__u8 error[192] __attribute__((aligned(8))); /* an ICMP error in the making (too_big.h) */
 };

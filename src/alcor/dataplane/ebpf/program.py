@@ -3,7 +3,7 @@
 Called by the ebpf driver and by tests. Everything is pinned under one directory per host:
 
     ports local remote senders policies ...      the maps; they outlive agents and versions of the program
-    from_port_<digest> from_overlay_<digest>     the programs; <digest> is of the object file they came from
+    from_port_<digest> from_overlay_<digest> ... the programs; <digest> is of the object file they came from
 
 An agent that starts finds both and loads nothing (under a millisecond); a new version of the program loads over the
 same maps, and the interfaces go over to it when wiring replaces their filters.
@@ -52,8 +52,11 @@ MAPS: Final = (
     "counters",
     "drops",
     "config",
+    "external",
+    "eips",
+    "forwardings",
 )
-PROGRAMS: Final = ("from_port", "from_overlay")
+PROGRAMS: Final = ("from_port", "from_overlay", "from_external")
 REMOTE_ENTRIES: Final = 4_194_304
 """Endpoints on other hosts that one host can know. A map of that size takes 64 MiB for its buckets before the first."""
 FLOW_ENTRIES: Final = 262_144
@@ -80,6 +83,9 @@ _SHAPES: Final = {
     "translations": (routes.TRANSLATION_KEY.size, routes.TRANSLATION.size),
     "macs": (tables.MAC_KEY.size, tables.LOCAL.size),
     "request_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
+    "external": (len(tables.CONFIG_KEY), tables.EXTERNAL.size),
+    "eips": (tables.ADDRESS_KEY.size, tables.EIP.size),
+    "forwardings": (tables.FORWARDING_KEY.size, tables.FORWARDING.size),
 }
 """Of the maps that Python reads or writes; the others are the programs' own."""
 
@@ -87,8 +93,8 @@ _SHAPES: Final = {
 class Program:
     """The programs and maps of one host, open. A context; closing lets go of them and changes nothing in the kernel.
 
-    The maps that the driver works with are attributes; `from_port` and `from_overlay` are file
-    descriptors of the programs, `from_port_pin` and `from_overlay_pin` where they are pinned.
+    The maps that the driver works with are attributes; `from_port`, `from_overlay` and `from_external` are file
+    descriptors of the programs, `from_port_pin` and so on where they are pinned.
     """
 
     def __init__(self, pin_dir: Path, maps: dict[str, BpfMap], programs: dict[str, tuple[int, Path]]) -> None:
@@ -117,8 +123,12 @@ class Program:
         self.counters = maps["counters"]
         self.drops = maps["drops"]
         self.config = maps["config"]
+        self.external = maps["external"]
+        self.eips = maps["eips"]
+        self.forwardings = maps["forwardings"]
         self.from_port, self.from_port_pin = programs["from_port"]
         self.from_overlay, self.from_overlay_pin = programs["from_overlay"]
+        self.from_external, self.from_external_pin = programs["from_external"]
 
     @classmethod
     def open(

@@ -65,6 +65,9 @@ static __always_inline __u32 hash_flow(const struct packet *packet)
 	return hash ^ hash >> 16;
 }
 
+/* What find_route returns for a packet to an external network: no drop reason. */
+#define LEAVES 512
+
 /* Step R: turns the destination `to` into the address that the packet is to be handed to, and its VNI. `via`: that is
  * another's. 0, or a negative drop reason. */
 static __noinline int find_route(struct __sk_buff *skb, struct address_key *to, __u32 version, __u32 *mtu, bool *via)
@@ -85,6 +88,8 @@ static __noinline int find_route(struct __sk_buff *skb, struct address_key *to, 
 		return -DROP_NO_ROUTE;
 	if (route->kind == ROUTE_BLACKHOLE)
 		return -DROP_BLACKHOLE;
+	if (route->kind == ROUTE_OUTSIDE)
+		return version == 4 ? -LEAVES : -DROP_NO_EXTERNAL;
 	if (route->count > 1) {
 		on = get_scratch();
 		if (!on)

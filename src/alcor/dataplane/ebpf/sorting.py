@@ -20,11 +20,15 @@ from alcor.dataplane.ebpf.tables import (
     MacKey,
     PortRow,
     Queues,
+    eip_keys,
+    eip_rows,
+    forwarding_rows,
     port_digest,
     port_endpoints,
     port_ips,
     port_local,
     port_row,
+    unpack_key,
 )
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
@@ -44,6 +48,8 @@ class Snapshot(NamedTuple):
     attached: frozenset[int]
     """Interfaces whose ingress runs our block."""
     queues: Mapping[int, Shape]
+    eips: Mapping[EndpointKey, bytes] = {}
+    forwardings: Mapping[bytes, bytes] = {}
 
 
 class Carried(NamedTuple):
@@ -72,7 +78,8 @@ class Leftover(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """The host's ports, by whether they are whole. `stale` and `stale_macs` lead to no port that is carried."""
+    """The host's ports, by whether they are whole. `stale`, `stale_macs` and `stale_eips` lead to no port that is
+    carried."""
 
     carried: dict[Id, Carried]
     leftovers: dict[Id, Leftover]
@@ -81,13 +88,16 @@ class Sorted(NamedTuple):
     stale_macs: tuple[MacKey, ...]
     idle: tuple[int, ...] = ()
     """Queues that belong to no port that is carried."""
+    stale_eips: tuple[EndpointKey, ...] = ()
+    stale_forwardings: tuple[bytes, ...] = ()
 
     @property
     def orphans(self) -> tuple[str, ...]:
         """The names of everything that `sweep` would remove."""
         left = (self.leftovers[key].name for key in sorted(self.leftovers))
-        stale = (*map(address_name, self.stale), *map(mac_name, self.stale_macs))
-        return (*left, *stale, *map(queue_name, self.idle))
+        named = (*map(address_name, self.stale), *map(mac_name, self.stale_macs), *map(eip_name, self.stale_eips))
+        named = (*named, *map(forwarding_name, self.stale_forwardings))
+        return (*left, *named, *map(queue_name, self.idle))
 
 
 def address_name(key: EndpointKey) -> str:
@@ -103,6 +113,16 @@ def queue_name(number: int) -> str:
 def mac_name(key: MacKey) -> str:
     """How `observe` reports a stale MAC."""
     return f"MAC {format_mac(key.mac)} of VNI {key.vni}"
+
+
+def eip_name(key: EndpointKey) -> str:
+    """How `observe` reports a stale row of `eips`."""
+    return f"translation of {address_name(key)}"
+
+
+def forwarding_name(key: bytes) -> str:
+    """How `observe` reports a stale row of `forwardings`."""
+    return f"forwarding {key.hex()}"
 
 
 def is_peer(port: LocalPort) -> bool:
@@ -143,7 +163,12 @@ def sort_out(seen: Snapshot) -> Sorted:
     stale_macs = sorted(key for key, row in seen.macs.items() if expected_macs.get(key, 0) != row.ifindex)
     used = {number for one in carried.values() for number in one.queues}
     idle = sorted(number for number in seen.queues if number not in used)
-    return Sorted(carried, leftovers, gateways, tuple(stale), tuple(stale_macs), tuple(idle))
+    stale_eips = sorted(seen.eips.keys() - {key for one in carried.values() for key in eip_keys(one.port)})
+    forwarded = {key for one in carried.values() for key in forwarding_rows(one.port, 0)}
+    left = (tuple(stale), tuple(stale_macs), tuple(idle))
+    return Sorted(
+        carried, leftovers, gateways, *left, tuple(stale_eips), tuple(sorted(seen.forwardings.keys() - forwarded))
+    )
 
 
 def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Link) -> Carried:
@@ -156,6 +181,8 @@ def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Li
     same = row.digest == port_digest(port) and row == port_row(port, peer=peer, queues=row.queues)
     limited = fits(port, row.queues, seen.queues)
     up = link.up or port.kind is PortKind.ADOPTED
+    reached = reached and all(seen.eips.get(unpack_key(key)) == value for key, value in eip_rows(port, ifindex).items())
+    reached = reached and forwarding_rows(port, ifindex).items() <= seen.forwardings.items()
     return Carried(port, ifindex, attached, attached and reached and same and limited and up, row.queues)
 
 

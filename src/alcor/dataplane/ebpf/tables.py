@@ -44,6 +44,12 @@ DROP_KEY: Final = struct.Struct("=II")
 DROP_COUNT: Final = struct.Struct("=Q")
 CONFIG: Final = struct.Struct("=16sI2s2x4sII")
 CONFIG_KEY: Final = IFINDEX.pack(0)
+EXTERNAL: Final = struct.Struct("=I6s2x")
+EIP: Final = struct.Struct("=16sII4s4s")
+FORWARDING_KEY: Final = struct.Struct("=I16s2sBx")
+FORWARDING: Final = struct.Struct("=16sII4s4s2s2x")
+OUTSIDE: Final = 0
+"""The VNI of an external address, in a key of `eips`."""
 
 VXLAN_PORT: Final = 4789
 """RFC 7348's UDP port."""
@@ -99,6 +105,8 @@ class DropReason(IntEnum):
     TOO_BIG = 25
     NO_ROUTE = 26
     BLACKHOLE = 27
+    NO_EXTERNAL = 32
+    NO_TRANSLATION = 33
     DHCP_SERVER = 44
     NO_SERVICE = 45
     UNSERVED = 46
@@ -116,8 +124,8 @@ class EndpointUse(IntEnum):
 
 
 class Verdict(IntEnum):
-    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY, HOLD, SERVE), a DropReason (DROP) or a queue
-    (QUEUE); a drop counts at the interface `cb[2]`."""
+    """`skb->cb[0]` after a run; `cb[1]` is an ifindex (DELIVER, REPLY, HOLD, SERVE, EXTERNAL, TURN), a DropReason
+    (DROP) or a queue (QUEUE); a drop counts at the interface `cb[2]`; `cb[3]` is the next hop (EXTERNAL)."""
 
     DELIVER = 1
     TUNNEL = 2
@@ -127,6 +135,8 @@ class Verdict(IntEnum):
     HOLD = 6
     SERVE = 7
     QUEUE = 8
+    EXTERNAL = 9
+    TURN = 10
 
 
 class Queues(NamedTuple):
@@ -380,6 +390,50 @@ def unpack_mac_key(raw: bytes) -> MacKey:
 def port_ips(port: LocalPort) -> tuple[Ip, ...]:
     """The addresses that the port answers for: its own, and with IPv6 the link-local one that its MAC makes."""
     return with_link_local(tuple([address.ip for address in port.addresses]), port.mac)
+
+
+def eip_rows(port: LocalPort, ifindex: int) -> dict[bytes, bytes]:
+    """The rows of `eips` of a port behind `ifindex`: two for each, and one for each address with forwardings."""
+    rows: dict[bytes, bytes] = {}
+    for eip in port.eips:
+        mask = (0xFFFFFFFF << (32 - eip.prefix_length)) & 0xFFFFFFFF
+        gateway = eip.gateway[12:] if eip.gateway is not None else bytes(4)
+        inside, outside = EndpointKey(port.vni, eip.inside), EndpointKey(OUTSIDE, eip.ip)
+        rows[pack_key(outside)] = EIP.pack(eip.inside, port.vni, ifindex, bytes(4), bytes(4))
+        rows[pack_key(inside)] = EIP.pack(eip.ip, OUTSIDE, ifindex, gateway, mask.to_bytes(4, "big"))
+    for ip in {one.ip for one in port.forwardings}:
+        rows[pack_key(EndpointKey(OUTSIDE, ip))] = EIP.pack(bytes(16), OUTSIDE, ifindex, bytes(4), bytes(4))
+    return rows
+
+
+def eip_keys(port: LocalPort) -> list[EndpointKey]:
+    """Of what the rows of `eips` of a port are."""
+    inside = [EndpointKey(port.vni, one.inside) for one in port.eips]
+    return [*inside, *(EndpointKey(OUTSIDE, ip) for ip in outer_ips(port))]
+
+
+def forwarding_rows(port: LocalPort, ifindex: int) -> dict[bytes, bytes]:
+    """The rows of `forwardings` of a port behind `ifindex`: two for each."""
+    rows: dict[bytes, bytes] = {}
+    for one in port.forwardings:
+        mask = (0xFFFFFFFF << (32 - one.prefix_length)) & 0xFFFFFFFF
+        gateway = one.gateway[12:] if one.gateway is not None else bytes(4)
+        outer, inner = (number.to_bytes(2, "big") for number in (one.port, one.inside_port))
+        outside = FORWARDING_KEY.pack(OUTSIDE, one.ip, outer, one.protocol)
+        inside = FORWARDING_KEY.pack(port.vni, one.inside, inner, one.protocol)
+        rows[outside] = FORWARDING.pack(one.inside, port.vni, ifindex, bytes(4), bytes(4), inner)
+        rows[inside] = FORWARDING.pack(one.ip, OUTSIDE, ifindex, gateway, mask.to_bytes(4, "big"), outer)
+    return rows
+
+
+def outer_ips(port: LocalPort) -> list[Ip]:
+    """The external addresses that the port's host answers for, sorted."""
+    return sorted({*(eip.ip for eip in port.eips), *(one.ip for one in port.forwardings)})
+
+
+def pack_external(ifindex: int, mac: Mac) -> bytes:
+    """The row of `external`; 0: there is no such device."""
+    return EXTERNAL.pack(ifindex, mac)
 
 
 def sender_keys(port: LocalPort, ifindex: int) -> list[bytes]:

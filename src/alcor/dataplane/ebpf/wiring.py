@@ -205,6 +205,12 @@ def changes_in_place(old: LocalPort, new: LocalPort) -> bool:
     return (old.kind, old.netns, old.interface) == (new.kind, new.netns, new.interface)
 
 
+def only_tables(old: LocalPort, new: LocalPort, right: bool) -> bool:
+    """True when external addresses alone change, and (`right`) nothing about the interface was seen to need mending. A
+    port that is put as it is, is mended."""
+    return right and old != new and msgspec.structs.replace(old, eips=new.eips, forwardings=new.forwardings) == new
+
+
 def host_changes(old: LocalPort, new: LocalPort, index: int, *, attached: bool = True) -> tuple[Step, ...]:
     """What the host side needs, given that `changes_in_place`. Also mends what somebody took away: not `attached`,
     a clsact qdisc that is there all the same is somebody else's, and an error."""

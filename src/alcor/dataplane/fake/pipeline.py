@@ -32,6 +32,7 @@ from alcor.dataplane.fake.frames import (
     Header,
 )
 from alcor.dataplane.fake.misses import check_length, unknown
+from alcor.dataplane.fake.nat import to_external
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
 from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST, read_packet
 from alcor.dataplane.fake.policy import Party
@@ -118,6 +119,8 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
     walk.steps.append(f"7: {format_ip(ip.source)} -> {format_ip(ip.destination)}, the source is the port's")
     routed = ether.destination == ROUTER_MAC
     found = _routed_target(walk, port, ip) if routed else _wired_target(walk, port, ether, ip)
+    if found is None:
+        return to_external(walk, port, ip)
     if isinstance(found, Verdict):
         return found
     target, vni, mtu = found
@@ -164,8 +167,8 @@ def _wired_target(walk: Walk, port: PortRow, ether: Ethernet, ip: Header) -> _Ta
     return _unless_down(walk, _Target(target, port.vni, port.mtu))
 
 
-def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Verdict:
-    """Steps 9 and 10: the routers of the network, up to the first rewriting."""
+def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Verdict | None:
+    """Steps 9 and 10: the routers of the network, up to the first rewriting. None: outside."""
     if not port.flags & PortFlag.ROUTED:
         return walk.drop(DropReason.NOT_ROUTED, "9: sent to the router's MAC, but the network has no router")
     own = EndpointKey(port.vni, ip.destination)
@@ -177,7 +180,7 @@ def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Verdict:
     sought, mtu = own, port.mtu
     if port.flags & PortFlag.ROUTES:
         way = find_way(walk, port, ip)
-        if isinstance(way, Verdict):
+        if way is None or isinstance(way, Verdict):
             return way
         sought, mtu = way.sought, min(mtu, way.mtu)
         gateway = walk.tables.local.get(sought)

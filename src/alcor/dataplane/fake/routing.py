@@ -32,13 +32,18 @@ def translate(tables: Tables, vni: int, identity: int, to: int) -> int:
     return tables.translations.get(TranslationKey(vni, identity, to), 0)
 
 
-def find_way(walk: Walk, port: PortRow, ip: Header) -> Way | Verdict:
-    """Step R."""
+def find_way(walk: Walk, port: PortRow, ip: Header) -> Way | Verdict | None:
+    """Step R. None: outside."""
     route = longest(walk.tables, port.vni, ip.destination)
     if route is None:
         return walk.drop(DropReason.NO_ROUTE, f"R: no route from VNI {port.vni} to {format_ip(ip.destination)}")
     if route.kind is RouteKind.BLACKHOLE:
         return walk.drop(DropReason.BLACKHOLE, f"R: the route to {format_ip(ip.destination)} is a blackhole")
+    if route.kind is RouteKind.OUTSIDE:
+        if ip.version != 4:
+            return walk.drop(DropReason.NO_EXTERNAL, "R: outside there is IPv4 only")
+        walk.steps.append(f"R: {format_ip(ip.destination)} is outside")
+        return None
     hop = route.hops[0]
     if len(route.hops) > 1:
         packet = read_packet(walk.frame[ETHERNET_LENGTH:], ip.version)

@@ -32,6 +32,11 @@ from alcor.dataplane.fake.policy import PolicyTables
 from alcor.dataplane.fake.queues import Queue
 from alcor.dataplane.fake.tables import (
     DSCP_MARKED,
+    OUTSIDE,
+    EipRow,
+    ExternalDevice,
+    ForwardingKey,
+    ForwardingRow,
     HostConfig,
     LocalFlag,
     LocalRow,
@@ -46,7 +51,7 @@ from alcor.dataplane.fake.tables import (
 from alcor.dataplane.fake.walk import ENCAP_MAX_LENGTH, Count, Direction, DropReason
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, with_link_local
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import PortKind
+from alcor.model.nouns import Eip, PortKind
 
 FILE_NAME = "switch.msgpack"
 FIRST_IFINDEX = 100
@@ -84,6 +89,8 @@ class State(msgspec.Struct, kw_only=True):
     policies: list[Policy] = []
     routes: list[tuple[RouteKey, Route]] = []
     translations: list[tuple[TranslationKey, int]] = []
+    eips: list[tuple[int, Ip, EipRow]] = []
+    forwardings: list[tuple[ForwardingKey, ForwardingRow]] = []
     drops: dict[int, dict[int, int]] = {}
     """Interface to reason to count."""
     foreign: set[str] = set()
@@ -122,7 +129,7 @@ def save(directory: Path, state: State) -> None:
 class Carried:
     """A fake host's devices, tables and counters. Not thread-safe: the switch's lock is held around every call."""
 
-    def __init__(self, config: HostConfig, kept: State) -> None:
+    def __init__(self, config: HostConfig, kept: State, external: ExternalDevice | None = None) -> None:
         self.tables = Tables(
             config=config,
             ports=kept.ports,
@@ -138,6 +145,9 @@ class Carried:
                 for ifindex, row in kept.ports.items()
             },
             policy=PolicyTables(policies={policy.key: policy for policy in kept.policies}),
+            external=external,
+            eips={EndpointKey(vni, ip): row for vni, ip, row in kept.eips},
+            forwardings=dict(kept.forwardings),
         )
         self.devices = kept.devices
         self.queues: dict[int, Queue] = {}
@@ -167,6 +177,8 @@ class Carried:
             policies=list(self.tables.policy.policies.values()),
             routes=list(self.tables.routes.items()),
             translations=list(self.tables.translations.items()),
+            eips=[(*key, row) for key, row in self.tables.eips.items()],
+            forwardings=list(self.tables.forwardings.items()),
             foreign=self.foreign,
         )
 
@@ -178,6 +190,9 @@ class Carried:
 
     def put_port(self, port: LocalPort) -> None:
         """Carries the port: its row in `ports`, written last, says that it is wired whole. Raises DataPlaneError."""
+        outer = _outer_ips(port)
+        if outer and self.tables.external is None:
+            raise DataPlaneError(f"address {format_ip(outer[0])}: this host has no external device")
         ifindex = self.ifindex_of(port.id)
         if ifindex is not None and _place(self.devices[ifindex].port) != _place(port):
             self.remove_device(ifindex)
@@ -195,6 +210,8 @@ class Carried:
         self._forget_mac(ifindex)
         self.tables.macs[MacKey(port.vni, port.mac)] = row
         self.tables.senders[ifindex] = _senders(port)
+        self.tables.eips.update(_eips(port, ifindex))
+        self.tables.forwardings.update(_forwardings(port, ifindex))
         self._traffic.setdefault(ifindex, Traffic())
         old = self.tables.ports.get(ifindex)
         self.tables.ports[ifindex] = PortRow(
@@ -273,6 +290,10 @@ class Carried:
             # Another port may have been given the address meanwhile: its row stays.
             if key in self.tables.local and self.tables.local[key].ifindex == ifindex:
                 del self.tables.local[key]
+        for key in [key for key, row in self.tables.eips.items() if row.ifindex == ifindex]:
+            del self.tables.eips[key]
+        for name in [name for name, row in self.tables.forwardings.items() if row.other.ifindex == ifindex]:
+            del self.tables.forwardings[name]
 
     # ---- reading ----
 
@@ -301,6 +322,13 @@ class Carried:
             egress_limit=self._limit(row.queue_out),
             ingress_limit=self._limit(row.queue_in),
             dscp=row.dscp & ~DSCP_MARKED if row.dscp else None,
+            eips=tuple(eip for eip in wired.eips if self._translates(ifindex, row.vni, eip)),
+            forwardings=tuple(
+                one
+                for one in wired.forwardings
+                if _forwardings(msgspec.structs.replace(wired, forwardings=(one,)), ifindex).items()
+                <= self.tables.forwardings.items()
+            ),
         )
 
     def _limit(self, number: int) -> RateLimit | None:
@@ -310,6 +338,10 @@ class Carried:
     def _answers(self, ifindex: int, vni: int, address: Address) -> bool:
         row = self.tables.local.get(EndpointKey(vni, address.ip))
         return row is not None and row.ifindex == ifindex
+
+    def _translates(self, ifindex: int, vni: int, eip: Eip) -> bool:
+        keys = (EndpointKey(vni, eip.inside), EndpointKey(OUTSIDE, eip.ip))
+        return all(key in self.tables.eips and self.tables.eips[key].ifindex == ifindex for key in keys)
 
     def endpoints(self) -> dict[EndpointKey, Endpoint]:
         """The rows of `remote` that were preloaded, sorted."""
@@ -410,6 +442,31 @@ def _local_row(ifindex: int, port: LocalPort) -> LocalRow:
     return LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac, port.identity, received)
 
 
+def _outer_ips(port: LocalPort) -> list[Ip]:
+    return [*(eip.ip for eip in port.eips), *(one.ip for one in port.forwardings)]
+
+
+def _eips(port: LocalPort, ifindex: int) -> dict[EndpointKey, EipRow]:
+    rows = {}
+    for one in port.eips:
+        mask = (0xFFFFFFFF << (32 - one.prefix_length)) & 0xFFFFFFFF
+        rows[EndpointKey(port.vni, one.inside)] = EipRow(one.ip, OUTSIDE, ifindex, one.gateway, mask)
+        rows[EndpointKey(OUTSIDE, one.ip)] = EipRow(one.inside, port.vni, ifindex)
+    for forwarding in port.forwardings:
+        rows[EndpointKey(OUTSIDE, forwarding.ip)] = EipRow(Ip(bytes(16)), OUTSIDE, ifindex)
+    return rows
+
+
+def _forwardings(port: LocalPort, ifindex: int) -> dict[ForwardingKey, ForwardingRow]:
+    rows = {}
+    for one in port.forwardings:
+        mask = (0xFFFFFFFF << (32 - one.prefix_length)) & 0xFFFFFFFF
+        outer, inner = EipRow(one.ip, OUTSIDE, ifindex, one.gateway, mask), EipRow(one.inside, port.vni, ifindex)
+        rows[ForwardingKey(port.vni, one.inside, one.protocol, one.inside_port)] = ForwardingRow(outer, one.port)
+        rows[ForwardingKey(OUTSIDE, one.ip, one.protocol, one.port)] = ForwardingRow(inner, one.inside_port)
+    return rows
+
+
 def _flags(port: LocalPort) -> int:
     flags = PortFlag.ROUTED if port.routed else PortFlag(0)
     flags |= PortFlag.UP if port.admin_state_up else PortFlag(0)
@@ -423,6 +480,7 @@ def _claims(port: LocalPort) -> dict[tuple[int, bytes], str]:
     """What the port alone may have in its VNI, and how to say it."""
     claims: dict[tuple[int, bytes], str] = {(port.vni, port.mac): f"MAC {format_mac(port.mac)}"}
     claims.update({(port.vni, one.ip): f"address {format_ip(one.ip)}" for one in port.addresses})
+    claims.update({(OUTSIDE, ip): f"address {format_ip(ip)}" for ip in _outer_ips(port)})
     return claims
 
 

@@ -25,10 +25,11 @@ import msgspec
 
 from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss, Request
 from alcor.dataplane.fake import frames, state
+from alcor.dataplane.fake.nat import from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.requests import FakeRequests
 from alcor.dataplane.fake.state import Carried, State
-from alcor.dataplane.fake.tables import HostConfig, PortFlag, RemoteRow, Use
+from alcor.dataplane.fake.tables import ExternalDevice, HostConfig, PortFlag, RemoteRow, Use
 from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind
 from alcor.dataplane.fake.workload import Echo, Workload
 from alcor.kit.bell import Bell
@@ -38,7 +39,7 @@ from alcor.model.ids import Id, format_id
 MAX_IN_FLIGHT = 4096
 """Frames on their way between workloads of one host at one moment; what comes on top is lost, as on any wire."""
 MAX_DATAGRAM = 65535
-UNDERLAY_IFINDEX = 1
+UNDERLAY_IFINDEX, EXTERNAL_IFINDEX = 1, 2
 _OUTER = frames.IPV4_LENGTH + frames.UDP_LENGTH
 _UNDERLAY_MAC = Mac(b"\x02" + b"\0" * 5)
 
@@ -54,12 +55,18 @@ class Pings(NamedTuple):
 class Switch:
     """One host's data plane in software. Thread-safe."""
 
-    def __init__(self, underlay_ip: Ip, vxlan_port: int = 4789, directory: Path | None = None) -> None:
-        """Takes up the state of `directory`, if there is one. Frames reach other hosts once `open` was called."""
+    def __init__(
+        self, underlay_ip: Ip, vxlan_port: int = 4789, directory: Path | None = None, *, external: Mac | None = None
+    ) -> None:
+        """Takes up the state of `directory`, if there is one. Frames reach other hosts once `open` was called.
+        `external`: the MAC of an external device, whose wire are `sent_outside` and `receive_outside`."""
         kept = state.load(directory) if directory else State()
         self._directory = directory
         self._config = HostConfig(underlay_ip, UNDERLAY_IFINDEX, vxlan_port)
-        self._carried = Carried(self._config, kept)
+        device = ExternalDevice(EXTERNAL_IFINDEX, external) if external is not None else None
+        self._carried = Carried(self._config, kept, device)
+        self.sent_outside: deque[tuple[Ip, bytes]] = deque(maxlen=MAX_IN_FLIGHT)
+        """What left through the external device: the neighbour that it went to, and the IP packet."""
         self._workloads = {ifindex: Workload(device.port) for ifindex, device in kept.devices.items()}
         self._changed = threading.Condition()
         self._identifiers = itertools.count(1)
@@ -286,6 +293,11 @@ class Switch:
         elif verdict.kind is VerdictKind.SERVE:
             if not self.requests.ask(Request(self._carried.tables.ports[source].id, source, verdict.frame)):
                 self._carried.count_drop(source, DropReason.SERVICE_LIMIT)
+        elif verdict.next_hop is not None:
+            self.sent_outside.append((verdict.next_hop, verdict.frame[frames.ETHERNET_LENGTH :]))
+        elif verdict.kind is VerdictKind.TURN:
+            again = from_external(self._carried.tables, verdict.ifindex, verdict.frame, time.monotonic_ns())
+            self._enact(again, verdict.ifindex, waiting)
         elif verdict.host_ip is not None:
             self._transmit(source, verdict.host_ip, verdict.frame[_OUTER:])
         elif verdict.kind in (VerdictKind.DELIVER, VerdictKind.REPLY) and verdict.ifindex in self._workloads:
@@ -357,6 +369,16 @@ class Switch:
                 waiting: deque[tuple[int, bytes]] = deque()
                 self._enact(from_overlay(self._carried.tables, frame, time.monotonic_ns()), 0, waiting)
                 self._settle(waiting)
+
+    def receive_outside(self, frame: bytes) -> Verdict:
+        """The external device receives a frame; what became of it."""
+        with self._changed:
+            tables = self._carried.tables
+            verdict = from_external(tables, EXTERNAL_IFINDEX, frame, time.monotonic_ns())
+            waiting: deque[tuple[int, bytes]] = deque()
+            self._enact(verdict, EXTERNAL_IFINDEX, waiting)
+            self._settle(waiting)
+            return verdict
 
     def _refuse(self, port_id: Id) -> None:
         if port_id in self.refusals:

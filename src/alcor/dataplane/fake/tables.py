@@ -108,6 +108,49 @@ class HostConfig(msgspec.Struct, frozen=True, gc=False):
     vxlan_port: int
 
 
+OUTSIDE = 0
+"""The VNI of an external address, in a key of `eips`."""
+
+
+class ExternalDevice(msgspec.Struct, frozen=True, gc=False):
+    """The row of `external`: where this host meets external networks."""
+
+    ifindex: int
+    mac: Mac
+
+
+class EipRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `eips`: of an external address what it stands for inside; of a port's address what stands for it
+    outside, and how packets from it go on."""
+
+    ip: Ip
+    """The other address, ..."""
+    vni: int
+    """... and where it is."""
+    ifindex: int
+    """Of the port whose it is."""
+    gateway: Ip | None = None
+    """Of the external subnet."""
+    mask: int = 0
+    """Of the external subnet."""
+
+
+class ForwardingKey(NamedTuple):
+    """An address, and a port of TCP or UDP; VNI OUTSIDE for an external one."""
+
+    vni: int
+    ip: Ip
+    protocol: int
+    port: int
+
+
+class ForwardingRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `forwardings`: the other address and port. `other` is as in `eips`."""
+
+    other: EipRow
+    port: int
+
+
 class Tables(msgspec.Struct, frozen=True, gc=False):
     """What the maps hold, as Python records."""
 
@@ -124,3 +167,7 @@ class Tables(msgspec.Struct, frozen=True, gc=False):
     translations: dict[TranslationKey, int] = msgspec.field(default_factory=dict)
     macs: dict[MacKey, LocalRow] = msgspec.field(default_factory=dict)
     policy: PolicyTables = msgspec.field(default_factory=PolicyTables)
+    external: ExternalDevice | None = None
+    eips: dict[EndpointKey, EipRow] = msgspec.field(default_factory=dict)
+    """A row of an external address whose other side is OUTSIDE too: `forwardings` has it."""
+    forwardings: dict[ForwardingKey, ForwardingRow] = msgspec.field(default_factory=dict)

@@ -44,6 +44,10 @@ class VerdictKind(IntEnum):
     """Given to the host's services, which answer it."""
     QUEUE = 8
     """Waits in queue `queue` until the port at `ifindex` may have sent it, or been given it, at its rate."""
+    EXTERNAL = 9
+    """Sent through the external device, interface `ifindex`, to the neighbour `next_hop`."""
+    TURN = 10
+    """For an external address of this very host: it comes in again at the external device, interface `ifindex`."""
 
 
 class DropReason(IntEnum):
@@ -80,6 +84,8 @@ class DropReason(IntEnum):
     TOO_BIG = 25
     NO_ROUTE = 26
     BLACKHOLE = 27
+    NO_EXTERNAL = 32
+    NO_TRANSLATION = 33
     DHCP_SERVER = 44
     NO_SERVICE = 45
     UNSERVED = 46
@@ -113,7 +119,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What became of a packet, what it adds to the counters, and why, in words.
 
     `frame` is what comes out: for a tunnel verdict the outer packet from its IPv4 header on (the outer Ethernet header
-    is the underlay neighbour's business), for a drop, a pass or a hold the packet as it came in. A reply with a reason
+    is the underlay neighbour's business), for an external one the whole frame (whose Ethernet header the kernel makes
+    anew), for a drop, a pass or a hold the packet as it came in. A reply with a reason
     tells why the packet was dropped.
     """
 
@@ -127,6 +134,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     sought: EndpointKey | None = None
     """What a packet that is held waits for."""
     host_ip: Ip | None = None
+    next_hop: Ip | None = None
     reason: DropReason | None = None
     counts: tuple[Count, ...] = ()
 
@@ -214,6 +222,16 @@ class Walk:
         self.steps.append(f"5: {format_ip(key.ip)} went to host {format_ip(row.host_ip)}: sent after it")
         return self._end(VerdictKind.TUNNEL, packet, host_ip=row.host_ip)
 
+    def leave(self, ifindex: int, next_hop: Ip, frame: bytes) -> Verdict:
+        """Step X3."""
+        self.steps.append(f"X3: out of the external device to {format_ip(next_hop)}")
+        return self._end(VerdictKind.EXTERNAL, frame, ifindex=ifindex, next_hop=next_hop)
+
+    def turn(self, ifindex: int, frame: bytes, text: str) -> Verdict:
+        """Step X3, for an address of this host."""
+        self.steps.append(f"{text}: in again at the external device")
+        return self._end(VerdictKind.TURN, frame, ifindex=ifindex)
+
     def pass_on(self, text: str) -> Verdict:
         """It is not ours."""
         self.steps.append(f"{text}: pass to the host's stack")
@@ -230,6 +248,7 @@ class Walk:
         sought: EndpointKey | None = None,
         queue: int = 0,
         received: bool = False,
+        next_hop: Ip | None = None,
     ) -> Verdict:
         return Verdict(
             kind=kind,
@@ -242,6 +261,7 @@ class Walk:
             sought=sought,
             queue=queue,
             received=received,
+            next_hop=next_hop,
         )
 
     # ---- what steps have in common ----

@@ -1,0 +1,166 @@
+"""Floating IPs over REST. Called by app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from alcor.api.bodies import CreateReader, UpdateReader
+from alcor.api.context import Context
+from alcor.api.convert import each, id_text, identifier, ip, member, project, time_text
+from alcor.api.errors import Reply
+from alcor.api.exchange import Call
+from alcor.api.listing import OWNED, Filter, Listing, cut, find_page, page_reply, read_fields, read_page
+from alcor.api.nat_bodies import FloatingIpCreate, FloatingIpUpdate, FloatingIpView, ForwardingInView, PortDetails
+from alcor.model.addresses import Ip, format_ip, format_mac, parse_ip
+from alcor.model.ids import Id, format_id, parse_id
+from alcor.model.nouns import FloatingIp, Port, PortForwarding, PortStatus
+from alcor.services.commands import CreateFloatingIps, DeleteFloatingIp, FloatingIpSpec, UpdateFloatingIp
+from alcor.services.errors import FloatingIPNotFound
+from alcor.services.port_forwardings import NAMES
+from alcor.store.base import Query
+
+LISTING = Listing(
+    "floatingips",
+    FloatingIPNotFound,
+    {
+        **{name: column for name, column in OWNED.items() if name != "name"},
+        "floating_network_id": Filter("network_id", parse_id),
+        "floating_ip_address": Filter("ip", parse_ip),
+        "port_id": Filter("port_id", parse_id),
+        "fixed_ip_address": Filter("fixed_ip", parse_ip),
+        "router_id": Filter("router_id", parse_id),
+    },
+)
+
+FORWARDINGS_A_READ = 100_000
+"""Of the floating IPs of one page: a port has 8, and a page at most some thousand."""
+
+_creates = CreateReader(FloatingIpCreate, FloatingIpView, "floatingip", "floatingips")
+_updates = UpdateReader(FloatingIpUpdate, FloatingIpView, "floatingip")
+_encode = msgspec.json.Encoder().encode
+_STATUS: dict[PortStatus, Literal["ACTIVE", "DOWN", "ERROR"]] = {
+    PortStatus.ACTIVE: "ACTIVE",
+    PortStatus.ERROR: "ERROR",
+}
+
+
+Rows = list[FloatingIp]
+
+
+class FloatingIps:
+    """Handlers of /v2.0/floatingips and /v2.0/floatingips/{id}."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def create(self, call: Call) -> Reply:
+        bodies, bulk = _creates.read(call.body)
+        owner = call.project_id()
+        specs = await each(bodies, lambda body: _spec(body, owner), "floatingips", bulk=bulk)
+        answer = await self._context.control.submit(CreateFloatingIps(specs=tuple(specs)))
+        views = await self._views(cast(tuple[FloatingIp, ...], answer))
+        return Reply(201, _encode({"floatingips": views} if bulk else {"floatingip": views[0]}))
+
+    async def list(self, call: Call) -> Reply:
+        page = read_page(call, LISTING)
+        found = await find_page(self._context, LISTING, page, self._list)
+        return page_reply(call, LISTING, page, await self._views(found))
+
+    async def show(self, call: Call) -> Reply:
+        fip_id = member(call, FloatingIPNotFound, "Floating IP")
+        found = self._list(Query(filters={"id": (fip_id,)}, limit=1))
+        if not found:
+            raise FloatingIPNotFound(f"Floating IP {format_id(fip_id)} could not be found")
+        (view,) = await self._views(found)
+        fields = read_fields(call)
+        return Reply(200, _encode({"floatingip": cut(view, fields) if fields else view}))
+
+    async def update(self, call: Call) -> Reply:
+        fip_id = member(call, FloatingIPNotFound, "Floating IP")
+        body = _updates.read(call.body)
+        port_id: Id | UnsetType | None = UNSET
+        if body.port_id is not UNSET:
+            port_id = identifier(body.port_id, "port_id") if body.port_id else None
+        fixed_ip = UNSET if body.fixed_ip_address is UNSET else _address(body.fixed_ip_address, "fixed_ip_address")
+        command = UpdateFloatingIp(
+            id=fip_id, description=body.description, port_id=port_id, fixed_ip=fixed_ip, if_match=call.if_match()
+        )
+        (view,) = await self._views((cast(FloatingIp, await self._context.control.submit(command)),))
+        return Reply(200, _encode({"floatingip": view}))
+
+    async def delete(self, call: Call) -> Reply:
+        fip_id = member(call, FloatingIPNotFound, "Floating IP")
+        await self._context.control.submit(DeleteFloatingIp(id=fip_id, if_match=call.if_match()))
+        return Reply(204)
+
+    def _list(self, query: Query) -> Rows:
+        return self._context.store.list_rows(FloatingIp, query)
+
+    async def _views(self, fips: Sequence[FloatingIp]) -> Sequence[FloatingIpView]:
+        wanted = [fip.port_id for fip in fips if fip.port_id is not None]
+        store = self._context.store
+        ports = {port.id: port for port in await self._context.read(lambda: store.get_ports(wanted))} if wanted else {}
+        found: dict[Id, list[PortForwarding]] = {}
+        query = Query(filters={"floating_ip_id": tuple(fip.id for fip in fips)}, limit=FORWARDINGS_A_READ)
+        for one in await self._context.read(lambda: store.list_rows(PortForwarding, query)) if fips else ():
+            found.setdefault(one.floating_ip_id, []).append(one)
+        return [
+            floating_ip_view(fip, ports.get(fip.port_id) if fip.port_id is not None else None, found.get(fip.id, ()))
+            for fip in fips
+        ]
+
+
+def floating_ip_view(fip: FloatingIp, port: Port | None, forwardings: Sequence[PortForwarding]) -> FloatingIpView:
+    """The floating IP as REST shows it; `port` is the one that it stands for, as it is now."""
+    return FloatingIpView(
+        id=format_id(fip.id),
+        floating_network_id=id_text(fip.network_id),
+        floating_ip_address=format_ip(fip.ip),
+        router_id=None if fip.router_id is None else id_text(fip.router_id),
+        port_id=None if fip.port_id is None else format_id(fip.port_id),
+        fixed_ip_address=None if fip.fixed_ip is None else format_ip(fip.fixed_ip),
+        status="DOWN" if port is None else _STATUS.get(port.status, "DOWN"),
+        port_details=None if port is None else _details(port),
+        port_forwardings=[
+            ForwardingInView(NAMES[one.protocol], one.external_port, one.internal_port, format_ip(one.fixed_ip))
+            for one in forwardings
+        ],
+        description=fip.description,
+        project_id=fip.project_id,
+        tenant_id=fip.project_id,
+        created_at=time_text(fip.created_at),
+        updated_at=time_text(fip.updated_at),
+        revision_number=fip.revision,
+    )
+
+
+def _details(port: Port) -> PortDetails:
+    return PortDetails(
+        name=port.name,
+        network_id=id_text(port.network_id),
+        mac_address=format_mac(port.mac),
+        admin_state_up=port.admin_state_up,
+        status=port.status,
+        device_id=port.device_id,
+        device_owner=port.device_owner,
+    )
+
+
+def _spec(body: FloatingIpCreate, owner: str) -> FloatingIpSpec:
+    return FloatingIpSpec(
+        network_id=identifier(body.floating_network_id, "floating_network_id"),
+        project_id=project(body.project_id, body.tenant_id, owner),
+        description=body.description,
+        subnet_id=identifier(body.subnet_id, "subnet_id") if body.subnet_id else None,
+        ip=_address(body.floating_ip_address, "floating_ip_address"),
+        port_id=identifier(body.port_id, "port_id") if body.port_id else None,
+        fixed_ip=_address(body.fixed_ip_address, "fixed_ip_address"),
+    )
+
+
+def _address(text: str | UnsetType | None, field: str) -> Ip | None:
+    return ip(text, field) if isinstance(text, str) else None

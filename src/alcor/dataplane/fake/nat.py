@@ -1,0 +1,230 @@
+"""Addresses outside: "To the outside" and "From the outside" of docs/pipeline.md, executed. Pure.
+
+Called by the pipeline model; nat.h is the same in C. An EIP stands for one address of one port, on the port's own host,
+both ways and without a memory. Policy sees the addresses inside.
+"""
+
+from __future__ import annotations
+
+from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.fake import frames
+from alcor.dataplane.fake.frames import ARP_REPLY, ARP_REQUEST, ETHERNET_LENGTH, IPV4_LENGTH, Header
+from alcor.dataplane.fake.misses import check_length
+from alcor.dataplane.fake.packet import Packet, Part, read_packet
+from alcor.dataplane.fake.policy import Party
+from alcor.dataplane.fake.tables import (
+    DSCP_MARKED,
+    OUTSIDE,
+    EipRow,
+    ForwardingKey,
+    ForwardingRow,
+    LocalFlag,
+    PortRow,
+    Tables,
+)
+from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.model.addresses import ROUTER_MAC, Ip, format_ip
+
+CHECKSUM_AT = {frames.PROTOCOL_TCP: 16, frames.PROTOCOL_UDP: 6, 33: 6, 136: 6}
+"""Where in its header TCP, UDP, DCCP and UDP-Lite have the checksum that covers the addresses too."""
+SOURCE_AT, DESTINATION_AT, QUOTE_AT = 12, 16, 8
+FORWARDED = frozenset((frames.PROTOCOL_TCP, frames.PROTOCOL_UDP))
+"""Protocols whose ports are forwarded."""
+
+
+def to_external(walk: Walk, port: PortRow, ip: Header) -> Verdict:
+    """ "To the outside", for an IPv4 packet of a port whose TTL is more than 1."""
+    device = walk.tables.external
+    if device is None:
+        return walk.drop(DropReason.NO_EXTERNAL, "X1: this host has no external device")
+    data = walk.frame[ETHERNET_LENGTH:]
+    packet = read_packet(data, 4)
+    row, outer_port = walk.tables.eips.get(EndpointKey(port.vni, ip.source)), 0
+    if row is None:
+        if packet is None:
+            return walk.drop(DropReason.MALFORMED, "X1: headers cut short or inconsistent")
+        forwarding = _forwarding(walk, packet, data, port.vni, source=True)
+        if forwarding is not None:
+            row, outer_port = forwarding.other, forwarding.port
+    if row is None or row.ifindex != walk.ifindex:
+        return walk.drop(DropReason.NO_TRANSLATION, f"X1: nothing stands for {format_ip(ip.source)} outside")
+    on_link = not (_number(ip.destination) ^ _number(row.ip)) & row.mask
+    next_hop = ip.destination if on_link else row.gateway
+    if next_hop is None or not _number(next_hop):
+        return walk.drop(
+            DropReason.NO_EXTERNAL, f"X1: the external subnet has no gateway to {format_ip(ip.destination)}"
+        )
+    if port.identity:
+        if packet is None:
+            return walk.drop(DropReason.MALFORMED, "P: headers cut short or inconsistent")
+        refused = walk.permit(packet, data, Party(port.vni, walk.ifindex, port.identity, 0, egress=True))
+        if refused is not None:
+            return refused
+    refused = check_length(walk, port.mtu, ip)
+    if refused is not None:
+        return refused
+    if port.dscp:
+        data = frames.with_dscp(data, 4, port.dscp & ~DSCP_MARKED)
+    if packet is None:
+        return walk.drop(DropReason.MALFORMED, "X2: headers cut short or inconsistent")
+    data = _readdress_quoted(data, packet, DESTINATION_AT, ip.source, row.ip, outer_port)
+    changed = _readdress(data, packet, SOURCE_AT, ip.source, row.ip, outer_port)
+    if changed is None:
+        return walk.drop(DropReason.MALFORMED, "X2: its checksum is cut off")
+    walk.steps.append(f"X2: {format_ip(ip.source)} is {format_ip(row.ip)} outside, TTL now {ip.ttl - 1}")
+    changed = frames.with_ttl(changed, 4, ip.ttl - 1)
+    if EndpointKey(OUTSIDE, ip.destination) in walk.tables.eips:
+        turned = device.mac + ROUTER_MAC + walk.frame[12:ETHERNET_LENGTH] + changed
+        return walk.turn(device.ifindex, turned, f"X3: {format_ip(ip.destination)} is on this host")
+    return walk.leave(device.ifindex, next_hop, walk.frame[:ETHERNET_LENGTH] + changed)
+
+
+def from_external(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0) -> Verdict:
+    """What becomes of a frame that the external device, interface `ifindex`, received. Never raises."""
+    walk = Walk(tables, ifindex, frame, now_ns)
+    device, ether = tables.external, frames.parse_ethernet(frame)
+    if device is None or ether is None:
+        return walk.pass_on("1: this host has no external device")
+    if ether.ethertype == frames.TYPE_ARP:
+        return _arp(walk)
+    if ether.ethertype != frames.TYPE_IPV4 or ether.destination != device.mac:
+        return walk.pass_on("3: neither ARP nor IPv4 for this host")
+    data = frame[ETHERNET_LENGTH:]
+    row = None
+    if len(data) >= IPV4_LENGTH and data[0] >> 4 == 4:
+        row = tables.eips.get(EndpointKey(OUTSIDE, frames.mapped(data[16:20])))
+    if row is None:
+        return walk.pass_on("3: for no external address of ours")
+    ip = frames.parse_ipv4(data)
+    if ip is None:
+        return walk.drop(DropReason.MALFORMED, "4: IP header cut short or inconsistent")
+    return _inward(walk, row, ip)
+
+
+def _arp(walk: Walk) -> Verdict:
+    """Step 2."""
+    ask, device = frames.parse_arp(walk.frame), walk.tables.external
+    if ask is None or device is None or ask.operation != ARP_REQUEST or ask.target_ip == ask.sender_ip:
+        return walk.pass_on("2: ARP that asks for nobody")
+    if EndpointKey(OUTSIDE, ask.target_ip) not in walk.tables.eips:
+        return walk.pass_on(f"2: {format_ip(ask.target_ip)} is no external address of ours")
+    packet = frames.arp(ARP_REPLY, device.mac, ask.target_ip, ask.sender_mac, ask.sender_ip)
+    padding = walk.frame[ETHERNET_LENGTH + frames.ARP_LENGTH :]
+    answer = frames.ethernet(ask.sender_mac, device.mac, frames.TYPE_ARP, packet + padding)
+    walk.ifindex = device.ifindex
+    return walk.reply(answer, f"2: {format_ip(ask.target_ip)} is here")
+
+
+def _inward(walk: Walk, row: EipRow, ip: Header) -> Verdict:
+    """Steps 4 to 6: for an EIP of this host."""
+    if ip.ttl <= 1:
+        return walk.drop(DropReason.TTL_EXCEEDED, f"4: TTL {ip.ttl} runs out")
+    data = walk.frame[ETHERNET_LENGTH:]
+    packet = read_packet(data, 4)
+    if packet is None:
+        return walk.drop(DropReason.MALFORMED, "5: headers cut short or inconsistent")
+    inner_port = 0
+    if row.vni == OUTSIDE:
+        forwarding = _forwarding(walk, packet, data, OUTSIDE, source=False)
+        if forwarding is None:
+            text = f"5: nothing of {format_ip(ip.destination)} is forwarded for that packet"
+            return walk.drop(DropReason.NO_TRANSLATION, text)
+        row, inner_port = forwarding.other, forwarding.port
+    local = walk.tables.local.get(EndpointKey(row.vni, row.ip))
+    if local is None or local.flags & LocalFlag.GATEWAY or local.ifindex not in walk.tables.ports:
+        return walk.drop(DropReason.NO_ENDPOINT, f"5: nobody in VNI {row.vni} on this host has {format_ip(row.ip)}")
+    if local.flags & LocalFlag.DOWN:
+        return walk.drop(DropReason.PORT_DOWN, "5: the receiving port is administratively down")
+    refused = check_length(walk, walk.tables.ports[local.ifindex].mtu, ip)
+    if refused is not None:
+        return refused
+    data = _readdress_quoted(data, packet, SOURCE_AT, ip.destination, row.ip, inner_port)
+    changed = _readdress(data, packet, DESTINATION_AT, ip.destination, row.ip, inner_port)
+    if changed is None:
+        return walk.drop(DropReason.MALFORMED, "6: its checksum is cut off")
+    packet.destination = row.ip
+    if inner_port and packet.protocol in FORWARDED and packet.part is not Part.LATER:
+        packet.destination_port = packet.selector = inner_port
+    walk.steps.append(f"6: {format_ip(ip.destination)} is {format_ip(row.ip)} of VNI {row.vni} inside")
+    if local.identity:
+        refused = walk.permit(packet, changed, Party(row.vni, local.ifindex, local.identity, 0, egress=False))
+        if refused is not None:
+            return refused
+    header = local.mac + ROUTER_MAC + walk.frame[12:ETHERNET_LENGTH]
+    return walk.deliver(local, header + frames.with_ttl(changed, 4, ip.ttl - 1))
+
+
+def _forwarding(walk: Walk, packet: Packet, data: bytes, vni: int, *, source: bool) -> ForwardingRow | None:
+    """Which forwarding the packet, or the one that it quotes as an ICMP error, belongs to: by its source (it leaves) or
+    its destination (it comes)."""
+    if packet.part is Part.LATER:
+        return None
+    of: Packet | None = packet
+    if packet.is_icmp_error:
+        of = read_packet(data[packet.payload + QUOTE_AT :], 4, quoted=True)
+        source = not source
+    if of is None or of.part is Part.LATER or of.protocol not in FORWARDED:
+        return None
+    end = (of.source, of.source_port) if source else (of.destination, of.destination_port)
+    return walk.tables.forwardings.get(ForwardingKey(vni, end[0], of.protocol, end[1]))
+
+
+def _readdress(data: bytes, packet: Packet, at: int, before: Ip, after: Ip, port: int) -> bytes | None:
+    """The packet with another source or destination (and port, unless it is 0), its checksums mended; None when the
+    transport's is cut off."""
+    check = packet.payload + CHECKSUM_AT.get(packet.protocol, 0)
+    if packet.part is not Part.LATER and packet.protocol in CHECKSUM_AT:
+        if len(data) < check + 2:
+            return None
+        value = int.from_bytes(data[check : check + 2], "big")
+        udp = packet.protocol == frames.PROTOCOL_UDP
+        value = _covered(value, _mended(value, before, after), udp=udp)
+        if port:
+            place = packet.payload + (0 if at == SOURCE_AT else 2)
+            old = int.from_bytes(data[place : place + 2], "big")
+            value = _covered(value, frames.update_checksum(value, old, port), udp=udp)
+            data = data[:place] + port.to_bytes(2, "big") + data[place + 2 :]
+        data = data[:check] + value.to_bytes(2, "big") + data[check + 2 :]
+    return _header(data, 0, at, before, after)
+
+
+def _covered(old: int, new: int, *, udp: bool) -> int:
+    """UDP: 0 says that there is no checksum (RFC 768); it stays, and never comes to be."""
+    if udp and not old:
+        return old
+    return 0xFFFF if udp and not new else new
+
+
+def _readdress_quoted(data: bytes, packet: Packet, at: int, before: Ip, after: Ip, port: int) -> bytes:
+    """The packet that an ICMP error quotes went the other way: the address in it becomes the same as outside of it, and
+    so does the port unless it is 0. The quoted header's own checksum takes the change of address up, so the sum over
+    the message stays as it is; that of the port is mended in it."""
+    start = packet.payload + QUOTE_AT
+    if not packet.is_icmp_error or len(data) < start + IPV4_LENGTH or data[start + at : start + at + 4] != before[12:]:
+        return data
+    data = _header(data, start, at, before, after)
+    if not port:
+        return data
+    place, check = start + (data[start] & 0x0F) * 4 + (0 if at == SOURCE_AT else 2), packet.payload + 2
+    old, sum_ = (int.from_bytes(data[one : one + 2], "big") for one in (place, check))
+    data = data[:place] + port.to_bytes(2, "big") + data[place + 2 :]
+    return data[:check] + frames.update_checksum(sum_, old, port).to_bytes(2, "big") + data[check + 2 :]
+
+
+def _header(data: bytes, start: int, at: int, before: Ip, after: Ip) -> bytes:
+    """Another address in the IPv4 header that begins at `start`."""
+    check = _mended(int.from_bytes(data[start + 10 : start + 12], "big"), before, after)
+    data = data[: start + 10] + check.to_bytes(2, "big") + data[start + 12 :]
+    return data[: start + at] + frames.v4(after) + data[start + at + 4 :]
+
+
+def _mended(checksum: int, before: Ip, after: Ip) -> int:
+    """The checksum after four bytes changed (RFC 1624, equation 3)."""
+    for place in (12, 14):
+        old, new = (int.from_bytes(ip[place : place + 2], "big") for ip in (before, after))
+        checksum = frames.update_checksum(checksum, old, new)
+    return checksum
+
+
+def _number(ip: Ip) -> int:
+    return int.from_bytes(ip[12:], "big")

@@ -1,0 +1,69 @@
+"""Addresses outside as protobuf messages, and back. Called by codec.
+
+Decoding trusts nobody: what is malformed is a WireError that names the field.
+"""
+
+from __future__ import annotations
+
+from alcor.model.addresses import Ip, ip_version
+from alcor.model.nouns import Eip, Forwarding
+from alcor.wire import alcor_pb2 as pb
+from alcor.wire.fields import WireError, check_ip
+
+MAX_FORWARDINGS = 64
+"""Of one port: as many as its description on the host has room for, and more."""
+TCP, UDP = 6, 17
+
+
+def encode_forwarding(message: pb.Port.Forwarding, one: Forwarding) -> None:
+    """Fills the message in."""
+    encode_eip(message.address, Eip(one.ip, one.inside, one.prefix_length, one.gateway))
+    message.protocol = one.protocol
+    message.port = one.port
+    message.inside_port = one.inside_port
+
+
+def decode_forwarding(message: pb.Port.Forwarding, where: str) -> Forwarding:
+    """Raises WireError."""
+    address = decode_eip(message.address, f"{where}.address")
+    if message.protocol not in (TCP, UDP):
+        raise WireError(f"{where}.protocol: {message.protocol} is neither TCP nor UDP")
+    for name, port in (("port", message.port), ("inside_port", message.inside_port)):
+        if not 1 <= port <= 0xFFFF:
+            raise WireError(f"{where}.{name}: {port} is not in 1..65535")
+    return Forwarding(
+        address.ip,
+        message.protocol,
+        message.port,
+        address.inside,
+        message.inside_port,
+        address.prefix_length,
+        address.gateway,
+    )
+
+
+def encode_eip(message: pb.Port.Eip, eip: Eip) -> None:
+    """Fills the message in."""
+    message.ip = eip.ip
+    message.inside = eip.inside
+    message.prefix_length = eip.prefix_length
+    message.gateway = eip.gateway or b""
+
+
+def decode_eip(message: pb.Port.Eip, where: str) -> Eip:
+    """Raises WireError."""
+    if not 0 <= message.prefix_length <= 32:
+        raise WireError(f"{where}.prefix_length: {message.prefix_length} is not in 0..32")
+    return Eip(
+        _ipv4(message.ip, f"{where}.ip"),
+        _ipv4(message.inside, f"{where}.inside"),
+        message.prefix_length,
+        _ipv4(message.gateway, f"{where}.gateway") if message.gateway else None,
+    )
+
+
+def _ipv4(raw: bytes, where: str) -> Ip:
+    ip = check_ip(raw, where)
+    if ip_version(ip) != 4:
+        raise WireError(f"{where}: not an IPv4 address")
+    return ip

@@ -1,0 +1,160 @@
+"""Floating IPs, external networks and routers' gateways over REST."""
+
+from typing import Any
+
+import httpx
+import pytest
+from tests.api.rest import error, make, make_many
+
+
+async def outside(client: httpx.AsyncClient, cidr: str = "203.0.113.0/28") -> tuple[dict[str, Any], dict[str, Any]]:
+    """An external network and its subnet."""
+    network = await make(client, "network", name="outside", **{"router:external": True})
+    subnet = await make(client, "subnet", network_id=network["id"], cidr=cidr, ip_version=4)
+    return network, subnet
+
+
+async def inside(client: httpx.AsyncClient, external: str, cidr: str = "10.5.0.0/24") -> tuple[str, dict[str, Any]]:
+    """A router's id, and a port behind it."""
+    network = await make(client, "network", name="inside")
+    subnet = await make(client, "subnet", network_id=network["id"], cidr=cidr, ip_version=4)
+    router = await make(client, "router", name="r", external_gateway_info={"network_id": external})
+    added = await client.put(f"/v2.0/routers/{router['id']}/add_router_interface", json={"subnet_id": subnet["id"]})
+    assert added.status_code == 200, added.text
+    return router["id"], await make(client, "port", network_id=network["id"], name="p")
+
+
+async def test_an_external_network_is_flat(client: httpx.AsyncClient) -> None:
+    """It shows no VNI; lists select it."""
+    network, _ = await outside(client)
+    shown = {name: network[f"provider:{name}"] for name in ("network_type", "physical_network", "segmentation_id")}
+    assert {"network_type": "flat", "physical_network": "external", "segmentation_id": None} == shown
+    assert network["router:external"] is True
+    found = (await client.get("/v2.0/networks", params={"router:external": "True"})).json()["networks"]
+    assert [network["id"]] == [one["id"] for one in found]
+    changed = await client.put(f"/v2.0/networks/{network['id']}", json={"network": {"router:external": True}})
+    assert 200 == changed.status_code
+
+
+async def test_a_router_shows_its_gateway(client: httpx.AsyncClient) -> None:
+    """Given with an address, changed, and taken away by null and by nothing."""
+    network, subnet = await outside(client)
+    info = {"network_id": network["id"], "external_fixed_ips": [{"ip_address": "203.0.113.9"}]}
+    router = await make(client, "router", name="r", external_gateway_info=info)
+    expected = {
+        "network_id": network["id"],
+        "external_fixed_ips": [{"subnet_id": subnet["id"], "ip_address": "203.0.113.9"}],
+        "enable_snat": False,
+    }
+    assert expected == router["external_gateway_info"]
+    where = f"/v2.0/routers/{router['id']}"
+    for nothing in (None, {}):
+        cleared = await client.put(where, json={"router": {"external_gateway_info": nothing}})
+        assert cleared.json()["router"]["external_gateway_info"] is None
+        again = {"router": {"external_gateway_info": {"network_id": network["id"]}}}
+        assert 200 == (await client.put(where, json=again)).status_code
+
+
+async def test_a_floating_ip_as_neutron_shows_it(client: httpx.AsyncClient) -> None:
+    """Made free, given to a port, shown with it, listed by it, taken away, deleted."""
+    network, _ = await outside(client)
+    router, port = await inside(client, network["id"])
+    made = await make(client, "floatingip", floating_network_id=network["id"], description="d")
+    assert ("203.0.113.3", "DOWN", None, None) == tuple(
+        made[name] for name in ("floating_ip_address", "status", "port_id", "port_details")
+    )
+    where = f"/v2.0/floatingips/{made['id']}"
+    given = (await client.put(where, json={"floatingip": {"port_id": port["id"]}})).json()["floatingip"]
+    address = port["fixed_ips"][0]["ip_address"]
+    assert (port["id"], address, router) == (given["port_id"], given["fixed_ip_address"], given["router_id"])
+    assert ("p", "DOWN") == (given["port_details"]["name"], given["status"])
+    for name, value in (
+        ("port_id", port["id"]),
+        ("router_id", router),
+        ("floating_ip_address", "203.0.113.3"),
+        ("fixed_ip_address", address),
+        ("floating_network_id", network["id"]),
+    ):
+        listed = (await client.get("/v2.0/floatingips", params={name: value})).json()["floatingips"]
+        assert [made["id"]] == [one["id"] for one in listed], name
+    assert given == (await client.get(where)).json()["floatingip"]
+    taken = (await client.put(where, json={"floatingip": {"port_id": None}})).json()["floatingip"]
+    assert (None, None, None) == (taken["port_id"], taken["fixed_ip_address"], taken["router_id"])
+    assert 204 == (await client.delete(where)).status_code
+    assert 404 == (await client.get(where)).status_code
+
+
+async def test_a_bulk_of_floating_ips(client: httpx.AsyncClient) -> None:
+    """All or none."""
+    network, _ = await outside(client)
+    made = await make_many(client, "floatingip", [{"floating_network_id": network["id"]}] * 3)
+    assert 3 == len({one["floating_ip_address"] for one in made})
+    too_many = {"floatingips": [{"floating_network_id": network["id"]}] * 11}
+    refused = error(await client.post("/v2.0/floatingips", json=too_many))
+    assert (400, "ExternalIpAddressExhausted") == refused[:2]
+    assert 3 == len((await client.get("/v2.0/floatingips")).json()["floatingips"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"floating_network_id": "INSIDE"}, 400, "BadRequest"),
+        ({"floating_network_id": "OUTSIDE", "floating_ip_address": "198.51.100.1"}, 400, "InvalidIpForNetwork"),
+        ({"floating_network_id": "OUTSIDE", "port_id": "UNREACHED"}, 404, "ExternalGatewayForFloatingIPNotFound"),
+        ({"floating_network_id": "OUTSIDE", "fixed_ip_address": "10.5.0.2"}, 400, "BadRequest"),
+        ({"floating_network_id": "OUTSIDE", "dns_name": "x"}, 400, "HTTPBadRequest"),
+        ({}, 400, "HTTPBadRequest"),
+    ],
+)
+async def test_what_cannot_be_is_refused(
+    client: httpx.AsyncClient, body: dict[str, Any], status: int, kind: str
+) -> None:
+    """With Neutron's codes."""
+    network, _ = await outside(client)
+    inner = await make(client, "network", name="inside")
+    await make(client, "subnet", network_id=inner["id"], cidr="10.6.0.0/24", ip_version=4)
+    port = await make(client, "port", network_id=inner["id"])
+    named = {"INSIDE": inner["id"], "OUTSIDE": network["id"], "UNREACHED": port["id"]}
+    sent = {name: named.get(value, value) for name, value in body.items()}
+    refused = error(await client.post("/v2.0/floatingips", json={"floatingip": sent}))
+    assert (status, kind) == refused[:2], refused
+
+
+async def test_what_hosts_do_not_do_is_refused(client: httpx.AsyncClient) -> None:
+    """Shared source NAT, ports of external networks on hosts, IPv6 outside."""
+    network, _ = await outside(client)
+    info = {"network_id": network["id"], "enable_snat": True}
+    refused = error(await client.post("/v2.0/routers", json={"router": {"external_gateway_info": info}}))
+    assert (400, "InvalidInput") == refused[:2]
+    six = {"network_id": network["id"], "cidr": "2001:db8::/64", "ip_version": 6}
+    assert (400, "InvalidInput") == error(await client.post("/v2.0/subnets", json={"subnet": six}))[:2]
+
+
+async def test_port_forwardings_are_below_their_floating_ip(client: httpx.AsyncClient) -> None:
+    """Made, shown, listed, changed, deleted; the floating IP shows them; elsewhere they are not."""
+    network, _ = await outside(client)
+    _, port = await inside(client, network["id"])
+    fip = await make(client, "floatingip", floating_network_id=network["id"])
+    other = await make(client, "floatingip", floating_network_id=network["id"])
+    where = f"/v2.0/floatingips/{fip['id']}/port_forwardings"
+    address = port["fixed_ips"][0]["ip_address"]
+    body = {"protocol": "tcp", "external_port": 80, "internal_port": 8080, "internal_port_id": port["id"]}
+    made = await client.post(where, json={"port_forwarding": body})
+    assert 201 == made.status_code, made.text
+    one = made.json()["port_forwarding"]
+    assert {**body, "internal_ip_address": address, "description": "", "id": one["id"]} == one
+    assert one == (await client.get(f"{where}/{one['id']}")).json()["port_forwarding"]
+    for query, count in (({}, 1), ({"protocol": "tcp"}, 1), ({"protocol": "udp"}, 0), ({"external_port": "80"}, 1)):
+        assert count == len((await client.get(where, params=query)).json()["port_forwardings"]), query
+    shown = (await client.get(f"/v2.0/floatingips/{fip['id']}")).json()["floatingip"]["port_forwardings"]
+    assert [(80, 8080, address)] == [
+        (each["external_port"], each["internal_port"], each["internal_ip_address"]) for each in shown
+    ]
+    changed = await client.put(f"{where}/{one['id']}", json={"port_forwarding": {"external_port": 443}})
+    assert 443 == changed.json()["port_forwarding"]["external_port"]
+    elsewhere = f"/v2.0/floatingips/{other['id']}/port_forwardings"
+    assert [] == (await client.get(elsewhere)).json()["port_forwardings"]
+    assert (404, "PortForwardingNotFound") == error(await client.get(f"{elsewhere}/{one['id']}"))[:2]
+    assert (409, "FipInUseByPortForwarding") == error(await client.delete(f"/v2.0/floatingips/{fip['id']}"))[:2]
+    assert 204 == (await client.delete(f"{where}/{one['id']}")).status_code
+    assert 404 == (await client.delete(f"{where}/{one['id']}")).status_code
