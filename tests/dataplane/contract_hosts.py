@@ -21,7 +21,19 @@ from typing import Protocol, TypeVar
 
 from tests.dataplane import packets
 
-from alcor.dataplane.base import Applied, Driver, LocalPort, Misses, Observed, Plan, PortCounters, Requests
+from alcor.dataplane.base import (
+    Applied,
+    Driver,
+    LocalPort,
+    Misses,
+    Observed,
+    Plan,
+    PortCounters,
+    Prober,
+    Requests,
+    ServiceCounters,
+    ServiceKey,
+)
 from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
 from alcor.dataplane.fake.driver import FakeDriver
 from alcor.dataplane.fake.switch import Switch
@@ -285,6 +297,16 @@ class _OnThread:
 
     def counters(self) -> dict[Id, PortCounters]:
         return self._inside.submit(self._driver.counters).result()
+
+    @property
+    def prober(self) -> Prober:
+        return self._driver.prober
+
+    def interface_of(self, port_id: Id) -> int | None:
+        return self._inside.submit(self._driver.interface_of, port_id).result()
+
+    def service_counters(self) -> dict[ServiceKey, ServiceCounters]:
+        return self._inside.submit(self._driver.service_counters).result()
 
     def close(self) -> None:
         self._inside.submit(self._driver.close).result()

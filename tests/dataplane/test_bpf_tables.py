@@ -272,6 +272,7 @@ def test_a_port_becomes_its_rows() -> None:
         {"routes": True},
         {"eips": (Eip(parse_ip("203.0.113.5"), PORT.addresses[0].ip, 24, None),)},
         {"forwardings": (Forwarding(parse_ip("203.0.113.5"), 6, 80, PORT.addresses[0].ip, 80, 24, None),)},
+        {"balanced": True},
     ],
 )
 def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
@@ -284,7 +285,7 @@ def test_the_digest_cases_are_complete() -> None:
     """A field that is added to LocalPort must be added to the cases above."""
     named = {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"}
     named |= {"identity", "port_security", "pairs", "served", "egress_limit", "ingress_limit", "dscp"}
-    named |= {"routes", "eips", "forwardings"}
+    named |= {"routes", "eips", "forwardings", "balanced"}
     assert named == set(LocalPort.__struct_fields__)
 
 

@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.dataplane import outside, talks, worlds
+from tests.dataplane import balances, outside, talks, worlds
 
 from alcor.dataplane.base import Endpoint, Miss, Request
-from alcor.dataplane.ebpf import routes
+from alcor.dataplane.ebpf import routes, services
 from alcor.dataplane.ebpf import tables as rows
+from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.queues import QUEUE_HANDLE, QUEUED_INDEX
+from alcor.dataplane.fake.lb import BalancedKey
 from alcor.dataplane.fake.nat import from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
@@ -113,10 +115,14 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
         *(program.policies, program.rules, program.prefixes, program.flows, program.fragments),
         *(program.forwards, program.on_demand, program.request_rates, program.eips, program.forwardings),
         *(program.routes, program.translations, program.macs),
+        *(program.services, program.backends, program.balanced),
     ):
         keys = [key for key, _ in opened.items()]
         opened.delete_batch(b"".join(keys), len(keys))
     _load_policies(program, tables)
+    for slot in range(64):
+        program.service_epochs.put(services.SLOT.pack(slot), services.SLOT.pack(0))
+    Balancing(program).put([row.service for row in tables.balance.services.values()])
     senders = [
         rows.SENDER_KEY.pack(96 + one.prefix.length + (96 if one.prefix.version == 4 else 0), ifindex, *_sender(one))
         for ifindex, some in tables.senders.items()
@@ -211,6 +217,40 @@ def _flows(program: Program) -> dict[FlowKey, tuple[object, ...]]:
     return found
 
 
+def _balanced(program: Program) -> dict[BalancedKey, tuple[object, ...]]:
+    """The choices that the program remembers, without their clocks."""
+    found = {}
+    for key, value in program.balanced.items():
+        local, remote, ifindex, local_port, remote_port, protocol = rows.FLOW_KEY.unpack(key)
+        ports = int.from_bytes(local_port, "big"), int.from_bytes(remote_port, "big")
+        flow = FlowKey(Ip(local), Ip(remote), ifindex, *ports, protocol)
+        ip, port, flags, slot, epoch, _, until_ns = services.BALANCED.unpack(value)
+        found[BalancedKey(flow, back=bool(key[-3]))] = ip, int.from_bytes(port, "big"), flags, slot, epoch, until_ns > 0
+    return found
+
+
+def _modelled_balanced(tables: Tables) -> dict[BalancedKey, tuple[object, ...]]:
+    return {
+        key: (row.ip, row.port, int(row.flags), row.slot, row.epoch, row.until_ns > 0)
+        for key, row in tables.balance.balanced.items()
+    }
+
+
+def _age_balanced(program: Program, tables: Tables, ns: int) -> None:
+    for key, value in list(program.balanced.items()):
+        *rest, seen_ns, until_ns = services.BALANCED.unpack(value)
+        program.balanced.put(key, services.BALANCED.pack(*rest, seen_ns - ns, until_ns and until_ns - ns))
+    for key, value in list(program.backends.items()):
+        until_ns, failed = services.BACKEND_STATE.unpack(value)
+        program.backends.put(key, services.BACKEND_STATE.pack(until_ns and until_ns - ns, failed))
+    for row in tables.balance.balanced.values():
+        row.seen_ns -= ns
+        row.until_ns = row.until_ns and row.until_ns - ns
+    for service in tables.balance.services.values():
+        states = service.backends.items()
+        service.backends = {name: (until and until - ns, failed) for name, (until, failed) in states}
+
+
 def _modelled_flows(tables: Tables) -> dict[FlowKey, tuple[object, ...]]:
     return {
         key: (flow.generation, flow.identity, flow.selector, int(flow.state), flow.egress, flow.fins)
@@ -228,6 +268,7 @@ def _age(program: Program, tables: Tables, seconds: int) -> None:
         program.flows.put(key, rows.FLOW.pack(aged_ns, *rest))
     for flow in tables.policy.flows.values():
         flow.seen_ns -= seconds * 10**9
+    _age_balanced(program, tables, seconds * 10**9)
 
 
 def _can_run(frame: bytes) -> bool:
@@ -329,7 +370,14 @@ def _run_world(kernel: Kernel, seed: int) -> Counter[tuple[str, str]]:
         packets = [packet for packet in packets if _can_run(packet.frame)]
         _run_packets(kernel, seed, tables, packets, expected, met)
         assert _modelled_flows(tables) == _flows(program), f"seed {seed}"
-        _age(program, tables, rng.choice((0, 0, 20, 60, 200)))
+        assert _modelled_balanced(tables) == _balanced(program), f"seed {seed}"
+        assert tables.balance.counters() == dict(sorted(Balancing(program).counters().items())), f"seed {seed}"
+        _age(program, tables, rng.choice((0, 0, 20, 70, 200, 400)))
+        if rng.random() < 0.7:
+            gone, changed = balances.random_changes(rng, tables)
+            balancing = Balancing(program)
+            balancing.remove(gone)
+            balancing.put(changed)
         if rng.random() < 0.7:
             tables.policy.policies.clear()
             tables.policy.policies.update(talks.random_policies(rng, worlds.VNIS))

@@ -9,7 +9,7 @@ from tests.dataplane import packets, worlds
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake.pipeline import from_overlay, from_port
-from alcor.dataplane.fake.tables import HostConfig, LocalRow, PortFlag, PortRow, RemoteRow, Tables
+from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables
 from alcor.dataplane.fake.walk import Count, Direction, DropReason, Verdict, VerdictKind
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip
 from alcor.model.ids import Id
@@ -288,14 +288,18 @@ def test_a_frame_never_leaves_its_vni(seed: int) -> None:
 @given(SEEDS)
 def test_no_spoofed_source_ever_leaves(seed: int) -> None:
     """P7: what a port's frame carries as it comes out is the port's own address, from its own MAC or the router's; or
-    one of its pairs; or it has no port security."""
+    one of its pairs; or it has no port security. Only an answer, on the client's host, comes from a load balancer's."""
     tables, packet, verdict = _random_verdict(seed)
     if packet.ifindex and verdict.kind in (VerdictKind.DELIVER, VerdictKind.TUNNEL):
         port = tables.ports[packet.ifindex]
         inner = verdict.frame if verdict.kind is VerdictKind.DELIVER else verdict.frame[36:]
         source = Ip(inner[22:38]) if inner[12:14] == b"\x86\xdd" else parse_ip(".".join(map(str, inner[26:30])))
         own = tables.local.get(EndpointKey(port.vni, source))
-        if own is not None and own.ifindex == packet.ifindex and packet.frame[6:12] == port.mac:
+        if own is not None and own.flags & LocalFlag.VIP:
+            # A load balancer's: what its backend answers to a port of this host, or what a port sends to itself by it.
+            assert verdict.kind is VerdictKind.DELIVER
+            assert "U: " in verdict.why or verdict.ifindex == packet.ifindex
+        elif own is not None and own.ifindex == packet.ifindex and packet.frame[6:12] == port.mac:
             assert inner[6:12] in (port.mac, ROUTER_MAC)
         elif not port.flags & PortFlag.OPEN:
             pairs = tables.senders[packet.ifindex]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from tests.dataplane import asks, journeys, outside, packets, talks
+from tests.dataplane import asks, balances, journeys, outside, packets, talks
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake.tables import DSCP_MARKED, HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
@@ -17,7 +17,7 @@ from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local, p
 from alcor.model.ids import Id
 
 ROUTED, PORT_PEER, UP, OPEN, PAIRS, ROUTES, SERVED = 1, 2, 4, 8, 16, 32, 256
-GATEWAY, LOCAL_PEER, LOCAL_DOWN = 1, 2, 4
+GATEWAY, LOCAL_PEER, LOCAL_DOWN, BALANCED = 1, 2, 4, 16
 VNIS = (1, 0x123456, 0xFFFFFF)
 UNDERLAY = "172.16.0.1"
 ADDRESSES = tuple(f"10.0.{net}.{host}" for net in (0, 1) for host in range(1, 13))
@@ -64,6 +64,7 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
         row = PortRow(Id(rng.randbytes(16)), vni, mtu, mac, flags, identity, digest, sent, received, dscp)
         tables.ports[ifindex] = row
         seen = (LOCAL_PEER if flags & PORT_PEER else 0) | (0 if flags & UP else LOCAL_DOWN)
+        seen |= BALANCED if rng.random() < 0.9 else 0
         local = LocalRow(ifindex, seen, row.mac, identity, received)
         # An address of one port only: who loses it has another.
         own = [f"10.0.2.{number + 1}", *rng.sample(ADDRESSES, rng.choice((1, 1, 2)))]
@@ -85,6 +86,7 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
         if rng.random() < 0.4:
             _put_on_demand(rng, tables, vni)
     journeys.random_routes(rng, tables, VNIS)
+    balances.random_balancers(rng, tables, VNIS)
     return outside.put_eips(rng, tables)
 
 
@@ -115,6 +117,7 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
 
     kept = [talks.random_talk(rng, tables) for _ in range(8)]
     abroad = [talk for _ in range(5) if (talk := outside.random_talk(rng, tables)) is not None]
+    dealings = [one for _ in range(8) if (one := balances.random_dealing(rng, tables)) is not None]
     found = []
     for _ in range(count):
         if rng.random() < 0.25:
@@ -125,10 +128,13 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
             ifindex, frame = outside.random_word(rng, tables, rng.choice(abroad))
             found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
             continue
-        if rng.random() < 0.5:
+        if rng.random() < 0.4:
             found.append(packet(*random_packet(rng, tables, ifindexes)[:2]))
             continue
-        ifindex, frame = talks.random_word(rng, tables, rng.choice(kept))
+        if dealings and rng.random() < 0.5:
+            ifindex, frame = balances.random_word(rng, tables, rng.choice(dealings))
+        else:
+            ifindex, frame = talks.random_word(rng, tables, rng.choice(kept))
         found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
     return found
 

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.goalstate import balances, ground
 
+from alcor.goalstate.balancing import Balancers
 from alcor.goalstate.delta import Commits
 from alcor.goalstate.qos import Policies
 from alcor.goalstate.snapshot import Groups, Roads
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix
+from alcor.model.balancing import Balancing
 from alcor.model.ids import Id
 from alcor.model.nouns import (
     Direction,
@@ -51,6 +54,7 @@ ACTIONS: st.SearchStrategy[Action] = st.tuples(
             *("regroup", "regroup", "rule", "rule", "ungroup"),
             *("limit", "limit", "netlimit", "quality", "quality", "unquality"),
             *("router", "router", "unroute", "peer"),
+            *balances.VERBS,
         ]
     ),
     st.integers(0, PORTS - 1),
@@ -82,6 +86,11 @@ class Rows(NamedTuple):
 
     def qos(self) -> Policies:
         return Policies(self.policies.values(), self.qos_rules.values(), self.bindings.values())
+
+    balancing: balances.Rows
+
+    def balancers(self) -> Balancers:
+        return Balancers(self.balancing.values())
 
     def roads(self) -> Roads:
         return Roads(self.routers.values(), self.peerings.values())
@@ -148,6 +157,8 @@ class Commit(NamedTuple):
     deleted_roads: list[Router | Peering]
     left: list[Id]
     """Networks that a router was connected with."""
+    balancing: list[Balancing]
+    deleted_balancing: list[Balancing]
     after: Rows
 
     def add_to(self, commits: Commits, roads: Roads) -> None:
@@ -159,6 +170,7 @@ class Commit(NamedTuple):
         commits.add_groups(revision, self.groups, self.rules, self.identities)
         commits.remove_groups(revision, self.deleted_groups, self.deleted_rules, self.deleted_identities)
         commits.add_qos(revision, self.policies, (*self.bindings, *self.deleted_bindings))
+        commits.add_balancing(revision, self.balancing, self.deleted_balancing)
         commits.add_ports(revision, self.new, self.changed, self.deleted)
 
 
@@ -182,9 +194,9 @@ def port_id(index: int, life: int) -> Id:
 def start() -> Rows:
     """Two VPCs with a subnet each, three nodes, no port; revision 1."""
     networks = {network_id(index): _network(index, 1) for index in range(VPCS)}
-    subnets = {subnet_id(index): _subnet(index, 1) for index in range(VPCS)}
-    nodes = {name: _node(name, index, 1) for index, name in enumerate(HOSTS)}
-    return Rows(1, networks, subnets, {}, nodes, *({}, {}, {}), *({}, {}, {}), *({}, {}))
+    subnets = {subnet_id(index): ground.subnet(subnet_id(index), network_id(index), index, 1) for index in range(VPCS)}
+    nodes = {name: ground.node(name, index, 1) for index, name in enumerate(HOSTS)}
+    return Rows(1, networks, subnets, {}, nodes, *({}, {}, {}), *({}, {}, {}), *({}, {}, {}))
 
 
 def play(history: Sequence[Sequence[Action]], *, exclusive: bool = False) -> list[Commit]:
@@ -204,7 +216,7 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
         *(dict(before.networks), dict(before.subnets), dict(before.ports), dict(before.nodes)),
         *(dict(before.groups), dict(before.rules), dict(before.identities)),
         *(dict(before.policies), dict(before.qos_rules), dict(before.bindings)),
-        *(dict(before.routers), dict(before.peerings)),
+        *(dict(before.routers), dict(before.peerings), dict(before.balancing)),
     )
     lists: list[Any] = [[] for _ in Commit._fields[:-1]]
     commit = Commit(*lists, rows)
@@ -215,6 +227,8 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
         )
         if verb in ("network", "demand", "netlimit"):
             row = ("network", index % VPCS)
+        if verb in balances.VERBS:
+            row = ("balancing", index if "member" in verb else index % VPCS)
         if verb in ("rule", "ungroup"):
             row = ("group", index % GROUPS)
         if "quality" in verb:
@@ -256,7 +270,7 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         del rows.ports[live.id]
         commit.deleted.append(live)
     elif verb == "node" and host:
-        node = replace(_node(host, host_index, revision), underlay_ip=ip_from_int(0xAC100000 + revision, 4))
+        node = replace(ground.node(host, host_index, revision), underlay_ip=ip_from_int(0xAC100000 + revision, 4))
         rows.nodes[host] = node
         commit.nodes.append(node)
     elif verb == "network":
@@ -271,7 +285,8 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         rows.networks[network.id] = network
         commit.networks.append(network)
     elif verb == "subnet":
-        subnet = replace(_subnet(vpc, revision), gateway=parse_ip(f"10.{vpc}.0.{250 + address}") if address else None)
+        gateway = parse_ip(f"10.{vpc}.0.{250 + address}") if address else None
+        subnet = replace(_subnet(vpc, revision), gateway=gateway)
         rows.subnets[subnet.id] = subnet
         commit.subnets.append(subnet)
     elif verb == "unsubnet" and subnet_id(vpc) in rows.subnets:
@@ -303,6 +318,18 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         commit.left.extend(gone.networks)
     elif verb == "peer":
         _peer(commit)
+    elif verb in balances.VERBS:
+        _balance(commit, network_id(vpc), verb, index, address)
+
+
+def _balance(commit: Commit, network: Id, verb: str, index: int, address: int) -> None:
+    fresh, lost = balances.act(commit.after.balancing, network, commit.after.revision, verb, index, address)
+    commit.balancing.extend(fresh)
+    commit.deleted_balancing.extend(lost)
+
+
+def _subnet(vpc: int, revision: int) -> Subnet:
+    return ground.subnet(subnet_id(vpc), network_id(vpc), vpc, revision)
 
 
 def _policy(commit: Commit, number: int) -> QosPolicy:
@@ -563,37 +590,6 @@ def _network(index: int, revision: int) -> Network:
         mtu=1450,
         admin_state_up=True,
         shared=False,
-        created_at=0,
-        updated_at=0,
-        revision=revision,
-    )
-
-
-def _subnet(index: int, revision: int) -> Subnet:
-    return Subnet(
-        id=subnet_id(index),
-        network_id=network_id(index),
-        project_id="",
-        name="",
-        description="",
-        cidr=parse_prefix(f"10.{index}.0.0/16"),
-        gateway=parse_ip(f"10.{index}.0.1"),
-        pools=(),
-        enable_dhcp=True,
-        dns_nameservers=(),
-        created_at=0,
-        updated_at=0,
-        revision=revision,
-    )
-
-
-def _node(name: str, index: int, revision: int) -> Node:
-    return Node(
-        id=Id(name.encode() * 16),
-        name=name,
-        underlay_ip=parse_ip(f"172.16.0.{index + 1}"),
-        agent_host="127.0.0.1",
-        agent_port=50001,
         created_at=0,
         updated_at=0,
         revision=revision,

@@ -21,7 +21,7 @@ def of(*commits: Commit, before: Rows | None = None) -> Delta:
         commit.add_to(gathered, roads)
     rows = commits[-1].after
     moved = [port for name in sorted(gathered.nodes) for port in rows.of_host(name)]
-    return delta(gathered, rows.nodes, moved, rows.view(), rows.on_demand(), rows.qos())
+    return delta(gathered, rows.nodes, moved, rows.view(), rows.on_demand(), rows.qos(), rows.balancers())
 
 
 def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
@@ -36,6 +36,7 @@ def whole(rows: Rows, network: Id, revision: int | None = None) -> ScopeUpdate:
         rows.view(),
         rows.qos(),
         rows.roads(),
+        rows.balancers(),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.goalstate import balances
 from tests.goalstate.histories import HISTORIES, HOSTS, Action, Commit, network_id, play, start
 from tests.goalstate.test_delta import whole
 
@@ -170,6 +171,7 @@ class RacingStore(MemoryStore):
             left_networks=commit.left,
             deleted_routers=[road for road in commit.deleted_roads if isinstance(road, Router)],
             deleted_peerings=[road for road in commit.deleted_roads if isinstance(road, Peering)],
+            **balances.changes(commit.balancing, commit.deleted_balancing),
         )
         self.commit(commit.after.revision, changes)
         assert self.publisher is not None
@@ -267,6 +269,8 @@ async def test_hosts_converge_in_any_weather(history: list[list[Action]], seed: 
             assert site.tables.policies == fresh.tables.policies
             assert site.tables.routes == fresh.tables.routes
             assert site.tables.translations == fresh.tables.translations
+            assert site.tables.vips == fresh.tables.vips
+            assert site.tables.services == fresh.tables.services
             assert site.reconciler.desired.held(1)[1:] == truth.held(1)[1:] or [
                 (held.scope, held.digest) for held in site.reconciler.desired.held(1)[1:]
             ] == [(held.scope, held.digest) for held in truth.held(1)[1:]]

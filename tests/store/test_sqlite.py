@@ -12,6 +12,7 @@ import pytest
 from tests.store.nouns import make, network, node, port, subnet, write
 
 from alcor.model.addresses import parse_ip
+from alcor.model.balancing import LoadBalancer
 from alcor.model.nouns import Peering, Router
 from alcor.store.base import SCAN_BOUND, Changes, Query, QueryError, StoreError
 from alcor.store.query import Listing
@@ -100,6 +101,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         for table in (
             *("security_groups", "security_group_rules", "identities", *QOS_TABLES),
             *("routers", "peerings", "floating_ips", "port_forwardings"),
+            *("load_balancers", "listeners", "member_pools", "members", "health_monitors"),
         ):
             connection.execute(f"DROP TABLE {table}")
         values = "1, x'00', 'h1', x'00000000000000000000ffffc0a80001', 'h1', 50001, 5, 6, 7"
@@ -113,6 +115,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         assert store.list_ports(Query()) == []
         assert store.security_groups() == store.rows(Router) == store.rows(Peering) == []
         assert (store.qos_policies(), store.qos_rules(), store.qos_bindings()) == ([], [], [])
+        assert store.rows(LoadBalancer) == []
         store.close()
 
 

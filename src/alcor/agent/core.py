@@ -23,13 +23,14 @@ from alcor.agent.config import AgentConfig
 from alcor.agent.directory import Directory
 from alcor.agent.feeds import FeedKey, Feeds
 from alcor.agent.probe import Prober, UdpProbes
+from alcor.agent.probing import Probing, Watched
 from alcor.agent.reconcile import AgentStatus, News, Received, Reconciler, Refused
 from alcor.agent.relay import Relay
 from alcor.agent.resolver import Resolver
 from alcor.agent.server import AgentServer, Stream
 from alcor.agent.state import ScopeKey
 from alcor.bus.base import Bus
-from alcor.dataplane.base import Driver, EndpointKey, PortCounters, Stack
+from alcor.dataplane.base import DataPlaneError, Driver, EndpointKey, PortCounters, Stack
 from alcor.hostsvc.serving import HostServices
 from alcor.model.ids import Id
 from alcor.paths.link import AGENT, load_credentials
@@ -37,10 +38,13 @@ from alcor.wire.fields import WireError
 from alcor.wire.probes import decode_peers, has_peers
 from alcor.wire.reports import (
     MAX_HEARTBEAT_SCOPES,
+    MAX_HEARTBEAT_SERVICES,
     Ack,
     Feeding,
     Heartbeat,
     Held,
+    MemberAck,
+    ServiceCounts,
     encode_ack,
     encode_feeding,
     encode_heartbeat,
@@ -133,6 +137,8 @@ class Agent:
         """Partition -> the stream its later words go to."""
         self._held: dict[int, tuple[Held, ...]] = {}
         """What the host held when the worker last had time to say."""
+        self._traffic: dict[int, tuple[ServiceCounts, ...]] = {}
+        """What load balancers carried for ports here, likewise."""
         self._turn = 0
         """Where the next heartbeat goes on, when there are more scopes than fit."""
         self._bus = bus
@@ -184,6 +190,7 @@ class Agent:
             asyncio.create_task(self._beat(), name="heartbeats"),
             asyncio.create_task(self._resolve(), name="resolver"),
             asyncio.create_task(self._prober.run(), name="prober"),
+            asyncio.create_task(self._probe(), name="probes"),
             asyncio.create_task(self._answer_ports(), name="services"),
         ]
         if self._bus is not None and self._bus_end is not None and self._feeds is not None:
@@ -273,6 +280,15 @@ class Agent:
     async def _resolve(self) -> None:
         await self._resolver.run()
 
+    async def _probe(self) -> None:
+        def look() -> asyncio.Future[Mapping[Id, Watched]]:
+            return asyncio.ensure_future(self._ask(self._reconciler.watched))
+
+        await Probing(self._driver.prober, self._clock, look, self._tell_members).run()
+
+    def _tell_members(self, partition: int, members: tuple[MemberAck, ...]) -> None:
+        self._say(partition, encode_ack(Ack(sequence=0, members=members)))
+
     async def _answer_ports(self) -> None:
         await self._services.run()
 
@@ -294,6 +310,8 @@ class Agent:
             with suppress(TimeoutError):  # busy: what was held last is told
                 async with asyncio.timeout(interval_s / 4):
                     self._held = await self._ask(self._reconciler.held)
+                    with suppress(DataPlaneError):  # the next heartbeat tells
+                        self._traffic = await self._ask(self._reconciler.traffic)
                     if self._feeds is not None:
                         held = ((partition, one.scope) for partition, some in self._held.items() for one in some)
                         self._feeds.keep(frozenset(FeedKey(*key) for key in held))
@@ -308,7 +326,11 @@ class Agent:
             if len(held) > MAX_HEARTBEAT_SCOPES:
                 start = self._turn % len(held)
                 held = (held[start:] + held[:start])[:MAX_HEARTBEAT_SCOPES]
-            self._say_there(partition, held)
+            services = self._traffic.get(partition, ())
+            if len(services) > MAX_HEARTBEAT_SERVICES:
+                start = self._turn % len(services)
+                services = (services[start:] + services[:start])[:MAX_HEARTBEAT_SERVICES]
+            self._say_there(partition, held, services)
         self._turn += MAX_HEARTBEAT_SCOPES
 
     def _tell_sightings(self) -> None:
@@ -317,13 +339,13 @@ class Agent:
             for partition in sorted(self._live):
                 self._say_there(partition, ())
 
-    def _say_there(self, partition: int, held: tuple[Held, ...]) -> None:
+    def _say_there(self, partition: int, held: tuple[Held, ...], services: tuple[ServiceCounts, ...] = ()) -> None:
         """On every path that is open."""
         config, stream = self._config, self._live.get(partition)
         epoch = stream.epoch if stream is not None else 0
         seen = self._prober.sightings(partition)
         report = encode_heartbeat(
-            Heartbeat(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby, seen)
+            Heartbeat(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby, seen, services)
         )
         if stream is not None:
             stream.send(report, answers=False)

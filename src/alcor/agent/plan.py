@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
+from alcor.agent.balancing import full_balancing, partial_balancing
 from alcor.agent.roads import attached, has_roads, roads, router_addresses
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import (
@@ -30,11 +31,12 @@ from alcor.dataplane.base import (
     Route,
     RouteKey,
     Rule,
+    ServiceKey,
     TranslationKey,
 )
 from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import EndpointGoal, GroupGoal, LimitGoal, QosGoal, identity_id
-from alcor.model.addresses import ROUTER_MAC, link_local
+from alcor.model.addresses import ROUTER_MAC, Mac, link_local
 from alcor.model.ids import Id
 
 _Key = TypeVar("_Key")
@@ -83,6 +85,7 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         port_security=goal.port_security,
         pairs=goal.pairs,
         routes=leaves,
+        balanced=bool(state.balancers),
         served=served,
         egress_limit=_rate_limit(qos.egress),
         ingress_limit=_rate_limit(qos.ingress),
@@ -179,6 +182,7 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
     put_routes = [one for one in ways.routes.items() if observed.routes.get(one[0]) != one[1]]
     known = observed.translations
     put_translations = [one for one in ways.translations.items() if known.get(one[0]) != one[1]]
+    balancing = full_balancing(desired, observed.vips, observed.services, may_remove=may_remove)
     on_demand = desired.on_demand().keys()
     unused = observed.policies.keys() - {policy.key for policy in wanted_policies}
     return Plan(
@@ -196,6 +200,7 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
         remove_policies=tuple(sorted(unused)) if may_remove else (),
         put_on_demand=tuple(sorted(on_demand - observed.on_demand)),
         remove_on_demand=tuple(sorted(observed.on_demand - on_demand)) if may_remove else (),
+        **balancing._asdict(),
     )
 
 
@@ -208,9 +213,11 @@ def partial_plan(
     carried_on_demand: Set[int],
     carried_routes: Mapping[RouteKey, Route],
     carried_translations: Mapping[TranslationKey, int],
+    carried_vips: Mapping[EndpointKey, Mac],
+    carried_services: Mapping[ServiceKey, int],
 ) -> Plan:
-    """What the touched objects ask for. `ports`, `carried_gateways`, `carried_policies` (digests), `carried_on_demand`
-    (VNIs), `carried_routes` and `carried_translations` are what the data plane carries.
+    """What the touched objects ask for. `ports` and all that is `carried_` is what the data plane carries: of policies
+    and services the digests, of VPCs on demand the VNIs.
 
     Endpoints are put or removed, and ports removed, without asking what is there: doing so twice changes nothing, no
     copy of the endpoints has to be kept, and what a failed attempt left half-made goes too.
@@ -237,8 +244,7 @@ def partial_plan(
                     remove_endpoints.add(where)
             else:
                 put_endpoints.append((where, endpoint))
-                if remove_endpoints:
-                    remove_endpoints.discard(where)
+                remove_endpoints.discard(where)
     wanted, touched_vnis = set[EndpointKey](), set(touched.gone_vnis)
     for key in touched.vpcs:
         vpc = desired.vpc(key)
@@ -266,6 +272,7 @@ def partial_plan(
         put_on_demand=tuple(sorted(on_demand - carried_on_demand)),
         remove_on_demand=tuple(sorted(carried_on_demand - on_demand)),
         remove_forwards=tuple(sorted(touched.followed - touched.forwards.keys())),
+        **partial_balancing(desired, touched, carried_vips, carried_services)._asdict(),
     )
 
 

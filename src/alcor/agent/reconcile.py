@@ -19,6 +19,7 @@ import msgspec
 from alcor.agent.config import AgentConfig
 from alcor.agent.journal import Journal, JournalError
 from alcor.agent.plan import full_plan, local_port, partial_plan
+from alcor.agent.probing import Watched, watched
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import (
     Applied,
@@ -30,13 +31,15 @@ from alcor.dataplane.base import (
     PolicyKey,
     Route,
     RouteKey,
+    ServiceKey,
     TranslationKey,
 )
 from alcor.kit.memory import no_collection
+from alcor.model.addresses import Mac
 from alcor.model.ids import Id, format_id
 from alcor.wire.codec import BundleHead, Feed, decode_bundle, decode_scopes, without_feeds
 from alcor.wire.fields import WireError
-from alcor.wire.reports import Ack, Held, Hello, PortAck, Timings
+from alcor.wire.reports import Ack, Held, Hello, PortAck, ServiceCounts, Timings
 
 _log = logging.getLogger(__name__)
 _Key = TypeVar("_Key")
@@ -151,6 +154,9 @@ class Reconciler:
         self._gateways: set[EndpointKey] = set()
         self._policies: dict[PolicyKey, int] = {}
         """Digests."""
+        self._vips: dict[EndpointKey, Mac] = {}
+        self._services: dict[ServiceKey, int] = {}
+        """Digests."""
         self._on_demand: set[int] = set()
         """VNIs."""
         self._routes: dict[RouteKey, Route] = {}
@@ -208,6 +214,24 @@ class Reconciler:
             endpoints=sum(len(state.endpoints) for state in self.desired.scopes.values()),
             broken=self._broken,
         )
+
+    def traffic(self) -> dict[int, tuple[ServiceCounts, ...]]:
+        """What clients here exchanged with load balancers, by partition. Raises DataPlaneError."""
+        if not self._services:
+            return {}
+        vpcs = {vpc.vni: key for key in self.desired.vpcs() if (vpc := self.desired.vpc(key)) is not None}
+        found: dict[int, list[ServiceCounts]] = {}
+        for key, one in sorted(self._driver.service_counters().items()):
+            where = vpcs.get(key.vni)
+            if where is not None and one.connections:
+                counts = one.connections, one.closed, one.bytes_in, one.bytes_out
+                told = ServiceCounts(where.scope, key.ip, key.protocol, key.port, *counts)
+                found.setdefault(where.partition, []).append(told)
+        return {partition: tuple(some) for partition, some in found.items()}
+
+    def watched(self) -> dict[Id, Watched]:
+        """The pool members that are probed from this host."""
+        return watched(self.desired, self._driver)
 
     def due(self) -> float:
         """When `tick` has something to do, by the clock."""
@@ -386,7 +410,7 @@ class Reconciler:
         touched.ports.update(touched.mentioned)
         plan = partial_plan(
             *(self.desired, touched, self._ports, self._gateways, self._policies, self._on_demand),
-            *(self._routes, self._translations),
+            *(self._routes, self._translations, self._vips, self._services),
         )
         return self._apply(plan, touched.ports, started)
 
@@ -401,6 +425,8 @@ class Reconciler:
         self._ports = dict(observed.ports)
         self._gateways = set(observed.gateways)
         self._policies = dict(observed.policies)
+        self._vips = dict(observed.vips)
+        self._services = dict(observed.services)
         self._on_demand = set(observed.on_demand)
         self._routes = dict(observed.routes)
         self._translations = dict(observed.translations)
@@ -478,6 +504,9 @@ class Reconciler:
                 self._policies.pop(named, None)
             _renew(self._routes, plan.put_routes, plan.remove_routes)
             _renew(self._translations, plan.put_translations, plan.remove_translations)
+            _renew(self._vips, plan.put_vips, plan.remove_vips)
+            digests = [(service.key, service.digest()) for service in plan.put_services]
+            _renew(self._services, digests, plan.remove_services)
             self._on_demand.difference_update(plan.remove_on_demand)
             self._on_demand.update(plan.put_on_demand)
             until = self._clock() + FORWARD_S

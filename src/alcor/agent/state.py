@@ -49,6 +49,7 @@ class Touched:
 
     __slots__ = (
         "addresses",
+        "balancing",
         "followed",
         "forwards",
         "fresh",
@@ -76,6 +77,8 @@ class Touched:
         """Where a local port came, went or has other groups: a policy may be needed, or needed no more."""
         self.roads = False
         """Routes or translations may differ."""
+        self.balancing: set[ScopeKey] = set()
+        """Whose load balancers, pools or members may differ."""
         self.addresses: dict[ScopeKey, dict[Ip, None]] = {}
         """Whose endpoints may differ, by VPC; in the order in which they were named."""
         self.fresh: dict[ScopeKey, set[Ip]] = {}
@@ -301,6 +304,10 @@ class Desired:
                 touched.roads = touched.roads or change.kind is Kind.IDENTITY
             elif change.kind in (Kind.ROUTER, Kind.PEERING):
                 self._road(key, change, touched, left)
+            elif change.kind in (Kind.BALANCER, Kind.POOL, Kind.MEMBER):
+                touched.balancing.add(key)
+                if change.kind is Kind.BALANCER and (change.before is None or change.after is None):
+                    touched.ports.update(self.ports_of(key))  # they may have been the first, or the last
             elif change.kind is Kind.NAME:
                 self._names[key].change(_name(change.before), _name(change.after))
             else:
@@ -401,6 +408,7 @@ class Desired:
         if old_vni != new_vni:
             touched.addresses.setdefault(key, {}).update(dict.fromkeys(self._owners[key]))
             touched.policies.add(key)
+            touched.balancing.add(key)
             if old_vni is not None:
                 self._lose_vni(key, old_vni, touched)
 
@@ -422,6 +430,7 @@ class Desired:
         touched.vpcs.discard(key)
         touched.policies.discard(key)
         touched.members.discard(key)
+        touched.balancing.discard(key)
 
 
 def _name(goal: Goal | None) -> NameGoal | None:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler, Lifespan, Receive, Scope, Send
 
-from alcor.api import discovery, errors, openapi, qos
+from alcor.api import discovery, errors, lbaas, openapi, qos
 from alcor.api.agents import Agents
 from alcor.api.context import Context
 from alcor.api.errors import Reply
@@ -33,9 +33,11 @@ from alcor.api.reachability import ReachabilityHandler
 from alcor.api.routers import Routers
 from alcor.api.security_groups import SecurityGroupRules, SecurityGroups
 from alcor.api.subnets import Subnets
+from alcor.api.tree import Tree
 from alcor.services.commands import Control
 from alcor.services.health import HealthView
 from alcor.services.reachability import ReachabilityView
+from alcor.services.traffic import Traffic
 from alcor.store.base import Store
 
 MEMBER = "/{member}"
@@ -54,9 +56,10 @@ def create_app(
     health: HealthView | None = None,
     metrics: Callable[[], bytes] | None = None,
     reachability: ReachabilityView | None = None,
+    traffic: Traffic | None = None,
 ) -> Starlette:
     """The application. `health` answers how hosts are, `metrics` makes the page for Prometheus, `reachability` says why
-    packets arrive or not.
+    packets arrive or not, `traffic` what load balancers carried.
 
     It owns its reader threads (they end with the lifespan), not `control` and not `store`.
     """
@@ -70,26 +73,27 @@ def create_app(
         finally:
             readers.shutdown(wait=True, cancel_futures=True)
 
-    endpoints = {
-        path: Endpoint(methods, limits)
-        for path, methods in handlers(Context(control, store, readers, health, metrics, reachability)).items()
-    }
+    context = Context(control, store, readers, health, metrics, reachability, traffic)
+    endpoints = {path: Endpoint(methods, limits) for path, methods in handlers(context).items()}
+    tree = lbaas.make_tree(context, limits)
     return Application(
-        endpoints, lifespan=lifespan, exception_handlers={HTTPException: _http_error, Exception: _unexpected}
+        endpoints, tree, lifespan=lifespan, exception_handlers={HTTPException: _http_error, Exception: _unexpected}
     )
 
 
 class Application(Starlette):
     """See the module. `endpoints` by path; /{parent} in it stands for whatever is there, and so does /{member}: at its
-    end, or before what is done to a member."""
+    end, or before what is done to a member. `balancing` answers for all paths of Octavia's."""
 
     def __init__(
         self,
         endpoints: Mapping[str, Endpoint],
+        balancing: Tree,
         *,
         lifespan: Lifespan[Starlette],
         exception_handlers: Mapping[Any, ExceptionHandler],
     ) -> None:
+        self._balancing = balancing
         super().__init__(lifespan=lifespan, exception_handlers=exception_handlers)
         self._whole = {path: endpoint for path, endpoint in endpoints.items() if MEMBER not in path}
         self._parents = {
@@ -107,6 +111,10 @@ class Application(Starlette):
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
+            for prefix in lbaas.PREFIXES:
+                if scope["path"].startswith(f"{prefix}/"):
+                    await self._balancing.answer(prefix, scope, receive, send)
+                    return
         await super().__call__(scope, receive, send)
 
     def _find(self, scope: Scope) -> Endpoint | None:

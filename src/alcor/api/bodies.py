@@ -450,8 +450,8 @@ class CreateReader(Generic[Body]):
         self._decoder = msgspec.json.Decoder(envelope)
         self._readable = _names(view)
 
-    def read(self, raw: bytes) -> tuple[list[Body], bool]:
-        """The bodies, and whether they came as a bulk. Raises BadRequest."""
+    def read(self, raw: bytes, *, none: bool = False) -> tuple[list[Body], bool]:
+        """The bodies, and whether they came as a bulk; `none`: of none too. Raises BadRequest."""
         envelope = _decode(self._decoder, raw, self._readable, "POST")
         one: Body | UnsetType = getattr(envelope, self._one)
         many: list[Body] | UnsetType = getattr(envelope, self._many)
@@ -462,7 +462,7 @@ class CreateReader(Generic[Body]):
             return [one], False
         if one is not UNSET:
             raise BadRequest(f"Give '{self._one}' or '{self._many}', not both")
-        if not many:
+        if not many and not none:
             raise BadRequest(f"Resources required: '{self._many}' is empty")
         return many, True
 

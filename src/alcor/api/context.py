@@ -10,6 +10,7 @@ from typing import TypeVar
 from alcor.services.commands import Control
 from alcor.services.health import HealthView
 from alcor.services.reachability import ReachabilityView
+from alcor.services.traffic import Traffic
 from alcor.store.base import Store
 
 Found = TypeVar("Found")
@@ -26,6 +27,7 @@ class Context:
         health: HealthView | None = None,
         metrics: Callable[[], bytes] | None = None,
         reachability: ReachabilityView | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self.control = control
         self.store = store
@@ -35,6 +37,8 @@ class Context:
         """The page for Prometheus; None: there is none."""
         self.reachability = reachability
         """None: nobody answers."""
+        self.traffic = traffic or Traffic()
+        """What load balancers carried."""
         self._readers = readers
 
     async def read(self, question: Callable[[], Found]) -> Found:

@@ -128,7 +128,7 @@ class Endpoint:
         request_id = next_request_id()
         try:
             reply = await self._answer(scope, receive)
-        except _Disconnected:
+        except Disconnected:
             return
         except asyncio.CancelledError:
             raise
@@ -141,7 +141,7 @@ class Endpoint:
         handler = self.handlers.get(method)
         if handler is None:
             return errors.method_not_allowed(method, self._allow)
-        body = await _read_body(scope, receive, self._limits.body_bytes) if method in ("POST", "PUT") else b""
+        body = await read_body(scope, receive, self._limits.body_bytes) if method in ("POST", "PUT") else b""
         return await handler(Call(scope, body, self._limits))
 
 
@@ -166,11 +166,12 @@ async def send_reply(reply: Reply, request_id: str, scope: Scope, send: Send) ->
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
 
 
-class _Disconnected(Exception):
+class Disconnected(Exception):
     """The client left before its body was whole."""
 
 
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises BodyTooLarge, Disconnected."""
     for key, value in scope["headers"]:
         if key == b"content-length" and value.isdigit() and int(value) > limit:
             raise BodyTooLarge(limit)
@@ -184,7 +185,7 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     size = 0
     while True:
         if message["type"] == "http.disconnect":
-            raise _Disconnected
+            raise Disconnected
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:

@@ -8,7 +8,7 @@ removals first, then what ports refer to, then ports, then what no port refers t
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
@@ -80,6 +80,8 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     pairs: tuple[AddressPair, ...] = ()
     routes: bool = False
     """Where its routed packets go is in the routes of its VNI; without, they stay in the VNI."""
+    balanced: bool = False
+    """Its VPC has load balancers: what it is given may be an answer of one of their backends."""
     served: bool = False
     """Its host answers it: DHCP, router solicitations, DNS, metadata (Requests)."""
     egress_limit: RateLimit | None = None
@@ -191,6 +193,60 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """What stands for its security groups; 0: none."""
 
 
+class ServiceKey(NamedTuple):
+    """Names a service: a load balancer's address and a port of it, in a VPC."""
+
+    vni: int
+    ip: Ip
+    protocol: int
+    """6 (TCP) or 17 (UDP)."""
+    port: int
+
+
+class Backend(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Who answers for a service."""
+
+    ip: Ip
+    port: int
+    weight: int = 1
+    """Its share of new connections; 0: it gets none, and keeps those that it has."""
+    failed: bool = False
+    """It gets no new connections; what has none (UDP) leaves it at once."""
+
+
+class Service(msgspec.Struct, frozen=True, gc=False):
+    """Spreads connections to its key over backends. A backend that is taken out keeps its connections for a while."""
+
+    key: ServiceKey
+    backends: tuple[Backend, ...]
+    """Sorted, each address and port once; at most MAX_BACKENDS."""
+    affinity: bool = False
+    """All connections of a source address go to one backend."""
+
+    def digest(self) -> int:
+        """64 bits over all of it: equal digests mean nothing to do."""
+        return int.from_bytes(blake2b(msgspec.msgpack.encode(self), digest_size=8).digest(), "little")
+
+
+MAX_BACKENDS = 1024
+"""Of one service."""
+DRAIN_S = 300
+"""A backend that was taken out keeps its connections for so long."""
+
+
+class ServiceCounters(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What clients on this host exchanged with a service since it was put there."""
+
+    connections: int = 0
+    closed: int = 0
+    """Of them, those that were seen to end (TCP)."""
+    packets_in: int = 0
+    bytes_in: int = 0
+    """From clients; frames."""
+    packets_out: int = 0
+    bytes_out: int = 0
+
+
 class Miss(NamedTuple):
     """A packet of a VPC on demand for an address that the host knows nothing of. Who took it sends it on, once."""
 
@@ -229,6 +285,34 @@ class Misses(Protocol):
     def release(self, misses: Sequence[Miss]) -> None:
         """Sends the packets on, as if their ports had just sent them; a miss now is dropped."""
         ...
+
+
+class Probe(NamedTuple):
+    """One question to a workload of this host: does it answer?"""
+
+    ifindex: int
+    """The host's end of its interface."""
+    mac: Mac
+    ip: Ip
+    port: int
+    source_mac: Mac
+    source: Ip
+    """A load balancer's address: the answer goes nowhere else."""
+    type: str
+    """TCP, HTTP, HTTPS, PING or UDP-CONNECT."""
+    timeout_s: float
+    http_method: str = ""
+    url_path: str = ""
+    expected_codes: str = ""
+    avoid: frozenset[int] = frozenset()
+    """Source ports that mean something there: the address's listeners."""
+
+
+class Prober(Protocol):
+    """Asks workloads of this host. Any thread."""
+
+    def start(self, probe: Probe, done: Callable[[str], None]) -> None:
+        """Asks; `done` is told, once and on any thread, why the workload does not answer as it should; "": it does."""
 
 
 class Request(NamedTuple):
@@ -316,6 +400,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     remove_ports: tuple[Id, ...] = ()
     remove_endpoints: tuple[EndpointKey, ...] = ()
     remove_gateways: tuple[EndpointKey, ...] = ()
+    remove_vips: tuple[EndpointKey, ...] = ()
+    remove_services: tuple[ServiceKey, ...] = ()
+    put_services: tuple[Service, ...] = ()
+    put_vips: tuple[tuple[EndpointKey, Mac], ...] = ()
+    """Addresses of load balancers, and the MACs that ARP and neighbour discovery give for them."""
     put_policies: tuple[Policy, ...] = ()
     put_gateways: tuple[EndpointKey, ...] = ()
     put_endpoints: tuple[tuple[EndpointKey, Endpoint], ...] = ()
@@ -366,6 +455,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Digests; 0 for one that is not whole."""
     routes: dict[RouteKey, Route] = {}
     translations: dict[TranslationKey, int] = {}
+    vips: dict[EndpointKey, Mac] = {}
+    services: dict[ServiceKey, int] = {}
+    """Digests."""
     on_demand: frozenset[int] = frozenset()
     """VNIs."""
     learnt: tuple[EndpointKey, ...] = ()
@@ -397,6 +489,15 @@ class Driver(Protocol):
         ...
 
     @property
+    def prober(self) -> Prober:
+        """For who watches over workloads: may be used while another thread works with the driver."""
+        ...
+
+    def interface_of(self, port_id: Id) -> int | None:
+        """The host's end of a port's interface (ifindex); None: it is not carried."""
+        ...
+
+    @property
     def requests(self) -> Requests:
         """For who answers them: may be used while another thread works with the driver."""
         ...
@@ -415,6 +516,10 @@ class Driver(Protocol):
 
     def counters(self) -> dict[Id, PortCounters]:
         """Traffic per local port."""
+        ...
+
+    def service_counters(self) -> dict[ServiceKey, ServiceCounters]:
+        """Traffic of this host's clients per service."""
         ...
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from alcor.goalstate.balancing import Balancers
 from alcor.goalstate.digest import object_digest
 from alcor.goalstate.objects import (
     HOST_SCOPE,
@@ -37,6 +38,7 @@ from alcor.goalstate.snapshot import (
     vpc_goal,
 )
 from alcor.model.addresses import Ip, with_link_local
+from alcor.model.balancing import Balancing, LoadBalancer, Member, MemberPool
 from alcor.model.ids import Id
 from alcor.model.nouns import Identity, Network, Node, Peering, Port, Router, SecurityGroup, SecurityGroupRule, Subnet
 from alcor.model.qos import QosBinding, QosPolicy
@@ -91,6 +93,8 @@ class Commits(msgspec.Struct, kw_only=True):
     """(network, number) -> the identity, and the revision of its deletion; 0 when it is there."""
     roads: dict[Id, RoadChange] = {}
     """Routers and peerings."""
+    balancing: dict[Id, tuple[LoadBalancer | MemberPool | Member, int]] = {}
+    """Id -> the row of load balancing, and the revision of its deletion; 0 when it is there."""
 
     def add_ports(
         self, revision: int, new: Iterable[Port], changed: Iterable[tuple[Port, Port]], deleted: Iterable[Port]
@@ -193,6 +197,14 @@ class Commits(msgspec.Struct, kw_only=True):
         left = frozenset(before) | (earlier.left if earlier is not None else frozenset())
         self.roads[identifier] = RoadChange(kind, goal, left, revision)
 
+    def add_balancing(self, revision: int, rows: Iterable[Balancing], deleted: Iterable[Balancing]) -> None:
+        """Takes in one commit's rows of load balancing."""
+        for some, gone in ((rows, 0), (deleted, revision)):
+            for row in some:
+                if isinstance(row, LoadBalancer | MemberPool | Member):
+                    self.balancing[row.id] = row, gone
+        self.revision = revision
+
     def _change(self, revision: int, port: Port, before: Port | None, after: Port | None) -> None:
         earlier = self.ports.get(port.id)
         visited = {one.host for one in (before, after) if one is not None and one.host}
@@ -233,12 +245,13 @@ def delta(
     groups: Groups | None = None,
     on_demand: Container[Id] = (),
     qos: Policies | None = None,
+    balancers: Balancers | None = None,
 ) -> Delta:
     """What the commits change in the scopes.
 
-    `nodes` (by name), `groups` and `qos` are the views after the commits. `ports_of_changed_nodes` are the ports of
-    every host in `commits.nodes`, read at or after the last commit: their endpoints move with their host's tunnel end.
-    `on_demand` are the VPCs of whose endpoints only those are told who asked.
+    `nodes` (by name), `groups`, `qos` and `balancers` are the views after the commits. `ports_of_changed_nodes` are the
+    ports of every host in `commits.nodes`, read at or after the last commit: their endpoints move with their host's
+    tunnel end. `on_demand` are the VPCs of whose endpoints only those are told who asked.
     """
     hosts: dict[str, _Update] = {}
     vpcs: dict[Id, _Update] = {}
@@ -277,6 +290,8 @@ def delta(
         _qos(commits, qos, vpcs)
     for identifier, road in sorted(commits.roads.items()):
         _road(identifier, road, vpcs)
+    if balancers is not None:
+        _balancing(commits, balancers, vpcs)
     return Delta(
         hosts={host: update.finish(HOST_SCOPE, commits.revision) for host, update in sorted(hosts.items())},
         vpcs={vpc: update.finish(vpc, commits.revision) for vpc, update in sorted(vpcs.items())},
@@ -391,6 +406,19 @@ def _road(identifier: Id, road: RoadChange, vpcs: dict[Id, _Update]) -> None:
         vpcs.setdefault(vpc, _Update()).objects.append(road.goal)
     for vpc in sorted(road.left - set(now)):
         vpcs.setdefault(vpc, _Update()).tombstones.append(Tombstone(road.kind, identifier, road.revision))
+
+
+def _balancing(commits: Commits, balancers: Balancers, vpcs: dict[Id, _Update]) -> None:
+    """Balancers, pools and members that came, changed and went."""
+    kinds = {LoadBalancer: Kind.BALANCER, MemberPool: Kind.POOL, Member: Kind.MEMBER}
+    for row, gone_at in commits.balancing.values():
+        if row.network_id in commits.deleted_networks:
+            continue
+        update = vpcs.setdefault(row.network_id, _Update())
+        if gone_at:
+            update.tombstones.append(Tombstone(kinds[type(row)], row.id, gone_at))
+        else:
+            update.objects.append(balancers.goal(row))
 
 
 def _addresses(port: Port | None) -> tuple[Ip, ...]:

@@ -21,13 +21,16 @@ from typing import NamedTuple
 from alcor.goalstate.digest import DIGEST_MODULUS, object_digest
 from alcor.goalstate.objects import (
     HOST_SCOPE,
+    BalancerGoal,
     EndpointGoal,
     Goal,
     GroupGoal,
     IdentityGoal,
     Kind,
+    MemberGoal,
     NameGoal,
     PeeringGoal,
+    PoolGoal,
     PortGoal,
     QosGoal,
     RouterGoal,
@@ -50,6 +53,9 @@ KIND_OF: dict[type[Goal], Kind] = {
     GroupGoal: Kind.GROUP,
     RouterGoal: Kind.ROUTER,
     PeeringGoal: Kind.PEERING,
+    BalancerGoal: Kind.BALANCER,
+    PoolGoal: Kind.POOL,
+    MemberGoal: Kind.MEMBER,
     NameGoal: Kind.NAME,
     QosGoal: Kind.QOS,
 }
@@ -64,6 +70,9 @@ _TABLES = {
     Kind.GROUP: "groups",
     Kind.ROUTER: "routers",
     Kind.PEERING: "peerings",
+    Kind.BALANCER: "balancers",
+    Kind.POOL: "pools",
+    Kind.MEMBER: "members",
     Kind.NAME: "names",
     Kind.QOS: "qos",
 }
@@ -84,14 +93,17 @@ class ScopeState:
 
     __slots__ = (
         "_tombstones",
+        "balancers",
         "complete",
         "digest",
         "endpoints",
         "floor",
         "groups",
         "identities",
+        "members",
         "names",
         "peerings",
+        "pools",
         "ports",
         "qos",
         "revision",
@@ -117,6 +129,9 @@ class ScopeState:
         self.groups: dict[Id, GroupGoal] = {}
         self.routers: dict[Id, RouterGoal] = {}
         self.peerings: dict[Id, PeeringGoal] = {}
+        self.balancers: dict[Id, BalancerGoal] = {}
+        self.pools: dict[Id, PoolGoal] = {}
+        self.members: dict[Id, MemberGoal] = {}
         self.names: dict[Id, NameGoal] = {}
         self.qos: dict[Id, QosGoal] = {}
         self._tombstones: dict[tuple[Kind, Id], int] = {}

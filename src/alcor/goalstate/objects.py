@@ -5,9 +5,10 @@ O(hosts that need it) and a VPC's state is encoded once for all its hosts:
 
 - the **host scope** holds the ports of one host;
 - a **VPC scope** holds what every host that needs the VPC must know: the VPC itself, its subnets, its endpoints, the
-  security groups that its ports are in, its ports' names, the policies of quality of service that they have, and the
-  routers and peerings that it has. That of a VPC which is on demand is without the endpoints. A host needs a VPC while
-  it runs a port of it, or of a VPC that a router or a peering connects with it, and then forgets it whole.
+  security groups that its ports are in, its ports' names, the policies of quality of service that they have, its load
+  balancers, and the routers and peerings that it has. That of a VPC which is on demand is without the endpoints. A host
+  needs a VPC while it runs a port of it, or of a VPC that a router or a peering connects with it, and then forgets it
+  whole.
 
 Every object carries the revision (commit number) that last changed it; a deletion is a tombstone with a revision.
 Whoever holds a scope merges by "newest revision of each object wins", so updates may repeat, race and reorder.
@@ -39,6 +40,9 @@ class Kind(IntEnum):
     GROUP = 6
     ROUTER = 7
     PEERING = 8
+    BALANCER = 14
+    POOL = 15
+    MEMBER = 16
     NAME = 18
     QOS = 21
 
@@ -279,6 +283,71 @@ class PeeringGoal(msgspec.Struct, frozen=True, gc=False):
         return Key(Kind.PEERING, self.id)
 
 
+class ListenerGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A protocol (6 or 17) and port of a balancer's address, and who answers there (None: nobody)."""
+
+    protocol: int
+    port: int
+    pool: Id | None
+
+
+class BalancerGoal(msgspec.Struct, frozen=True, gc=False):
+    """A load balancer: its address, the MAC that is given for it, and its listeners that are up, sorted."""
+
+    id: Id
+    revision: int
+    vip: Ip
+    mac: Mac
+    listeners: tuple[ListenerGoal, ...]
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.BALANCER, self.id)
+
+
+class MonitorGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """How the members of a pool are probed, by the host that each is on (model.balancing.HealthMonitor)."""
+
+    type: str
+    delay_s: int
+    timeout_s: int
+    rise: int
+    fall: int
+    http_method: str
+    url_path: str
+    expected_codes: str
+
+
+class PoolGoal(msgspec.Struct, frozen=True, gc=False):
+    """Members that answer for listeners. Not `enabled`: none of them does. `affinity`: a client has one member."""
+
+    id: Id
+    revision: int
+    enabled: bool
+    affinity: bool
+    monitor: MonitorGoal | None
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.POOL, self.id)
+
+
+class MemberGoal(msgspec.Struct, frozen=True, gc=False):
+    """A member of a pool. `weight` 0: it keeps its connections and gets no new ones; so does one that `failed`."""
+
+    id: Id
+    revision: int
+    pool: Id
+    ip: Ip
+    port: int
+    weight: int
+    failed: bool
+
+    @property
+    def key(self) -> Key:
+        return Key(Kind.MEMBER, self.id)
+
+
 Goal = (
     VpcGoal
     | SubnetGoal
@@ -288,6 +357,9 @@ Goal = (
     | GroupGoal
     | RouterGoal
     | PeeringGoal
+    | BalancerGoal
+    | PoolGoal
+    | MemberGoal
     | NameGoal
     | QosGoal
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from alcor.goalstate.balancing import Balancers
 from alcor.goalstate.objects import (
     HOST_SCOPE,
     EndpointGoal,
@@ -302,9 +303,10 @@ def vpc_snapshot(
     groups: Groups | None = None,
     qos: Policies | None = None,
     roads: Roads | None = None,
+    balancers: Balancers | None = None,
 ) -> ScopeUpdate:
-    """The whole scope of a VPC: network, subnets, nodes, groups, `qos` and roads as of commit `revision`, all the
-    network's ports as of then or later (when the network is on demand: those with names)."""
+    """The whole scope of a VPC: network, subnets, nodes, groups, `qos`, roads and balancers as of commit `revision`,
+    all the network's ports as of then or later (when the network is on demand: those with names)."""
     rows = list(ports)
     endpoints = [goal for port in rows if (goal := endpoint_goal(port, nodes, revision)) is not None]
     if network.on_demand:
@@ -317,6 +319,8 @@ def vpc_snapshot(
         objects += groups.goals(network.id)
     if roads is not None:
         objects += roads.goals(network.id)
+    if balancers is not None:
+        objects += balancers.goals(network.id)
     objects += sorted(names, key=_identifier)
     if qos is not None:
         objects += qos.goals(network.id)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alcor.lab import (
+    balancing,
     demand,
     dualstack,
     fakeproofs,
@@ -226,6 +227,8 @@ class _Session:
             self._rule_changes += [*found.allowed_ms, *found.cut_ms]
         with self._stages.stage("ports with a limited rate"):
             self._proofs += quality.prove(lab.client, world, lab.check)
+        with self._stages.stage("load balancers"):
+            self._proofs += balancing.prove(lab.client, world, lab.drops, lab.check)
         with self._stages.stage("IPv6"):
             self._proofs += dualstack.prove(lab.client, lab.hosts, lab.check)
         with self._stages.stage("routers and peerings"):

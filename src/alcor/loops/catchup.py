@@ -94,7 +94,8 @@ class CatchUp:
         subnets = views.subnets.get(vpc, {}).values()
         present: list[Goal] = list(
             vpc_snapshot(
-                views.revision, network, subnets, rows, views.nodes, views.groups, views.qos, views.roads
+                *(views.revision, network, subnets, rows, views.nodes),
+                *(views.groups, views.qos, views.roads, views.balancers),
             ).objects
         )
         return catch_up(vpc, views.revision, missed, present, digest)

@@ -272,6 +272,9 @@ def _touched(changes: Changes) -> Iterable[Id]:
         *(changes.routers, changes.deleted_routers, changes.peerings, changes.deleted_peerings),
         *(changes.floating_ips, changes.deleted_floating_ips),
         *(changes.port_forwardings, changes.deleted_port_forwardings),
+        *(changes.load_balancers, changes.deleted_load_balancers, changes.listeners, changes.deleted_listeners),
+        *(changes.member_pools, changes.deleted_member_pools, changes.members, changes.deleted_members),
+        *(changes.health_monitors, changes.deleted_health_monitors),
     ):
         for noun in nouns:
             yield noun.id

@@ -183,5 +183,6 @@ def _replay(history: History, record: ChangeRecord, views: Views) -> None:
     cut.update(record.networks)
     cut.update(network for network, _ in record.deleted_identities)
     cut.update(record.road_networks)
+    cut.update(record.balancing_networks)
     for network in cut & views.networks.keys():
         history.cut(network, record.revision)

@@ -35,7 +35,9 @@ from alcor.loops.views import Views
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Port, PortStatus
 from alcor.paths.base import Parcel, Path, PathName, Session
+from alcor.services.balancing_commands import MemberReport
 from alcor.services.commands import PortReport
+from alcor.services.traffic import Counts, Service, Traffic
 from alcor.store.base import Changes, Store
 from alcor.wire.codec import encode_part
 from alcor.wire.lookups import Lookup
@@ -55,6 +57,7 @@ REPORT_REFUSAL_AFTER = 2
 """A host that refuses goal state this many times in a row is reported on the ports that wait for it."""
 
 Reports: TypeAlias = Callable[[Iterable[PortReport]], None]
+MemberReports: TypeAlias = Callable[[Iterable[MemberReport]], None]
 
 
 class Publisher:
@@ -66,6 +69,9 @@ class Publisher:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._reports: Reports = _nobody
+        self._member_reports: MemberReports = _nobody
+        self.traffic = Traffic()
+        """What load balancers carried."""
         self._views = Views(store)
         self._answers = Answers(store, self._views)
         self._scopes = VpcScopes()
@@ -104,12 +110,17 @@ class Publisher:
             for port in ack.ports
             if not port.deleted
         )
+        if ack.members:
+            self._member_reports([MemberReport(one.id, one.healthy) for one in ack.members])
         lacking = frozenset(held.scope for held in ack.scopes if not held.revision)
         if lacking:
             self.overflowed(session, lacking)
 
     def heard(self, host: str, path: PathName, heartbeat: Heartbeat) -> None:
         """See paths.base.Events."""
+        for one in heartbeat.services:
+            service = Service(one.vpc, one.ip, one.protocol, one.port)
+            self.traffic.heard(host, service, Counts(one.connections, one.closed, one.bytes_in, one.bytes_out))
         if self._path is None or not self._path.listening(host):
             return  # its next Hello is compared
         now = asyncio.get_running_loop().time()
@@ -141,10 +152,11 @@ class Publisher:
 
     # The loop.
 
-    async def run(self, path: Path, reports: Reports) -> None:
-        """Publishes by that path until cancelled; `reports` takes hosts' words about ports (StatusLoop.add). Raises
-        StoreError."""
+    async def run(self, path: Path, reports: Reports, member_reports: MemberReports | None = None) -> None:
+        """Publishes by that path until cancelled; `reports` takes hosts' words about ports (StatusLoop.add),
+        `member_reports` those about pools' members. Raises StoreError."""
         self._reports = reports
+        self._member_reports = member_reports or _nobody
         self._loop = asyncio.get_running_loop()
         self._path = path
         for node in self._views.nodes.values():
@@ -164,6 +176,7 @@ class Publisher:
                 revision, changes = self._commits.popleft()
                 _add(commits, revision, changes)
                 self._views.take_first(commits, revision, changes)
+                self._views.take_balancing(changes)
                 hurried.update(_hurried(changes))
             await self._publish(path, commits)
             for host in sorted(hurried):
@@ -199,7 +212,7 @@ class Publisher:
         for name in commits.nodes:
             if views.subscriptions.vpcs(name):
                 moved += await asyncio.to_thread(self._store.ports_of_host, name)
-        changed = delta(commits, views.nodes, moved, views.groups, views.on_demand, views.qos)
+        changed = delta(commits, views.nodes, moved, views.groups, views.on_demand, views.qos, views.balancers)
         started, ended = views.subscriptions.shift(changed.bound, changed.roads)
         views.revision = commits.revision
         self._answers.changed(path, changed.moves)
@@ -381,7 +394,8 @@ class Publisher:
         rows = read(network.id)
         subnets = views.subnets.get(network.id, {}).values()
         snapshot = vpc_snapshot(
-            views.revision, network, subnets, rows, views.nodes, views.groups, views.qos, views.roads
+            *(views.revision, network, subnets, rows, views.nodes),
+            *(views.groups, views.qos, views.roads, views.balancers),
         )
         later = self._store.changes_since(views.revision, LATER_COMMITS)
         exact = (
@@ -393,7 +407,7 @@ class Publisher:
         return _parcel(snapshot), digest(snapshot.objects), exact
 
 
-def _nobody(reports: Iterable[PortReport]) -> None:
+def _nobody(reports: Iterable[object]) -> None:
     """Before `run` no host is spoken to, so there is nothing to report."""
 
 
@@ -403,6 +417,7 @@ def _add(commits: Commits, revision: int, changes: Changes) -> None:
     commits.add_groups(revision, changes.security_groups, changes.rules, changes.identities)
     commits.remove_groups(revision, changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
     commits.add_qos(revision, changes.qos_policies, (*changes.qos_bindings, *changes.deleted_qos_bindings))
+    commits.add_balancing(revision, *changes.balancing())
     commits.add_ports(revision, changes.new_ports, changes.changed_ports, changes.deleted_ports)
 
 

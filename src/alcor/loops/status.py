@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from alcor.kit.backoff import Backoff
 from alcor.model.ids import Id
+from alcor.services.balancing_commands import MemberReport, RecordMemberReports
 from alcor.services.commands import Control, PortReport, RecordPortReports
 from alcor.services.errors import ControlPlaneBusy
 
@@ -32,7 +33,15 @@ class StatusLoop:
         self._roll = roll
         self._waiting: dict[tuple[Id, str], PortReport] = {}
         """(port, host) -> the newest word. Bounded by the number of ports."""
+        self._members: dict[Id, MemberReport] = {}
+        """Member -> the newest word. Bounded by the number of members."""
         self._wake = asyncio.Event()
+
+    def add_members(self, reports: Iterable[MemberReport]) -> None:
+        """Takes reports about pools' members in; quick."""
+        self._members.update((report.id, report) for report in reports)
+        if self._members:
+            self._wake.set()
 
     def add(self, reports: Iterable[PortReport]) -> None:
         """Takes reports in; quick."""
@@ -48,17 +57,22 @@ class StatusLoop:
         failures = 0
         while True:
             await self._wake.wait()
+            members, self._members = self._members, {}
             batch = {key: self._waiting[key] for key, _ in zip(self._waiting, range(MAX_BATCH_REPORTS), strict=False)}
             for key in batch:
                 del self._waiting[key]
             try:
-                await self._control.submit(RecordPortReports(reports=tuple(batch.values())))
+                if members:
+                    await self._control.submit(RecordMemberReports(reports=tuple(members.values())))
+                if batch:
+                    await self._control.submit(RecordPortReports(reports=tuple(batch.values())))
                 failures = 0
             except ControlPlaneBusy as busy:
                 if not failures:
                     _log.warning("port reports wait: %s", busy)
                 self._waiting = batch | self._waiting  # what came since is newer
+                self._members = members | self._members
                 await asyncio.sleep(BACKOFF.delay_s(failures, self._roll()))
                 failures += 1
-            if not self._waiting:
+            if not self._waiting and not self._members:
                 self._wake.clear()

@@ -5,11 +5,13 @@ Owned by the publish loop, which alone changes it; the answer loop reads it. Bot
 
 from __future__ import annotations
 
+from alcor.goalstate.balancing import Balancers
 from alcor.goalstate.delta import Commits
 from alcor.goalstate.qos import Policies
 from alcor.goalstate.snapshot import Groups, Roads, peering_goal, router_goal
 from alcor.goalstate.subscriptions import Subscriptions
 from alcor.model.addresses import Ip
+from alcor.model.balancing import BALANCING
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Node, Peering, Router, Subnet
 from alcor.store.base import Changes, Store
@@ -29,6 +31,7 @@ class Views:
         self.nodes: dict[str, Node] = {node.name: node for node in store.nodes()}
         self.groups = Groups(store.security_groups(), store.security_group_rules(), store.identities())
         self.qos = Policies(store.qos_policies(), store.qos_rules(), store.qos_bindings())
+        self.balancers = Balancers(row for noun in BALANCING for row in store.rows(noun))
         routers, peerings = store.rows(Router), store.rows(Peering)
         self.roads = Roads(routers, peerings)
         goals = [*map(router_goal, routers), *map(peering_goal, peerings)]
@@ -48,6 +51,12 @@ class Views:
         self.groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
         self.qos.put(changes.qos_policies, changes.qos_rules, changes.qos_bindings)
         self.qos.drop(changes.deleted_qos_policies, changes.deleted_qos_rules, changes.deleted_qos_bindings)
+
+    def take_balancing(self, changes: Changes) -> None:
+        """One commit's rows of load balancing."""
+        rows, deleted = changes.balancing()
+        self.balancers.put(rows)
+        self.balancers.drop(deleted)
 
     def take(self, commits: Commits) -> set[Id]:
         """Everything else; returns the networks that are on demand now and were not, or the other way round."""

@@ -112,11 +112,16 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
                 group.create_task(committer.wait_failed()),
                 group.create_task(monitor.run()),
                 group.create_task(path.run()),
-                group.create_task(publisher.run(path, status.add)),
+                group.create_task(publisher.run(path, status.add, status.add_members)),
                 group.create_task(status.run()),
             ]
             app = create_app(
-                committer, store, health=monitor, metrics=metrics.render, reachability=Reachability(store, monitor)
+                committer,
+                store,
+                health=monitor,
+                metrics=metrics.render,
+                reachability=Reachability(store, monitor),
+                traffic=publisher.traffic,
             )
             await _serve_api(app, sockets)
             for loop in loops:

@@ -13,10 +13,15 @@ from alcor.model.ids import Id
 from alcor.model.nouns import Port
 from alcor.services import (
     floating_ips,
+    health_monitors,
     invariants,
+    listeners,
+    load_balancers,
+    members,
     networks,
     nodes,
     peerings,
+    pools,
     port_forwardings,
     ports,
     qos,
@@ -24,6 +29,25 @@ from alcor.services import (
     security_groups,
     status,
     subnets,
+)
+from alcor.services.balancing_commands import (
+    CreateHealthMonitor,
+    CreateListener,
+    CreateLoadBalancer,
+    CreateMember,
+    CreatePool,
+    DeleteHealthMonitor,
+    DeleteListener,
+    DeleteLoadBalancer,
+    DeleteMember,
+    DeletePool,
+    RecordMemberReports,
+    ReplaceMembers,
+    UpdateHealthMonitor,
+    UpdateListener,
+    UpdateLoadBalancer,
+    UpdateMember,
+    UpdatePool,
 )
 from alcor.services.commands import (
     AddRouterInterface,
@@ -114,7 +138,7 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
 
 
 def _compute_more(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp: Stamp) -> Outcome:
-    """Security groups, quality of service, routers and peerings."""
+    """Security groups, quality of service, routers, peerings and load balancers."""
     match command:
         case CreateSecurityGroups():
             return security_groups.create_security_groups(indexes, command, stamp)
@@ -162,6 +186,46 @@ def _compute_more(indexes: Indexes, named: Mapping[Id, Port], command: Command, 
             return _floating_ips(indexes, named, command, stamp)
         case CreatePortForwardings() | UpdatePortForwarding() | DeletePortForwarding():
             return _port_forwardings(indexes, named, command, stamp)
+        case CreateLoadBalancer():
+            return load_balancers.create_load_balancer(indexes, named, command, stamp)
+        case DeleteLoadBalancer():
+            return load_balancers.delete_load_balancer(indexes, named, command, stamp)
+        case _:
+            return _compute_balancing(indexes, command, stamp)
+
+
+def _compute_balancing(indexes: Indexes, command: Command, stamp: Stamp) -> Outcome:
+    match command:
+        case UpdateLoadBalancer():
+            return load_balancers.update_load_balancer(indexes, command, stamp)
+        case CreateListener():
+            return listeners.create_listener(indexes, command, stamp)
+        case UpdateListener():
+            return listeners.update_listener(indexes, command, stamp)
+        case DeleteListener():
+            return listeners.delete_listener(indexes, command, stamp)
+        case CreatePool():
+            return pools.create_pool(indexes, command, stamp)
+        case UpdatePool():
+            return pools.update_pool(indexes, command, stamp)
+        case DeletePool():
+            return pools.delete_pool(indexes, command, stamp)
+        case CreateMember():
+            return members.create_member(indexes, command, stamp)
+        case UpdateMember():
+            return members.update_member(indexes, command, stamp)
+        case DeleteMember():
+            return members.delete_member(indexes, command)
+        case ReplaceMembers():
+            return members.replace_members(indexes, command, stamp)
+        case RecordMemberReports():
+            return members.record_member_reports(indexes, command, stamp)
+        case CreateHealthMonitor():
+            return health_monitors.create_health_monitor(indexes, command, stamp)
+        case UpdateHealthMonitor():
+            return health_monitors.update_health_monitor(indexes, command, stamp)
+        case DeleteHealthMonitor():
+            return health_monitors.delete_health_monitor(indexes, command, stamp)
         case _:
             raise TypeError(f"no service answers {type(command).__name__}")
 
@@ -228,6 +292,10 @@ def ports_named(command: Command) -> Sequence[Id]:
             return [report.id for report in command.reports]
         case CreateFloatingIps():
             return [spec.port_id for spec in command.specs if spec.port_id is not None]
+        case CreateLoadBalancer():
+            return () if command.port_id is None else (command.port_id,)
+        case DeleteLoadBalancer():
+            return (command.port_id,)
         case _:
             return ()
 
@@ -256,6 +324,10 @@ def ids_needed(command: Command) -> int:
             return len(command.specs)
         case CreateQosRule():
             return 1
+        case CreateLoadBalancer() | CreateListener() | CreatePool() | CreateMember() | CreateHealthMonitor():
+            return 1
+        case ReplaceMembers():
+            return len(command.specs)
         case _:
             return 0
 

@@ -211,7 +211,7 @@ class PortInUse(Conflict): ...
 
 
 class ServicePortInUse(Conflict):
-    """A port that belongs to a router or a floating IP, which alone changes it."""
+    """A port that belongs to a router, a floating IP or a load balancer, which alone changes it."""
 
 
 class GatewayIpInUse(Conflict): ...
@@ -261,6 +261,53 @@ class VpcPeeringExists(Conflict): ...
 
 class VpcPeeringOverlap(Conflict):
     """Two networks with an address in common cannot route to each other."""
+
+
+class BalancingNotFound(NotFound):
+    """Of Octavia's resources."""
+
+
+class LoadBalancerNotFound(BalancingNotFound): ...
+
+
+class ListenerNotFound(BalancingNotFound): ...
+
+
+class PoolNotFound(BalancingNotFound): ...
+
+
+class MemberNotFound(BalancingNotFound): ...
+
+
+class HealthMonitorNotFound(BalancingNotFound): ...
+
+
+class BalancingValidation(DomainError): ...
+
+
+class BalancerHasChildren(DomainError): ...
+
+
+class BalancingUnsupported(DomainError):
+    """Octavia has it, Alcor does not."""
+
+    status = 501
+
+
+class BalancingQuotaMet(DomainError):
+    status = 403
+
+
+class DuplicateListener(Conflict): ...
+
+
+class ListenerHasPool(Conflict): ...
+
+
+class DuplicateMember(Conflict): ...
+
+
+class DuplicateHealthMonitor(Conflict): ...
 
 
 class NoVniAvailable(Conflict): ...

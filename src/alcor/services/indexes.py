@@ -34,6 +34,7 @@ from alcor.model.nouns import (
     SecurityGroupRule,
     Subnet,
 )
+from alcor.services.balancing import BalancingIndex
 from alcor.services.qos_index import QosIndex
 from alcor.store.base import Changes, Store
 
@@ -111,6 +112,7 @@ class Indexes:
         """Port -> those that lead to it."""
         self.floating_ips_via: dict[Id, set[Id]] = {}
         """Router -> those that it leads to."""
+        self.balancing = BalancingIndex(store)
         self.vnis = vni_allocator()
         self._store = store
         self._addresses: dict[Id, Allocator] = {}
@@ -187,6 +189,7 @@ class Indexes:
             self._put_forwarding(one)
         for one in changes.deleted_port_forwardings:
             self._drop_forwarding(one.id)
+        self.balancing.apply(changes)
         self._count_ports(changes)
         self.qos.apply(changes)
         self._drop_groups(changes)

@@ -80,6 +80,10 @@ _ROUTERS_OWN = _WIRED_FIELDS | {"device_id", "device_owner"}
 """What of a router's port only the router changes."""
 
 
+_VIP_FIELDS = frozenset(("mac", "fixed_ips", "host"))
+"""What a load balancer's port keeps."""
+
+
 def create_ports(indexes: Indexes, command: CreatePorts, stamp: Stamp) -> Outcome:
     """Makes the ports, all or none."""
     demands: dict[Id, NetworkDemand] = {}
@@ -203,6 +207,8 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
         return Outcome(before, Changes())
     if before.id in indexes.router_of and not _ROUTERS_OWN.isdisjoint(fields):
         raise _not_directly(before, "changed")
+    if not _VIP_FIELDS.isdisjoint(fields):
+        _check_no_vip(indexes, before, "bound, nor its addresses changed,")
     Bindings(indexes, stamp, changes).bind(before.network_id, fields.get("qos_policy_id"))
     _check_owner(fields.get("device_owner", ""))
     if "host" in fields:
@@ -232,8 +238,11 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
     return Outcome(after, changes, allocations)
 
 
-def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePorts, stamp: Stamp) -> Outcome:
-    """Deletes the ports, all or none; what they had is free at once, and their floating IPs are of no port."""
+def delete_ports(
+    indexes: Indexes, ports: Mapping[Id, Port], command: DeletePorts, stamp: Stamp, *, of_balancer: bool = False
+) -> Outcome:
+    """Deletes the ports, all or none; what they had is free at once, and their floating IPs are of no port.
+    `of_balancer`: its balancer goes with the port."""
     demands: dict[Id, NetworkDemand] = {}
     deleted: list[Port] = []
     changes = Changes(deleted_ports=deleted)
@@ -242,6 +251,8 @@ def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePort
         check_if_match(port, command.if_match)
         if port.id in indexes.router_of or port.device_owner in _OUTSIDE_OWNERS:
             raise _not_directly(port, "deleted")
+        if not of_balancer:
+            _check_no_vip(indexes, port, "deleted")
         if port.eips or port.forwardings:
             _leave_outside(indexes, port, set(), stamp, changes)
         demand = demands.get(port.network_id)
@@ -253,6 +264,16 @@ def delete_ports(indexes: Indexes, ports: Mapping[Id, Port], command: DeletePort
     for demand in demands.values():
         allocations += supply(indexes, demand)[1]
     return Outcome(None, changes, tuple(allocations))
+
+
+def _check_no_vip(indexes: Indexes, port: Port, what: str) -> None:
+    """Raises ServicePortInUse for a port that has a load balancer's address."""
+    balancer = indexes.balancing.vip_ports.get(port.id)
+    if balancer is not None:
+        raise ServicePortInUse(
+            f"Port {format_id(port.id)} cannot be {what} directly via the port API: it has the address of load "
+            f"balancer {format_id(balancer)}."
+        )
 
 
 def find_port(ports: Mapping[Id, Port], port_id: Id) -> Port:

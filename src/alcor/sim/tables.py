@@ -25,9 +25,14 @@ from alcor.dataplane.base import (
     Request,
     Route,
     RouteKey,
+    Service,
+    ServiceCounters,
+    ServiceKey,
     TranslationKey,
 )
+from alcor.dataplane.fake.driver import FakeProber
 from alcor.kit.bell import Bell
+from alcor.model.addresses import Mac
 from alcor.model.ids import Id
 
 
@@ -39,6 +44,8 @@ class Tables:
         self.endpoints: dict[EndpointKey, Endpoint] = {}
         self.gateways: set[EndpointKey] = set()
         self.policies: dict[PolicyKey, Policy] = {}
+        self.vips: dict[EndpointKey, Mac] = {}
+        self.services: dict[ServiceKey, Service] = {}
         self.on_demand: set[int] = set()
         self.learnt: dict[EndpointKey, Endpoint | None] = {}
         """Of VPCs on demand; None: nobody has the address."""
@@ -122,6 +129,7 @@ class DictionaryDriver:
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self.misses = DictionaryMisses(tables)
+        self.prober = FakeProber()
         self.requests = DictionaryRequests()
         self.plans: list[Plan] = []
 
@@ -132,6 +140,8 @@ class DictionaryDriver:
             ports=dict(self.tables.ports),
             endpoints=dict(self.tables.endpoints),
             gateways=frozenset(self.tables.gateways),
+            vips=dict(self.tables.vips),
+            services={key: service.digest() for key, service in self.tables.services.items()},
             policies={key: policy.digest() for key, policy in self.tables.policies.items()},
             on_demand=frozenset(self.tables.on_demand),
             routes=dict(self.tables.routes),
@@ -158,6 +168,12 @@ class DictionaryDriver:
                 tables.endpoints.pop(key, None)
             tables.gateways.difference_update(plan.remove_gateways)
             tables.gateways.update(plan.put_gateways)
+            for key in plan.remove_vips:
+                tables.vips.pop(key, None)
+            for gone in plan.remove_services:
+                tables.services.pop(gone, None)
+            tables.services.update((service.key, service) for service in plan.put_services)
+            tables.vips.update(plan.put_vips)
             tables.policies.update((policy.key, policy) for policy in plan.put_policies)
             tables.endpoints.update(plan.put_endpoints)
             tables.translations.update(plan.put_translations)
@@ -183,11 +199,17 @@ class DictionaryDriver:
         tables.changed.set()
         return Applied(ports=tuple(results), error=tables.tables_error, wiring_us=1, tables_us=1)
 
+    def interface_of(self, port_id: Id) -> int | None:
+        return 1 if port_id in self.tables.ports else None
+
     def sweep(self, orphans: tuple[str, ...]) -> None:
         self.tables.orphans = tuple(name for name in self.tables.orphans if name not in orphans)
 
     def counters(self) -> dict[Id, PortCounters]:
         return {identifier: PortCounters(0, 0, 0, 0, {}) for identifier in self.tables.ports}
+
+    def service_counters(self) -> dict[ServiceKey, ServiceCounters]:
+        return {key: ServiceCounters() for key in self.tables.services}
 
     def close(self) -> None:
         pass

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from alcor.model.addresses import Ip, Mac
+from alcor.model.balancing import Balancing, HealthMonitor, Listener, LoadBalancer, Member, MemberPool
 from alcor.model.ids import Id
 from alcor.model.nouns import (
     FloatingIp,
@@ -105,6 +106,16 @@ class Changes(msgspec.Struct, kw_only=True):
     deleted_floating_ips: list[FloatingIp] = []
     port_forwardings: list[PortForwarding] = []
     deleted_port_forwardings: list[PortForwarding] = []
+    load_balancers: list[LoadBalancer] = []
+    deleted_load_balancers: list[LoadBalancer] = []
+    listeners: list[Listener] = []
+    deleted_listeners: list[Listener] = []
+    member_pools: list[MemberPool] = []
+    deleted_member_pools: list[MemberPool] = []
+    members: list[Member] = []
+    deleted_members: list[Member] = []
+    health_monitors: list[HealthMonitor] = []
+    deleted_health_monitors: list[HealthMonitor] = []
     statuses: list[StatusChange] = []
     last_ordinal: int = 0
     """The largest ordinal given out so far: it survives the resource it was given to."""
@@ -115,6 +126,13 @@ class Changes(msgspec.Struct, kw_only=True):
             more = getattr(other, field)
             if more:
                 getattr(self, field).extend(more)
+
+    def balancing(self) -> tuple[list[Balancing], list[Balancing]]:
+        """The rows of load balancing: new and changed ones, and deleted ones."""
+        rows: list[Balancing] = [*self.load_balancers, *self.listeners, *self.member_pools]
+        rows += [*self.members, *self.health_monitors]
+        deleted: list[Balancing] = [*self.deleted_load_balancers, *self.deleted_listeners, *self.deleted_member_pools]
+        return rows, [*deleted, *self.deleted_members, *self.deleted_health_monitors]
 
     def __bool__(self) -> bool:
         """True when there is anything to write."""
@@ -166,6 +184,8 @@ class ChangeRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
     deleted_resources: tuple[tuple[str, Id], ...] = ()
     road_networks: tuple[Id, ...] = ()
     """The networks that routers and peerings among those connect, or connected before."""
+    balancing_networks: tuple[Id, ...] = ()
+    """Whose load balancers, or what belongs to them, came, changed or went."""
 
 
 class Store(Protocol):

@@ -49,6 +49,7 @@ def record_of(revision: int, changes: Changes) -> ChangeRecord | None:
         resources=_named(changes, ""),
         deleted_resources=_named(changes, "deleted_"),
         road_networks=tuple(sorted(connected.union(changes.left_networks))),
+        balancing_networks=tuple(sorted({row.network_id for some in changes.balancing() for row in some})),
     )
     return record if record != ChangeRecord(revision) else None
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_prefix
+from alcor.model.balancing import HealthMonitor, Listener, LoadBalancer, Member, MemberPool
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import (
     AddressPair,
@@ -35,6 +36,14 @@ from alcor.model.nouns import (
     Subnet,
 )
 from alcor.store.table import OWNED, TIMES, Table, cidr_text, id_bytes, ids_of, mac_number, words_text
+from alcor.store.tables_balancing import (
+    BALANCING_SCHEMA,
+    HEALTH_MONITORS,
+    LISTENERS,
+    LOAD_BALANCERS,
+    MEMBER_POOLS,
+    MEMBERS,
+)
 from alcor.store.tables_nat import FLOATING_IPS, NAT_SCHEMA, PORT_FORWARDINGS
 from alcor.store.tables_qos import QOS_COLUMNS, QOS_PORT_INDEX, QOS_SCHEMA
 from alcor.store.tables_routing import PEERINGS, ROUTERS, ROUTING_SCHEMA, decode_routes, encode_routes
@@ -42,7 +51,7 @@ from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -116,13 +125,23 @@ LOG_SCHEMA = """
 CREATE TABLE changes (revision INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
 
-SCHEMA = BASE_SCHEMA + SECURITY_SCHEMA + QOS_SCHEMA + QOS_PORT_INDEX + ROUTING_SCHEMA + NAT_SCHEMA + LOG_SCHEMA
+SCHEMA = "".join(
+    (
+        *(BASE_SCHEMA, SECURITY_SCHEMA, QOS_SCHEMA, QOS_PORT_INDEX),
+        *(ROUTING_SCHEMA, NAT_SCHEMA, BALANCING_SCHEMA, LOG_SCHEMA),
+    )
+)
 
 RESOURCES: dict[type, Table] = {
     Router: ROUTERS,
     Peering: PEERINGS,
     FloatingIp: FLOATING_IPS,
     PortForwarding: PORT_FORWARDINGS,
+    LoadBalancer: LOAD_BALANCERS,
+    Listener: LISTENERS,
+    MemberPool: MEMBER_POOLS,
+    Member: MEMBERS,
+    HealthMonitor: HEALTH_MONITORS,
 }
 """Tables that need no words of their own in the stores: `Changes` has a list of the table's name, and one more of what
 was deleted; each row is its id's."""
@@ -162,6 +181,7 @@ CREATE INDEX network_external ON networks (external) WHERE external <> 0;
 ALTER TABLE ports ADD COLUMN eips BLOB NOT NULL DEFAULT x'';
 ALTER TABLE ports ADD COLUMN forwardings BLOB NOT NULL DEFAULT x'';
 {NAT_SCHEMA}""",
+    8: BALANCING_SCHEMA,
 }
 """From that version to the next; each in a transaction of its own."""
 

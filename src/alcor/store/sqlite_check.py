@@ -48,8 +48,10 @@ _QUERIES = (
     ("SELECT count(*) FROM (SELECT n FROM ports UNION ALL SELECT n FROM networks UNION ALL SELECT n FROM subnets "
      "UNION ALL SELECT n FROM nodes UNION ALL SELECT n FROM security_groups "
      "UNION ALL SELECT n FROM security_group_rules UNION ALL SELECT n FROM qos_policies "
-     "UNION ALL SELECT n FROM qos_rules UNION ALL SELECT n FROM routers UNION ALL SELECT n FROM peerings) "
-     "WHERE n > (SELECT last_ordinal FROM meta)",
+     "UNION ALL SELECT n FROM qos_rules UNION ALL SELECT n FROM routers UNION ALL SELECT n FROM peerings "
+     "UNION ALL SELECT n FROM load_balancers "
+     "UNION ALL SELECT n FROM listeners UNION ALL SELECT n FROM member_pools UNION ALL SELECT n FROM members "
+     "UNION ALL SELECT n FROM health_monitors) WHERE n > (SELECT last_ordinal FROM meta)",
      "{} rows have an ordinal that was never given out"),
 )  # fmt: skip
 

@@ -97,7 +97,7 @@ class Feed(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ..., verifier: _Optional[bytes] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
-    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms", "qos", "routers", "peerings")
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms", "qos", "routers", "peerings", "balancers", "pools", "members")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,9 @@ class ScopeUpdate(_message.Message):
     QOS_FIELD_NUMBER: _ClassVar[int]
     ROUTERS_FIELD_NUMBER: _ClassVar[int]
     PEERINGS_FIELD_NUMBER: _ClassVar[int]
+    BALANCERS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     scope: bytes
     revision: int
     snapshot: bool
@@ -130,7 +133,10 @@ class ScopeUpdate(_message.Message):
     qos: _containers.RepeatedCompositeFieldContainer[Qos]
     routers: _containers.RepeatedCompositeFieldContainer[Router]
     peerings: _containers.RepeatedCompositeFieldContainer[Peering]
-    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ..., qos: _Optional[_Iterable[_Union[Qos, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., peerings: _Optional[_Iterable[_Union[Peering, _Mapping]]] = ...) -> None: ...
+    balancers: _containers.RepeatedCompositeFieldContainer[Balancer]
+    pools: _containers.RepeatedCompositeFieldContainer[Pool]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ..., qos: _Optional[_Iterable[_Union[Qos, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., peerings: _Optional[_Iterable[_Union[Peering, _Mapping]]] = ..., balancers: _Optional[_Iterable[_Union[Balancer, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
 
 class Vpc(_message.Message):
     __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up", "on_demand", "dns_domain", "qos_id")
@@ -281,6 +287,80 @@ class Peering(_message.Message):
     revision: int
     vpcs: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpcs: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Balancer(_message.Message):
+    __slots__ = ("id", "revision", "vip", "mac", "listeners")
+    class Listener(_message.Message):
+        __slots__ = ("protocol", "port", "pool")
+        PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+        PORT_FIELD_NUMBER: _ClassVar[int]
+        POOL_FIELD_NUMBER: _ClassVar[int]
+        protocol: int
+        port: int
+        pool: bytes
+        def __init__(self, protocol: _Optional[int] = ..., port: _Optional[int] = ..., pool: _Optional[bytes] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    VIP_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    vip: bytes
+    mac: bytes
+    listeners: _containers.RepeatedCompositeFieldContainer[Balancer.Listener]
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vip: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., listeners: _Optional[_Iterable[_Union[Balancer.Listener, _Mapping]]] = ...) -> None: ...
+
+class Pool(_message.Message):
+    __slots__ = ("id", "revision", "disabled", "affinity", "monitor")
+    class Monitor(_message.Message):
+        __slots__ = ("type", "delay_s", "timeout_s", "rise", "fall", "http_method", "url_path", "expected_codes")
+        TYPE_FIELD_NUMBER: _ClassVar[int]
+        DELAY_S_FIELD_NUMBER: _ClassVar[int]
+        TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+        RISE_FIELD_NUMBER: _ClassVar[int]
+        FALL_FIELD_NUMBER: _ClassVar[int]
+        HTTP_METHOD_FIELD_NUMBER: _ClassVar[int]
+        URL_PATH_FIELD_NUMBER: _ClassVar[int]
+        EXPECTED_CODES_FIELD_NUMBER: _ClassVar[int]
+        type: str
+        delay_s: int
+        timeout_s: int
+        rise: int
+        fall: int
+        http_method: str
+        url_path: str
+        expected_codes: str
+        def __init__(self, type: _Optional[str] = ..., delay_s: _Optional[int] = ..., timeout_s: _Optional[int] = ..., rise: _Optional[int] = ..., fall: _Optional[int] = ..., http_method: _Optional[str] = ..., url_path: _Optional[str] = ..., expected_codes: _Optional[str] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DISABLED_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_FIELD_NUMBER: _ClassVar[int]
+    MONITOR_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    disabled: bool
+    affinity: bool
+    monitor: Pool.Monitor
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., disabled: _Optional[bool] = ..., affinity: _Optional[bool] = ..., monitor: _Optional[_Union[Pool.Monitor, _Mapping]] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("id", "revision", "pool", "ip", "port", "weight", "failed")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    revision: int
+    pool: bytes
+    ip: bytes
+    port: int
+    weight: int
+    failed: bool
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., pool: _Optional[bytes] = ..., ip: _Optional[bytes] = ..., port: _Optional[int] = ..., weight: _Optional[int] = ..., failed: _Optional[bool] = ...) -> None: ...
 
 class Port(_message.Message):
     __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options", "qos_id", "eips", "forwardings")
@@ -465,20 +545,22 @@ class Wanted(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., forgotten: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby", "sightings")
+    __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby", "sightings", "services")
     HOST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     SIGHTINGS_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
     host: str
     epoch: int
     interval_ms: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
     standby: bool
     sightings: _containers.RepeatedCompositeFieldContainer[Sighting]
-    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., interval_ms: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., sightings: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ...) -> None: ...
+    services: _containers.RepeatedCompositeFieldContainer[ServiceCounts]
+    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., interval_ms: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., sightings: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., services: _Optional[_Iterable[_Union[ServiceCounts, _Mapping]]] = ...) -> None: ...
 
 class Sighting(_message.Message):
     __slots__ = ("host", "seen")
@@ -487,6 +569,26 @@ class Sighting(_message.Message):
     host: str
     seen: int
     def __init__(self, host: _Optional[str] = ..., seen: _Optional[int] = ...) -> None: ...
+
+class ServiceCounts(_message.Message):
+    __slots__ = ("vpc", "ip", "protocol", "port", "connections", "closed", "bytes_in", "bytes_out")
+    VPC_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+    vpc: bytes
+    ip: bytes
+    protocol: int
+    port: int
+    connections: int
+    closed: int
+    bytes_in: int
+    bytes_out: int
+    def __init__(self, vpc: _Optional[bytes] = ..., ip: _Optional[bytes] = ..., protocol: _Optional[int] = ..., port: _Optional[int] = ..., connections: _Optional[int] = ..., closed: _Optional[int] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ...) -> None: ...
 
 class Feeding(_message.Message):
     __slots__ = ("vpcs",)
@@ -519,18 +621,28 @@ class ScopeState(_message.Message):
     def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., digest: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("sequence", "error", "ports", "scopes", "timings")
+    __slots__ = ("sequence", "error", "ports", "scopes", "timings", "members")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     error: str
     ports: _containers.RepeatedCompositeFieldContainer[PortAck]
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
     timings: Timings
-    def __init__(self, sequence: _Optional[int] = ..., error: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[PortAck, _Mapping]]] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[MemberAck]
+    def __init__(self, sequence: _Optional[int] = ..., error: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[PortAck, _Mapping]]] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., members: _Optional[_Iterable[_Union[MemberAck, _Mapping]]] = ...) -> None: ...
+
+class MemberAck(_message.Message):
+    __slots__ = ("id", "healthy")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HEALTHY_FIELD_NUMBER: _ClassVar[int]
+    id: bytes
+    healthy: bool
+    def __init__(self, id: _Optional[bytes] = ..., healthy: _Optional[bool] = ...) -> None: ...
 
 class PortAck(_message.Message):
     __slots__ = ("id", "revision", "deleted", "error", "elapsed_us")

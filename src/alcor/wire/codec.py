@@ -19,13 +19,16 @@ from google.protobuf.message import DecodeError
 
 from alcor.goalstate.objects import (
     HOST_SCOPE,
+    BalancerGoal,
     EndpointGoal,
     Goal,
     GroupGoal,
     IdentityGoal,
     Kind,
+    MemberGoal,
     NameGoal,
     PeeringGoal,
+    PoolGoal,
     PortAddress,
     PortGoal,
     QosGoal,
@@ -39,6 +42,14 @@ from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
 from alcor.wire import alcor_pb2 as pb
+from alcor.wire.balancing import (
+    decode_balancer,
+    decode_member,
+    decode_pool,
+    encode_balancer,
+    encode_member,
+    encode_pool,
+)
 from alcor.wire.fields import WireError, check_id, check_ip, check_mac, check_revision, check_text, cut, varint
 from alcor.wire.groups import (
     MAX_IDENTITY,
@@ -140,6 +151,12 @@ def encode_update(update: ScopeUpdate) -> bytes:
             encode_router(message.routers.add(), goal)
         elif isinstance(goal, PeeringGoal):
             encode_peering(message.peerings.add(), goal)
+        elif isinstance(goal, MemberGoal):
+            encode_member(message.members.add(), goal)
+        elif isinstance(goal, PoolGoal):
+            encode_pool(message.pools.add(), goal)
+        elif isinstance(goal, BalancerGoal):
+            encode_balancer(message.balancers.add(), goal)
         elif isinstance(goal, NameGoal):
             encode_name(message.names.add(), goal)
         elif isinstance(goal, QosGoal):
@@ -301,6 +318,7 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         (
             *(message.vpcs, message.subnets, message.HasField("endpoints"), message.identities, message.groups),
             *(message.names, message.routers, message.peerings, message.qos),
+            *(message.balancers, message.pools, message.members),
         )
     ):
         raise WireError(f"{where}: all things but ports belong in a VPC's scope, not in a host's")
@@ -314,6 +332,9 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
     objects += [decode_group(group, f"{where}.groups") for group in message.groups]
     objects += [decode_router(router, f"{where}.routers") for router in message.routers]
     objects += [decode_peering(peering, f"{where}.peerings") for peering in message.peerings]
+    objects += [decode_balancer(one, f"{where}.balancers") for one in message.balancers]
+    objects += [decode_pool(one, f"{where}.pools") for one in message.pools]
+    objects += [decode_member(one, f"{where}.members") for one in message.members]
     objects += [decode_name(name, f"{where}.names") for name in message.names]
     objects += [decode_qos(policy, f"{where}.qos") for policy in message.qos]
     for kind, some in (
@@ -323,6 +344,9 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         ("groups", message.groups),
         ("routers", message.routers),
         ("peerings", message.peerings),
+        ("balancers", message.balancers),
+        ("pools", message.pools),
+        ("members", message.members),
         ("names", message.names),
         ("qos", message.qos),
     ):

@@ -12,13 +12,18 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from alcor.goalstate.objects import HOST_SCOPE
+from alcor.model.addresses import Ip
 from alcor.model.ids import Id
 from alcor.wire import alcor_pb2 as pb
-from alcor.wire.fields import MAX_TEXT, WireError, check_id, check_text
+from alcor.wire.fields import MAX_TEXT, WireError, check_id, check_ip, check_text
 from alcor.wire.lookups import Lookup, decode_lookup
 from alcor.wire.probes import Sighting, decode_sightings
 
 MAX_HEARTBEAT_SCOPES = 256
+"""In one heartbeat; a host with more tells of them in turn."""
+
+
+MAX_HEARTBEAT_SERVICES = 256
 """In one heartbeat; a host with more tells of them in turn."""
 
 
@@ -42,6 +47,19 @@ class Hello(msgspec.Struct, frozen=True):
     """How often it will send heartbeats; 0: it will not."""
 
 
+class ServiceCounts(msgspec.Struct, frozen=True, gc=False):
+    """What clients on this host exchanged with a load balancer's listener since the host has it."""
+
+    vpc: Id
+    ip: Ip
+    protocol: int
+    port: int
+    connections: int
+    closed: int
+    bytes_in: int
+    bytes_out: int
+
+
 class Heartbeat(msgspec.Struct, frozen=True):
     """The host is there, and holds this of (some of) its scopes."""
 
@@ -52,6 +70,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     standby: bool = False
     sightings: tuple[Sighting, ...] = ()
     """Of the peers that it probes, those of which it has a word."""
+    services: tuple[ServiceCounts, ...] = ()
 
 
 class Feeding(msgspec.Struct, frozen=True):
@@ -68,6 +87,13 @@ class PortAck(msgspec.Struct, frozen=True, gc=False):
     deleted: bool
     error: str
     elapsed_us: int
+
+
+class MemberAck(msgspec.Struct, frozen=True, gc=False):
+    """A host's word about a pool's member that it probes."""
+
+    id: Id
+    healthy: bool
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -89,6 +115,7 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PortAck, ...] = ()
     scopes: tuple[Held, ...] = ()
     timings: Timings = Timings()
+    members: tuple[MemberAck, ...] = ()
 
 
 Report: TypeAlias = Hello | Ack | Heartbeat | Feeding | Lookup
@@ -122,6 +149,8 @@ def encode_ack(ack: Ack) -> bytes:
         )
     for held in ack.scopes:
         body.scopes.add(scope=held.scope, revision=held.revision, digest=held.digest)
+    for member in ack.members:
+        body.members.add(id=member.id, healthy=member.healthy)
     timings = ack.timings
     body.timings.merge_us = timings.merge_us
     body.timings.journal_us = timings.journal_us
@@ -138,6 +167,8 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
     body = message.heartbeat
     body.host, body.epoch = heartbeat.host, heartbeat.epoch
     body.interval_ms, body.standby = heartbeat.interval_ms, heartbeat.standby
+    for one in heartbeat.services:
+        body.services.add(**{name: getattr(one, name) for name in ServiceCounts.__struct_fields__})
     for held in heartbeat.scopes:
         body.scopes.add(scope=held.scope, revision=held.revision, digest=held.digest)
     for sighting in heartbeat.sightings:
@@ -183,6 +214,8 @@ def decode_report(data: bytes) -> Report:
 def _decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
     if len(message.scopes) > MAX_HEARTBEAT_SCOPES:
         raise WireError(f"heartbeat.scopes: more than {MAX_HEARTBEAT_SCOPES}")
+    if len(message.services) > MAX_HEARTBEAT_SERVICES:
+        raise WireError(f"heartbeat.services: more than {MAX_HEARTBEAT_SERVICES}")
     return Heartbeat(
         check_text(message.host, "heartbeat.host"),
         message.epoch,
@@ -190,6 +223,20 @@ def _decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
         _decode_held(message.scopes, "heartbeat.scopes"),
         message.standby,
         decode_sightings(message.sightings),
+        tuple([_decode_service(one, "heartbeat.services") for one in message.services]),
+    )
+
+
+def _decode_service(message: pb.ServiceCounts, where: str) -> ServiceCounts:
+    return ServiceCounts(
+        check_id(message.vpc, f"{where}.vpc"),
+        check_ip(message.ip, f"{where}.ip"),
+        message.protocol,
+        message.port,
+        message.connections,
+        message.closed,
+        message.bytes_in,
+        message.bytes_out,
     )
 
 
@@ -219,6 +266,7 @@ def _decode_ack(message: pb.Ack) -> Ack:
             tables_us=timings.tables_us,
             total_us=timings.total_us,
         ),
+        members=tuple([MemberAck(check_id(one.id, "ack.members.id"), one.healthy) for one in message.members]),
     )
 
 

@@ -30,6 +30,8 @@
 #include "miss.h"
 #include "route.h"
 #include "too_big.h"
+#include "lb.h"
+#include "target.h"
 #include "service.h"
 
 /* ---- steps ---- */
@@ -196,121 +198,32 @@ static __always_inline int to_gateway(struct __sk_buff *skb, struct ethhdr *eth,
 	return reply(skb, ifindex);
 }
 
-/* Who a packet is for, and in which VNI. */
-struct target {
-	struct local_endpoint *here;
-	struct remote_endpoint *there;
-	__u32 vni;
-	__u32 mtu;
-};
-
-/* Steps 8 to 10, up to the first rewriting: who it is for. `to` becomes the address that it is handed to. 0, or a negative
- * drop reason. */
-static __always_inline int find_target(struct __sk_buff *skb, const struct port *port, const struct ethhdr *eth,
-				       struct address_key *to, __u32 version, __u8 hops, bool routed,
-				       struct target *target)
-{
-	struct local_endpoint *here = bpf_map_lookup_elem(&local, to);
-	struct remote_endpoint *there = NULL;
-	int refused = 0;
-	bool via = false;
-
-	target->vni = port->vni;
-	target->mtu = port->mtu;
-	if (routed) {
-		/* 9 */
-		if (!(port->flags & PORT_ROUTED))
-			return -DROP_NOT_ROUTED;
-		if (here && here->flags & ENDPOINT_GATEWAY) {
-			target->here = here;
-			return 0;
-		}
-		/* 10 */
-		if (hops <= 1)
-			return -DROP_TTL_EXCEEDED;
-		/* R */
-		if (port->flags & PORT_ROUTES) {
-			__u32 mtu = 0;
-
-			refused = find_route(skb, to, version, &mtu, &via);
-			if (refused)
-				return refused;
-			target->vni = to->vni;
-			if (mtu < target->mtu)
-				target->mtu = mtu;
-			here = bpf_map_lookup_elem(&local, to);
-			if (here && here->flags & ENDPOINT_GATEWAY) {
-				/* A gateway of another VNI answers pings as one's own does. */
-				target->here = here;
-				return via ? -DROP_NO_ENDPOINT : 0;
-			}
-		}
-	} else {
-		/* 8 */
-		if (eth->h_dest[0] & 1)
-			return -DROP_MULTICAST;
-		if (here && here->flags & ENDPOINT_GATEWAY)
-			here = NULL;
-	}
-	if (!here && !(there = find_remote(to, DROP_NO_ENDPOINT, &refused)))
-		return refused;
-	if (!routed && !same_mac(eth->h_dest, here ? here->mac : there->mac))
-		return -DROP_NO_ENDPOINT;
-	if (here && here->flags & ENDPOINT_DOWN)
-		return -DROP_PORT_DOWN;
-	target->here = here;
-	target->there = there;
-	return 0;
-}
-
-/* Policy of the sender, then of a receiver on this host. 0, or a negative drop reason. */
-static __always_inline int permit_sent(struct __sk_buff *skb, const struct port *port, __u32 ifindex,
-				       const struct target *target, __u32 version)
-{
-	const struct local_endpoint *here = target->here;
-	struct scratch *on = get_scratch();
-	int refused;
-
-	if (!on)
-		return -DROP_FLOWS_FULL;
-	refused = read_packet(skb, ETH_HLEN, &on->packet, version, 0);
-	if (refused)
-		return refused;
-	on->party.vni = port->vni;
-	if (port->identity) {
-		on->party.ifindex = ifindex;
-		on->party.identity = port->identity;
-		on->party.remote_identity = translate(
-			target->vni, here ? here->identity : target->there ? target->there->identity : 0, port->vni);
-		on->party.egress = 1;
-		refused = permit(skb, ETH_HLEN);
-		if (refused)
-			return refused;
-	}
-	if (here && here->identity) {
-		on->party.vni = target->vni;
-		on->party.ifindex = here->ifindex;
-		on->party.identity = here->identity;
-		on->party.remote_identity = translate(port->vni, port->identity, target->vni);
-		on->party.egress = 0;
-		refused = permit(skb, ETH_HLEN);
-		return refused ? blame(skb, here->ifindex, refused) : 0;
-	}
-	return 0;
-}
-
 /* Steps 10 to 12, once the TTL is counted down. */
 static __always_inline int hand_over(struct __sk_buff *skb, const struct port *port, struct ethhdr *eth, bool routed,
-				     const struct target *target)
+				     const struct target *target, __u32 version)
 {
 	const __u8 router_mac[ETH_ALEN] __attribute__((aligned(4))) = ROUTER_MAC_BYTES;
 
-	if (routed) {
+	if (routed)
 		copy_mac(eth->h_source, router_mac);
+	if (routed || target->vip) {
 		if (target->here)
 			copy_mac(eth->h_dest, target->here->mac);
 		else if (target->there)
 			copy_mac(eth->h_dest, target->there->mac);
+	}
+	if (target->vip) {
+		/* B */
+		int refused = balance(skb);
+
+		if (refused)
+			return refused;
+		eth = frame(skb, ETH_HLEN);
+		if (!eth)
+			return -DROP_MALFORMED;
+	} else if (target->here && target->here->flags & ENDPOINT_BALANCED) {
+		/* U */
+		unbalance(skb, target->vni, target->here->ifindex, version);
 	}
 	if (target->here)
 		return deliver(skb, target->here);
@@ -361,6 +274,14 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	if (!eth)
 		return -DROP_MALFORMED;
 	ip = (struct iphdr *)(eth + 1);
+	/* B */
+	if (target.vip) {
+		refused = find_backend(skb, port->vni, ifindex, 4, &target);
+		if (refused < 0)
+			return refused;
+		if (refused == CHOSEN_PING)
+			return to_gateway(skb, eth, ip, target.vip, ifindex);
+	}
 	/* P */
 	if (port->identity || (target.here && target.here->identity)) {
 		refused = permit_sent(skb, port, ifindex, &target, 4);
@@ -381,7 +302,7 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 		return to_external(skb, port->identity != 0);
 	if (routed)
 		set_ttl(ip, ip->ttl - 1);
-	return hand_over(skb, port, eth, routed, &target);
+	return hand_over(skb, port, eth, routed, &target, 4);
 }
 
 #include "ipv6.h"
@@ -579,7 +500,7 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	copy_mac(inner.h_source, outer->inner.h_source);
 	/* 3 */
 	here = bpf_map_lookup_elem(&local, &key);
-	if (!here || here->flags & ENDPOINT_GATEWAY || !same_mac(inner.h_dest, here->mac)) {
+	if (!here || here->flags & (ENDPOINT_GATEWAY | ENDPOINT_VIP) || !same_mac(inner.h_dest, here->mac)) {
 		/* A route to a port: its MAC alone says who it is for. */
 		struct mac_key behind = {.vni = vni};
 		struct local_endpoint *via;
@@ -608,6 +529,9 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 		if (bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &type, sizeof(type), 0))
 			return -DROP_ENCAP_FAILED;
 	}
+	/* U */
+	if (here->flags & ENDPOINT_BALANCED)
+		unbalance(skb, vni, here->ifindex, v6 ? 6 : 4);
 	return deliver(skb, here);
 }
 

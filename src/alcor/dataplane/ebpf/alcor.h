@@ -25,6 +25,13 @@
 /* Least recently used are forgotten first; these two are preallocated. A loader may choose another size for `flows`. */
 #define MAX_FLOWS 262144
 #define MAX_FRAGMENTS 4096
+/* Load balancing: services of all VPCs of a host, their backends, and what is remembered of connections (two rows each; a
+ * loader may choose another size). */
+#define MAX_SERVICES 4096
+#define MAX_BACKEND_ROWS 1048576
+#define MAX_BALANCED 262144
+#define MAX_BACKENDS 1024 /* of one service */
+#define MAGLEV_SIZE 16381 /* a prime */
 
 /* The ring of held packets, and what one of them may take of it: nearly all, or a packet yet to be segmented. */
 #define MISSES_BYTES 4194304
@@ -57,6 +64,8 @@ enum endpoint_flag {
 	ENDPOINT_GATEWAY = 1,
 	ENDPOINT_PEER = 2,
 	ENDPOINT_DOWN = 4, /* its port is administratively down: nothing is delivered */
+	ENDPOINT_VIP = 8,  /* a load balancer's address: ifindex 0, and the MAC that is given for it */
+	ENDPOINT_BALANCED = 16, /* its VPC has load balancers: a backend may be answering */
 };
 
 enum drop_reason {
@@ -89,6 +98,8 @@ enum drop_reason {
 	DROP_BLACKHOLE = 27,
 	DROP_NO_EXTERNAL = 32,
 	DROP_NO_TRANSLATION = 33,
+	DROP_NO_LISTENER = 38,
+	DROP_NO_BACKEND = 39,
 	DROP_DHCP_SERVER = 44,
 	DROP_NO_SERVICE = 45,
 	DROP_UNSERVED = 46,
@@ -397,6 +408,89 @@ struct fragment_ports {
 	__be16 destination_port;
 	__be16 selector;
 	__u16 zero;
+};
+
+/* ---- load balancing ---- */
+
+/* Key of services: a load balancer's address, and a port of it. */
+struct service_key {
+	__u32 vni;
+	__be32 ip[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+enum service_flag {
+	SERVICE_AFFINITY = 1, /* a source address has one backend */
+};
+
+/* services: a row means that its table and its backends are there whole. */
+struct service {
+	__u32 slot; /* its place in maglev, service_epochs and service_counters */
+	__u32 flags;
+	__u64 digest; /* of the whole desired service: the program ignores it, the driver compares it */
+};
+
+struct backend {
+	__be32 ip[4];
+	__be16 port;
+	__u16 zero;
+};
+
+/* The one row of each table of maglev: which backend has which place. */
+struct maglev {
+	__u32 count; /* of backends that new connections go to; 0: none */
+	__u16 table[MAGLEV_SIZE];
+	__u16 zero;
+	struct backend backends[MAX_BACKENDS];
+};
+
+/* Key of backends: who may keep connections of a service. */
+struct backend_key {
+	__u32 slot;
+	__be32 ip[4];
+	__be16 port;
+	__u16 zero;
+};
+
+struct backend_state {
+	__u64 until_ns; /* CLOCK_MONOTONIC: it was taken out, and keeps its connections until then; 0: it was not */
+	__u32 failed;
+	__u32 zero;
+};
+
+/* flow_key.zero[0] of a row of balanced. */
+#define BALANCED_FORTH 0
+#define BALANCED_BACK 1
+
+enum balanced_flag {
+	BALANCED_CLOSED = 1,	  /* a FIN or RST went this way */
+	BALANCED_HAIRPIN = 2,	  /* the backend is the client itself: it gets the VIP as the source */
+	BALANCED_HAIRPIN_BACK = 4, /* and answers to it */
+};
+
+/* balanced: what a connection's packets are readdressed to: forth the backend, back the VIP. */
+struct balanced {
+	__be32 ip[4];
+	__be16 port;
+	__u8 flags;
+	__u8 zero;
+	__u32 slot;
+	__u32 epoch; /* of its service when it was looked at last */
+	__u32 zeros;
+	__u64 seen_ns; /* CLOCK_MONOTONIC, to a quarter of a second */
+	__u64 until_ns; /* as its backend's */
+};
+
+/* service_counters[slot], per CPU. */
+struct service_traffic {
+	__u64 connections;
+	__u64 closed;
+	__u64 packets_in;
+	__u64 bytes_in;
+	__u64 packets_out;
+	__u64 bytes_out;
 };
 
 #endif

@@ -26,14 +26,18 @@ from alcor.dataplane.base import (
     Plan,
     PortCounters,
     PortResult,
+    ServiceCounters,
+    ServiceKey,
 )
 from alcor.dataplane.ebpf import attaching, queues, routing, sorting, tables, wiring
+from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.misses import EbpfMisses
 from alcor.dataplane.ebpf.neighbours import onlink_length
 from alcor.dataplane.ebpf.outside import Outside
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.policing import Policing
+from alcor.dataplane.ebpf.probing import Probing
 from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, Program
 from alcor.dataplane.ebpf.queues import HostQueues
 from alcor.dataplane.ebpf.records import Records
@@ -123,6 +127,8 @@ class EbpfDriver:
             self._hands.close()
             raise
         self._policing = Policing(self._program)
+        self._balancing = Balancing(self._program)
+        self.prober = Probing()
         self._known: Sorted | None = None
         self._claims = Claims(())
         self._indexes = Numbers(wiring.FIRST_INDEX, wiring.LAST_INDEX)
@@ -136,12 +142,18 @@ class EbpfDriver:
 
     def close(self) -> None:
         """Lets go of handles and threads; what is programmed stays and forwards on."""
+        self.prober.close()
         self._hands.close()
         self.requests.close()
         self.misses.close()
         self._outside.close()
         self._records.close()
         self._program.close()
+
+    def interface_of(self, port_id: Id) -> int | None:
+        """See dataplane.base."""
+        one = self._known.carried.get(port_id) if self._known is not None else None
+        return one.ifindex if one is not None else None
 
     # ---- observing ----
 
@@ -160,6 +172,8 @@ class EbpfDriver:
             ports={key: one.port for key, one in known.carried.items() if one.right},
             endpoints=endpoints,
             gateways=known.gateways,
+            vips=known.vips,
+            services=self._balancing.observe(),
             policies=self._policing.observe(),
             routes=routing.observe_routes(self._program),
             translations=routing.observe_translations(self._program),
@@ -209,6 +223,10 @@ class EbpfDriver:
                 reasons[DropReason.RATE_LIMIT] = late
             found[row.id] = tables.port_counters(traffic.get(ifindex, none), reasons)
         return found
+
+    def service_counters(self) -> dict[ServiceKey, ServiceCounters]:
+        """Traffic of this host's clients per service, read from the tables."""
+        return self._balancing.counters()
 
     # ---- applying ----
 
@@ -275,6 +293,10 @@ class EbpfDriver:
         program = self._program
         program.remote.delete_batch(tables.pack_keys(plan.remove_endpoints), len(plan.remove_endpoints))
         program.local.delete_batch(tables.pack_keys(plan.remove_gateways), len(plan.remove_gateways))
+        program.local.delete_batch(tables.pack_keys(plan.remove_vips), len(plan.remove_vips))
+        self._balancing.remove(plan.remove_services)
+        self._balancing.put(plan.put_services)
+        program.local.update_batch(*tables.pack_vips(plan.put_vips), len(plan.put_vips))
         self._policing.put(plan.put_policies)
         program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
         program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))

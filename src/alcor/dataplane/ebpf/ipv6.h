@@ -194,6 +194,14 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	if (!eth)
 		return -DROP_MALFORMED;
 	ip = (struct ipv6hdr *)(eth + 1);
+	/* B */
+	if (target.vip) {
+		refused = find_backend(skb, port->vni, ifindex, 6, &target);
+		if (refused < 0)
+			return refused;
+		if (refused == CHOSEN_PING)
+			return to_gateway6(skb, eth, ip, target.vip, ifindex);
+	}
 	/* P */
 	if (port->identity || (target.here && target.here->identity)) {
 		refused = permit_sent(skb, port, ifindex, &target, 6);
@@ -212,7 +220,7 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	mark_ipv6(ip, port->dscp);
 	if (routed)
 		ip->hop_limit--;
-	return hand_over(skb, port, eth, routed, &target);
+	return hand_over(skb, port, eth, routed, &target, 6);
 }
 
 #endif

@@ -77,6 +77,27 @@ struct question {
 	__u8 zero[3];
 };
 
+/* What becomes of a packet for a load balancer's address, or of an answer to one (lb.h). */
+struct balancing {
+	struct service_key service;
+	struct flow_key pinned; /* the connection's row of balanced */
+	struct balanced chosen;
+	struct edit {
+		__be32 from[4], to[4];
+		__be16 from_port, to_port;
+		__u32 ip_at;	  /* where the IP header begins */
+		__u32 address_at; /* where the address is */
+		__u32 port_at;	  /* where the port is; 0: in another fragment, or it stays */
+		__u32 check_at;	  /* the checksum that covers them; 0: in another fragment */
+		__u32 pseudo;	  /* the address is in that checksum's pseudo header */
+		__u32 mangled;	  /* UDP: a checksum of 0 is none, and one that comes to 0 is written 0xffff */
+		__u32 version;
+	} edit;
+	__u8 known;   /* its row was there */
+	__u8 related; /* it is an ICMP error about the connection */
+	__u8 zero[6];
+};
+
 /* How a packet to the outside goes on (nat.h). */
 struct outside {
 	__be32 source; /* what it has as its source there */
@@ -96,6 +117,7 @@ struct scratch {
 	struct outside outside;
 	struct address_key sought; /* what a step did not find (miss.h) */
 	__u8 error[192] __attribute__((aligned(8))); /* an ICMP error in the making (too_big.h) */
+	struct balancing balancing; /* a packet for a load balancer's address (lb.h) */
 };
 
 struct {

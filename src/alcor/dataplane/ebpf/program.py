@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final
 
 from alcor.dataplane.base import DataPlaneError
-from alcor.dataplane.ebpf import routes, rules, tables
+from alcor.dataplane.ebpf import routes, rules, services, tables
 from alcor.dataplane.ebpf.tables import DropReason, HostConfig, Traffic
 from alcor.dataplane.kernel import bpf, libbpf
 from alcor.dataplane.kernel.bpf import BpfError, BpfMap
@@ -47,6 +47,12 @@ MAPS: Final = (
     "routes",
     "translations",
     "macs",
+    "services",
+    "maglev",
+    "backends",
+    "service_epochs",
+    "service_counters",
+    "balanced",
     "requests",
     "request_rates",
     "counters",
@@ -82,6 +88,12 @@ _SHAPES: Final = {
     "routes": (routes.ROUTE_KEY.size, routes.ROUTE.size),
     "translations": (routes.TRANSLATION_KEY.size, routes.TRANSLATION.size),
     "macs": (tables.MAC_KEY.size, tables.LOCAL.size),
+    "services": (services.SERVICE_KEY.size, services.SERVICE.size),
+    "maglev": (services.SLOT.size, services.SLOT.size),
+    "backends": (services.BACKEND_KEY.size, services.BACKEND_STATE.size),
+    "service_epochs": (services.SLOT.size, services.SLOT.size),
+    "service_counters": (services.SLOT.size, services.SERVICE_TRAFFIC.size),
+    "balanced": (tables.FLOW_KEY.size, services.BALANCED.size),
     "request_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
     "external": (len(tables.CONFIG_KEY), tables.EXTERNAL.size),
     "eips": (tables.ADDRESS_KEY.size, tables.EIP.size),
@@ -118,6 +130,12 @@ class Program:
         self.routes = maps["routes"]
         self.translations = maps["translations"]
         self.macs = maps["macs"]
+        self.services = maps["services"]
+        self.maglev = maps["maglev"]
+        self.backends = maps["backends"]
+        self.service_epochs = maps["service_epochs"]
+        self.service_counters = maps["service_counters"]
+        self.balanced = maps["balanced"]
         self.requests = maps["requests"]
         self.request_rates = maps["request_rates"]
         self.counters = maps["counters"]
@@ -143,9 +161,9 @@ class Program:
         """Finds what is pinned in `pin_dir` (made, with a BPF file system on it, if need be), loads what is missing or
         of another version, and writes `config`. Idempotent; the maps keep what they hold.
 
-        `object_path` None means the one beside this file. `remote_entries` and `flow_entries` size `remote` and
-        `flows` when they are made; a map that exists keeps its size. Raises BpfError or DataPlaneError, nothing
-        half-pinned that a second call would trip on.
+        `object_path` None means the one beside this file. `remote_entries` and `flow_entries` size `remote`, and
+        `flows` and `balanced`, when they are made; a map that exists keeps its size. Raises BpfError or DataPlaneError,
+        nothing half-pinned that a second call would trip on.
         """
         path = object_path or OBJECT_PATH
         digest = _digest(path)
@@ -155,7 +173,7 @@ class Program:
             try:
                 programs = _pinned_programs(pin_dir, digest, maps) if len(maps) == len(MAPS) else None
                 if programs is None:
-                    sizes = {"remote": remote_entries, "flows": flow_entries}
+                    sizes = {"remote": remote_entries, "flows": flow_entries, "balanced": flow_entries}
                     programs = _load(path, digest, pin_dir, maps, sizes)
             except BaseException:
                 for opened in maps.values():

@@ -32,7 +32,7 @@ from alcor.dataplane.ebpf.tables import (
 )
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
-from alcor.model.addresses import format_ip, format_mac
+from alcor.model.addresses import Mac, format_ip, format_mac
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
 
@@ -84,6 +84,7 @@ class Sorted(NamedTuple):
     carried: dict[Id, Carried]
     leftovers: dict[Id, Leftover]
     gateways: frozenset[EndpointKey]
+    vips: dict[EndpointKey, Mac]
     stale: tuple[EndpointKey, ...]
     stale_macs: tuple[MacKey, ...]
     idle: tuple[int, ...] = ()
@@ -156,8 +157,11 @@ def sort_out(seen: Snapshot) -> Sorted:
     leftovers = {key: _leftover(seen, key, sorted(parts[key]), key in carried) for key in sorted(parts)}
     expected = {EndpointKey(one.port.vni, ip): one.ifindex for one in carried.values() for ip in port_ips(one.port)}
     gateways = frozenset(key for key, row in seen.local.items() if row.flags & EndpointFlag.GATEWAY)
+    vips = {key: row.mac for key, row in seen.local.items() if row.flags & EndpointFlag.VIP}
     stale = sorted(
-        key for key, row in seen.local.items() if key not in gateways and expected.get(key, 0) != row.ifindex
+        key
+        for key, row in seen.local.items()
+        if key not in gateways and key not in vips and expected.get(key, 0) != row.ifindex
     )
     expected_macs = {MacKey(one.port.vni, one.port.mac): one.ifindex for one in carried.values()}
     stale_macs = sorted(key for key, row in seen.macs.items() if expected_macs.get(key, 0) != row.ifindex)
@@ -166,9 +170,8 @@ def sort_out(seen: Snapshot) -> Sorted:
     stale_eips = sorted(seen.eips.keys() - {key for one in carried.values() for key in eip_keys(one.port)})
     forwarded = {key for one in carried.values() for key in forwarding_rows(one.port, 0)}
     left = (tuple(stale), tuple(stale_macs), tuple(idle))
-    return Sorted(
-        carried, leftovers, gateways, *left, tuple(stale_eips), tuple(sorted(seen.forwardings.keys() - forwarded))
-    )
+    outside = (tuple(stale_eips), tuple(sorted(seen.forwardings.keys() - forwarded)))
+    return Sorted(carried, leftovers, gateways, vips, *left, *outside)
 
 
 def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Link) -> Carried:

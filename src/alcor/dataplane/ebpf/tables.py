@@ -73,6 +73,8 @@ class EndpointFlag(IntFlag):
     GATEWAY = 1
     PEER = 2
     DOWN = 4
+    VIP = 8
+    BALANCED = 16
 
 
 class DropReason(IntEnum):
@@ -107,6 +109,8 @@ class DropReason(IntEnum):
     BLACKHOLE = 27
     NO_EXTERNAL = 32
     NO_TRANSLATION = 33
+    NO_LISTENER = 38
+    NO_BACKEND = 39
     DHCP_SERVER = 44
     NO_SERVICE = 45
     UNSERVED = 46
@@ -368,6 +372,8 @@ def port_local(port: LocalPort, ifindex: int, *, peer: bool, queues: Queues = NO
         flags |= EndpointFlag.PEER
     if not port.admin_state_up:
         flags |= EndpointFlag.DOWN
+    if port.balanced:
+        flags |= EndpointFlag.BALANCED
     return LocalRow(ifindex, flags, port.mac, port.identity, queues.received)
 
 
@@ -478,6 +484,12 @@ def pack_absent(keys: Sequence[EndpointKey]) -> tuple[bytes, bytes]:
 def pack_gateways(keys: Sequence[EndpointKey]) -> tuple[bytes, bytes]:
     """Gateways' addresses as keys and values of `local`."""
     return pack_keys(keys), GATEWAY_VALUE * len(keys)
+
+
+def pack_vips(vips: Sequence[tuple[EndpointKey, Mac]]) -> tuple[bytes, bytes]:
+    """Load balancers' addresses and MACs as keys and values of `local`."""
+    values = b"".join([LOCAL.pack(*LocalRow(0, EndpointFlag.VIP, mac)) for _, mac in vips])
+    return pack_keys([key for key, _ in vips]), values
 
 
 def pack_keys(keys: Iterable[EndpointKey]) -> bytes:

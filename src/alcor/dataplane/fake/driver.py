@@ -9,6 +9,7 @@ Beyond the protocol it lets a workload act (`inject`, `ping`, `received`), which
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from alcor.dataplane.base import (
     Applied,
@@ -19,13 +20,28 @@ from alcor.dataplane.base import (
     Plan,
     PortCounters,
     PortResult,
+    Probe,
     Requests,
+    ServiceCounters,
+    ServiceKey,
 )
 from alcor.dataplane.fake.switch import Pings, Switch
 from alcor.dataplane.fake.tables import RemoteRow
 from alcor.dataplane.fake.walk import Verdict
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
+
+
+class FakeProber:
+    """Fills dataplane.base.Prober: workloads of software answer for everything, but for what they are told not to."""
+
+    def __init__(self) -> None:
+        self.failing: set[tuple[Ip, int]] = set()
+        """Addresses and ports that do not answer."""
+
+    def start(self, probe: Probe, done: Callable[[str], None]) -> None:
+        """See dataplane.base."""
+        done("it is told not to answer" if (probe.ip, probe.port) in self.failing else "")
 
 
 class FakeDriver:
@@ -40,6 +56,12 @@ class FakeDriver:
         """See dataplane.base."""
         self.requests: Requests = switch.requests
         """See dataplane.base."""
+        self.prober = FakeProber()
+
+    def interface_of(self, port_id: Id) -> int | None:
+        """See dataplane.base."""
+        with self._switch.changing() as carried:
+            return carried.ifindex_of(port_id)
 
     def observe(self) -> Observed:
         """Reads the switch's tables."""
@@ -51,6 +73,8 @@ class FakeDriver:
                 learnt=carried.learnt(),
                 forwards=carried.forwards(),
                 gateways=carried.gateways(),
+                vips=carried.vips(),
+                services=carried.services(),
                 policies=carried.policies(),
                 routes=dict(carried.tables.routes),
                 translations=dict(carried.tables.translations),
@@ -71,6 +95,14 @@ class FakeDriver:
                 carried.tables.remote.pop(key, None)
             for key in plan.remove_gateways:
                 carried.remove_gateway(key)
+            for key in plan.remove_vips:
+                carried.remove_vip(key)
+            for named in plan.remove_services:
+                carried.tables.balance.remove(named)
+            for service in plan.put_services:
+                carried.tables.balance.put(service, time.monotonic_ns())
+            for key, mac in plan.put_vips:
+                carried.put_vip(key, mac)
             carried.put_policies(plan.put_policies)
             for key in plan.put_gateways:
                 carried.put_gateway(key)
@@ -121,6 +153,11 @@ class FakeDriver:
         """Traffic per local port."""
         with self._switch.changing() as carried:
             return carried.counters()
+
+    def service_counters(self) -> dict[ServiceKey, ServiceCounters]:
+        """Traffic of this host's clients per service."""
+        with self._switch.changing() as carried:
+            return carried.tables.balance.counters()
 
     def close(self) -> None:
         """Saves the counters; the switch forwards on."""

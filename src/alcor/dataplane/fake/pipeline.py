@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from alcor.dataplane.base import EndpointKey
-from alcor.dataplane.fake import frames
+from alcor.dataplane.fake import frames, lb
 from alcor.dataplane.fake.frames import (
     ETHERNET_LENGTH,
     ICMP_LENGTH,
@@ -31,6 +31,7 @@ from alcor.dataplane.fake.frames import (
     Ethernet,
     Header,
 )
+from alcor.dataplane.fake.lb import Choice, balance, choose
 from alcor.dataplane.fake.misses import check_length, unknown
 from alcor.dataplane.fake.nat import to_external
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
@@ -50,7 +51,7 @@ from alcor.dataplane.fake.tables import (
     Tables,
 )
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
-from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, ip_version
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, ip_version
 
 OUTER_END = ETHERNET_LENGTH + IPV4_LENGTH + UDP_LENGTH
 
@@ -123,12 +124,18 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
         return to_external(walk, port, ip)
     if isinstance(found, Verdict):
         return found
+    choice: Choice | None = None
+    if isinstance(found.row, LocalRow) and found.row.flags & LocalFlag.VIP:
+        chosen = _choose(walk, port, ip)
+        if isinstance(chosen, Verdict):
+            return chosen
+        choice, found = chosen
     target, vni, mtu = found
-    refused = _permit_sent(walk, port, target, vni, ip.version)
+    refused = _permit_sent(walk, port, found, ip.version, choice)
     if refused is not None:
         return refused
     if isinstance(target, LocalRow) and target.flags & LocalFlag.GATEWAY:
-        return _to_gateway(walk, ip)
+        return _to_gateway(walk, ip, target.mac)
     refused = check_length(walk, mtu, ip)
     if refused is not None:
         return refused
@@ -141,9 +148,44 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
         walk.steps.append(f"10: routed, TTL now {ip.ttl - 1}, to {format_mac(target.mac)}")
         header = target.mac + ROUTER_MAC + frame[12:ETHERNET_LENGTH]
         frame = header + frames.with_ttl(frame[ETHERNET_LENGTH:], ip.version, ip.ttl - 1)
+    if choice is not None:
+        frame = target.mac + balance(walk.tables.balance, choice, frame, walk.now_ns)[6:]
+        if isinstance(target, LocalRow):
+            return walk.deliver(target, frame)
     if isinstance(target, LocalRow):
-        return walk.deliver(target, frame)
+        return walk.deliver_answer(target, frame, vni, ip.version)
     return walk.tunnel(port.dscp, vni, translate(walk.tables, port.vni, port.identity, vni), target, frame)
+
+
+_REFUSALS = {
+    lb.NO_LISTENER: (DropReason.NO_LISTENER, "no listener at that protocol and port"),
+    lb.NO_BACKEND: (DropReason.NO_BACKEND, "no backend that new connections may go to"),
+    lb.MALFORMED: (DropReason.MALFORMED, "headers cut short or inconsistent"),
+    lb.FRAGMENT: (DropReason.FRAGMENT, "a later fragment of a datagram whose first was not seen"),
+}
+
+
+def _choose(walk: Walk, port: PortRow, ip: Header) -> tuple[Choice, _Target] | Verdict:
+    """Step B: who answers for a load balancer's address."""
+    tables, data = walk.tables, walk.frame[ETHERNET_LENGTH:]
+    choice = choose(tables.balance, tables.policy, data, ip.version, port.vni, walk.ifindex, walk.now_ns)
+    if choice == lb.PING:
+        return _to_gateway(walk, ip, tables.local[EndpointKey(port.vni, ip.destination)].mac)
+    if isinstance(choice, str):
+        reason, text = _REFUSALS[choice]
+        return walk.drop(reason, f"B: {format_ip(ip.destination)} is a load balancer's: {text}")
+    walk.steps.append(
+        f"B: {format_ip(ip.destination)} is a load balancer's, its backend is {format_ip(choice.chosen.ip)}"
+    )
+    key = EndpointKey(port.vni, choice.chosen.ip)
+    local = tables.local.get(key)
+    found: LocalRow | RemoteRow | None = local
+    if local is None or local.flags & (LocalFlag.GATEWAY | LocalFlag.VIP):
+        found = walk.remote(key)
+    if found is None:
+        return unknown(walk, key, DropReason.NO_ENDPOINT, "B")
+    target = _unless_down(walk, _Target(found, port.vni, port.mtu))
+    return target if isinstance(target, Verdict) else (choice, target)
 
 
 class _Target(NamedTuple):
@@ -177,6 +219,8 @@ def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Verdict |
         return _Target(local, port.vni, port.mtu)
     if ip.ttl <= 1:
         return walk.drop(DropReason.TTL_EXCEEDED, f"10: TTL {ip.ttl} runs out at the router")
+    if local is not None and local.flags & LocalFlag.VIP:
+        return _Target(local, port.vni, port.mtu)
     sought, mtu = own, port.mtu
     if port.flags & PortFlag.ROUTES:
         way = find_way(walk, port, ip)
@@ -188,6 +232,8 @@ def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Verdict |
             if way.via:
                 return walk.drop(DropReason.NO_ENDPOINT, f"R: {format_ip(sought.ip)} is a gateway, not a port")
             return _Target(gateway, sought.vni, mtu)
+        if gateway is not None and gateway.flags & LocalFlag.VIP:
+            return walk.drop(DropReason.NO_ENDPOINT, f"R: {format_ip(sought.ip)} is a load balancer's, of another VNI")
     target = _find(walk, *sought)
     if target is None:
         return unknown(walk, sought, DropReason.NO_ENDPOINT, "10")
@@ -200,13 +246,15 @@ def _unless_down(walk: Walk, target: _Target) -> _Target | Verdict:
     return target
 
 
-def _permit_sent(walk: Walk, port: PortRow, target: LocalRow | RemoteRow, vni: int, version: int) -> Verdict | None:
-    """Step P: policy of the sender, then of a receiver on this host, which is of VNI `vni`."""
+def _permit_sent(walk: Walk, port: PortRow, found: _Target, version: int, choice: Choice | None) -> Verdict | None:
+    """Step P: policy of the sender, then of a receiver on this host. What a load balancer sends on is judged as the
+    packet that it will be."""
+    target, vni, _ = found
     receiver = target if isinstance(target, LocalRow) and target.identity else None
-    if not port.identity and receiver is None:
+    if (not port.identity and receiver is None) or (choice is not None and choice.exempt):
         return None
     data = walk.frame[ETHERNET_LENGTH:]
-    packet = read_packet(data, version)
+    packet = read_packet(data, version) if choice is None else choice.packet
     if packet is None:
         return walk.drop(DropReason.MALFORMED, "P: headers cut short or inconsistent")
     if port.identity:
@@ -222,8 +270,8 @@ def _permit_sent(walk: Walk, port: PortRow, target: LocalRow | RemoteRow, vni: i
     return None
 
 
-def _to_gateway(walk: Walk, ip: Header) -> Verdict:
-    """Step 9: a gateway answers pings and nothing else."""
+def _to_gateway(walk: Walk, ip: Header, mac: Mac) -> Verdict:
+    """Step 9: a gateway, of that MAC, answers pings and nothing else."""
     at = ETHERNET_LENGTH + ip.header_length
     message = walk.frame[at : ETHERNET_LENGTH + ip.total_length]
     protocol = PROTOCOL_ICMP if ip.version == 4 else PROTOCOL_ICMPV6
@@ -231,10 +279,10 @@ def _to_gateway(walk: Walk, ip: Header) -> Verdict:
     if ip.protocol != protocol or ip.fragment or not asks:
         text = f"9: {format_ip(ip.destination)} is a gateway, which answers only pings"
         return walk.drop(DropReason.GATEWAY, text)
-    return walk.reply(_echo_reply(walk.frame, ip), f"9: gateway {format_ip(ip.destination)} answers a ping")
+    return walk.reply(_echo_reply(walk.frame, ip, mac), f"9: gateway {format_ip(ip.destination)} answers a ping")
 
 
-def _echo_reply(frame: bytes, ip: Header) -> bytes:
+def _echo_reply(frame: bytes, ip: Header, mac: Mac) -> bytes:
     """The echo request turned into its reply in place: addresses swapped, TTL 64, another type. The rest stays."""
     at, end = (12, 20) if ip.version == 4 else (8, 40)
     half = (end - at) // 2
@@ -245,7 +293,7 @@ def _echo_reply(frame: bytes, ip: Header) -> bytes:
     old, reply = int.from_bytes(rest[2:4], "big"), ECHO_REPLY[ip.version]
     new = frames.update_checksum(old, ECHO_REQUEST[ip.version] << 8, reply << 8)
     message = bytes((reply, 0)) + new.to_bytes(2, "big") + rest[4:]
-    return frame[6:12] + frame[0:6] + frame[12:ETHERNET_LENGTH] + header + message
+    return frame[6:12] + mac + frame[12:ETHERNET_LENGTH] + header + message
 
 
 def _find(walk: Walk, vni: int, ip: Ip) -> LocalRow | RemoteRow | None:
@@ -284,7 +332,7 @@ def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
         local = tables.macs.get(MacKey(vni, ether.destination), local)
     if local is None:
         return _follow(walk, EndpointKey(vni, destination))
-    if local.flags & LocalFlag.GATEWAY:
+    if local.flags & (LocalFlag.GATEWAY | LocalFlag.VIP):
         return walk.drop(DropReason.NO_ENDPOINT, f"3: nobody in VNI {vni} on this host has {format_ip(destination)}")
     if local.mac != ether.destination:
         text = f"3: {format_ip(destination)} is at {format_mac(local.mac)}, not {format_mac(ether.destination)}"
@@ -298,7 +346,7 @@ def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
         refused = _permit_received(walk, vni, local, sender, inner[ETHERNET_LENGTH:], version)
         if refused is not None:
             return refused
-    return walk.deliver(local, inner)
+    return walk.deliver_answer(local, inner, vni, version)
 
 
 def _follow(walk: Walk, key: EndpointKey) -> Verdict:

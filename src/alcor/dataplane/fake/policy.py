@@ -127,7 +127,7 @@ def allowing_rule(policy: Policy | None, packet: Packet, party: Party, *, egress
 def permit(tables: PolicyTables, packet: Packet, data: bytes, party: Party, now_ns: int) -> Permission:
     """May the packet (whose bytes are `data`) pass the party's port? Follows its connection."""
     way = "leave" if party.egress else "enter"
-    if packet.part is not Part.WHOLE and not _reassemble(tables, packet, party):
+    if packet.part is not Part.WHOLE and not reassemble(tables, packet, party.vni):
         return Permission(Refusal.FRAGMENT, "P: a later fragment of a datagram whose first was not seen")
     if packet.is_icmp_error and _is_related(tables, packet, data, party, now_ns):
         return Permission(None, f"P: may {way}: an ICMP error about a connection")
@@ -172,8 +172,9 @@ def _flow_key(packet: Packet, ifindex: int, *, egress: bool) -> FlowKey:
     return FlowKey(here[0], there[0], ifindex, here[1], there[1], packet.protocol)
 
 
-def _reassemble(tables: PolicyTables, packet: Packet, party: Party) -> bool:
-    key = FragmentKey(party.vni, packet.source, packet.destination, packet.fragment_id, packet.protocol)
+def reassemble(tables: PolicyTables, packet: Packet, vni: int) -> bool:
+    """Later fragments have no ports: the first one's are remembered for them. False: it was not seen."""
+    key = FragmentKey(vni, packet.source, packet.destination, packet.fragment_id, packet.protocol)
     if packet.part is Part.FIRST:
         tables.fragments.pop(key, None)
         tables.fragments[key] = packet.source_port, packet.destination_port, packet.selector

@@ -24,10 +24,12 @@ from alcor.dataplane.base import (
     RateLimit,
     Route,
     RouteKey,
+    ServiceKey,
     TranslationKey,
 )
 from alcor.dataplane.fake import queues
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH
+from alcor.dataplane.fake.lb import BalanceTables, ServiceRow
 from alcor.dataplane.fake.policy import PolicyTables
 from alcor.dataplane.fake.queues import Queue
 from alcor.dataplane.fake.tables import (
@@ -49,7 +51,7 @@ from alcor.dataplane.fake.tables import (
     Use,
 )
 from alcor.dataplane.fake.walk import ENCAP_MAX_LENGTH, Count, Direction, DropReason
-from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, with_link_local
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, with_link_local
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Eip, PortKind
 
@@ -91,6 +93,7 @@ class State(msgspec.Struct, kw_only=True):
     translations: list[tuple[TranslationKey, int]] = []
     eips: list[tuple[int, Ip, EipRow]] = []
     forwardings: list[tuple[ForwardingKey, ForwardingRow]] = []
+    services: list[ServiceRow] = []
     drops: dict[int, dict[int, int]] = {}
     """Interface to reason to count."""
     foreign: set[str] = set()
@@ -148,6 +151,7 @@ class Carried:
             external=external,
             eips={EndpointKey(vni, ip): row for vni, ip, row in kept.eips},
             forwardings=dict(kept.forwardings),
+            balance=BalanceTables(services={row.service.key: row for row in kept.services}),
         )
         self.devices = kept.devices
         self.queues: dict[int, Queue] = {}
@@ -179,6 +183,7 @@ class Carried:
             translations=list(self.tables.translations.items()),
             eips=[(*key, row) for key, row in self.tables.eips.items()],
             forwardings=list(self.tables.forwardings.items()),
+            services=list(self.tables.balance.services.values()),
             foreign=self.foreign,
         )
 
@@ -318,6 +323,7 @@ class Carried:
             port_security=not row.flags & PortFlag.OPEN,
             pairs=wired.pairs,
             routes=bool(row.flags & PortFlag.ROUTES),
+            balanced=wired.balanced,
             served=bool(row.flags & PortFlag.SERVED),
             egress_limit=self._limit(row.queue_out),
             ingress_limit=self._limit(row.queue_in),
@@ -415,6 +421,25 @@ class Carried:
         if row is not None and row.flags & LocalFlag.GATEWAY:
             del self.tables.local[key]
 
+    def put_vip(self, key: EndpointKey, mac: Mac) -> None:
+        """Answers for a load balancer's address."""
+        self.tables.local[key] = LocalRow(0, int(LocalFlag.VIP), mac)
+
+    def remove_vip(self, key: EndpointKey) -> None:
+        """Answers for it no more. A port's address by that key stays."""
+        row = self.tables.local.get(key)
+        if row is not None and row.flags & LocalFlag.VIP:
+            del self.tables.local[key]
+
+    def vips(self) -> dict[EndpointKey, Mac]:
+        """Load balancers' addresses, sorted."""
+        found = {key: row.mac for key, row in self.tables.local.items() if row.flags & LocalFlag.VIP}
+        return dict(sorted(found.items()))
+
+    def services(self) -> dict[ServiceKey, int]:
+        """The services' digests, sorted."""
+        return {key: row.service.digest() for key, row in sorted(self.tables.balance.services.items())}
+
     def count(self, one: Count) -> None:
         """Adds a packet to a port's counters, if it has any."""
         traffic = self._traffic.get(one.ifindex)
@@ -439,7 +464,8 @@ def _senders(port: LocalPort) -> tuple[Sender, ...]:
 
 def _local_row(ifindex: int, port: LocalPort) -> LocalRow:
     _, received = queues.numbers(port, ifindex)
-    return LocalRow(ifindex, 0 if port.admin_state_up else int(LocalFlag.DOWN), port.mac, port.identity, received)
+    flags = (0 if port.admin_state_up else LocalFlag.DOWN) | (LocalFlag.BALANCED if port.balanced else 0)
+    return LocalRow(ifindex, int(flags), port.mac, port.identity, received)
 
 
 def _outer_ips(port: LocalPort) -> list[Ip]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from alcor.dataplane.base import EndpointKey, Route, RouteKey, TranslationKey
+from alcor.dataplane.fake.lb import BalanceTables
 from alcor.dataplane.fake.policy import PolicyTables
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
@@ -34,6 +35,10 @@ class LocalFlag(IntFlag):
     GATEWAY = 1
     PEER = 2
     DOWN = 4
+    VIP = 8
+    """A load balancer's address; ifindex 0."""
+    BALANCED = 16
+    """Its VPC has load balancers."""
 
 
 class Use(IntEnum):
@@ -171,3 +176,4 @@ class Tables(msgspec.Struct, frozen=True, gc=False):
     eips: dict[EndpointKey, EipRow] = msgspec.field(default_factory=dict)
     """A row of an external address whose other side is OUTSIDE too: `forwardings` has it."""
     forwardings: dict[ForwardingKey, ForwardingRow] = msgspec.field(default_factory=dict)
+    balance: BalanceTables = msgspec.field(default_factory=BalanceTables)

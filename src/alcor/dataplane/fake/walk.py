@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import IPV4_LENGTH, PROTOCOL_UDP, UDP_LENGTH, VXLAN_LENGTH
+from alcor.dataplane.fake.lb import unbalance
 from alcor.dataplane.fake.packet import Packet
 from alcor.dataplane.fake.policy import Party, permit
 from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables, Use
@@ -86,6 +87,8 @@ class DropReason(IntEnum):
     BLACKHOLE = 27
     NO_EXTERNAL = 32
     NO_TRANSLATION = 33
+    NO_LISTENER = 38
+    NO_BACKEND = 39
     DHCP_SERVER = 44
     NO_SERVICE = 45
     UNSERVED = 46
@@ -186,6 +189,15 @@ class Walk:
         """Step Q."""
         self.steps.append(f"Q: waits in queue {queue} of interface {ifindex}")
         return self._end(VerdictKind.QUEUE, frame, ifindex=ifindex, queue=queue, received=received)
+
+    def deliver_answer(self, row: LocalRow, frame: bytes, vni: int, version: int) -> Verdict:
+        """Step U, then 11: to a port of a VPC with load balancers, of which this may be an answer."""
+        if row.flags & LocalFlag.BALANCED:
+            tables = self.tables
+            frame, text = unbalance(tables.balance, tables.policy, frame, vni, row.ifindex, version, self.now_ns)
+            if text:
+                self.steps.append(text)
+        return self.deliver(row, frame)
 
     def reply(self, frame: bytes, text: str, reason: DropReason | None = None) -> Verdict:
         """Back to who sent it; with a reason the packet is dropped, and this says so."""
