@@ -201,7 +201,7 @@ async def weather(commits: list[Commit], dice: random.Random, directory: Path) -
     first = Changes(networks=list(rows.networks.values()), subnets=list(rows.subnets.values()))
     first.nodes = list(rows.nodes.values())
     store.commit(1, first)
-    store.publisher = publisher = Publisher(store)
+    store.publisher = publisher = Publisher(store, at_once=1)
     store.pending = list(commits)
     network = Network(directory)
     reports: list[PortReport] = []

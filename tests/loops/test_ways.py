@@ -32,8 +32,7 @@ class Management:
     """The way from the controller to one host's agent.
 
     It accepts by hand: asyncio's server, closed between accepting a caller and serving it, forgets that one half made
-    (an
-    AssertionError in its log, a socket for the garbage collector).
+    (an AssertionError in its log, a socket for the garbage collector).
     """
 
     def __init__(self, host: Host) -> None:

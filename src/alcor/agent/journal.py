@@ -3,7 +3,7 @@
 Called by reconcile, from its one thread. Accepted bundles are appended as they came; when the file has grown enough it
 is written anew from the merged state. Record: length (u32), CRC-32 (u32) of what follows, type (u8), payload; integers
 big-endian; after the magic. Types: 1 a Bundle message as received; 2 a piece of a scope: partition (u32), ScopeUpdate
-message; 3 the end of a scope: partition (u32), epoch (u64), revision (u64), floor (u64), complete (u8), scope.
+message; 3 the end of a scope: partition (u32), epoch (u64), revision (u64), floor (u64), how whole (u8), scope.
 
 What is promised: after the process is killed at any moment, everything acknowledged is there (the page cache keeps it).
 After a power failure the tail may be missing, and so is the kernel's state: appends are not synced to disk, a rewritten
@@ -40,6 +40,8 @@ _HEAD = struct.Struct(">II")
 _PARTITION = struct.Struct(">I")
 _SCOPE = struct.Struct(">IQQQB")
 _BUNDLE, _PIECE, _END = 1, 2, 3
+_COMPLETE, _PARTIAL = 1, 2
+"""How whole a scope is; 0: what came is all deltas."""
 
 _log = logging.getLogger(__name__)
 
@@ -188,11 +190,13 @@ def _apply(desired: Desired, record: _Record) -> bool:
             key = ScopeKey(partition, update.scope)
             desired.merge(key, desired.make_scope(key), update, Touched(), set())
         elif record.type == _END:
-            partition, epoch, revision, floor, complete = _SCOPE.unpack_from(record.payload)
+            partition, epoch, revision, floor, whole = _SCOPE.unpack_from(record.payload)
             key = ScopeKey(partition, Id(record.payload[_SCOPE.size :]))
             if len(key.scope) not in (0, 16):
                 return False
-            desired.make_scope(key).restore(revision=revision, floor=floor, complete=bool(complete))
+            state = desired.make_scope(key)
+            state.restore(revision=revision, floor=floor, complete=whole == _COMPLETE)
+            state.partial = whole == _PARTIAL
             desired.epochs[partition] = max(epoch, desired.epochs.get(partition, 0))
         else:
             return False
@@ -216,7 +220,8 @@ def _state_records(desired: Desired) -> Iterator[bytes]:
         tombstones = list(state.tombstones())
         yield _encode(_PIECE, prefix, _piece(key.scope, objects, tombstones))
         epoch = desired.epochs.get(key.partition, 0)
-        yield _encode(_END, _SCOPE.pack(key.partition, epoch, state.revision, state.floor, state.complete), key.scope)
+        whole = _COMPLETE if state.complete else _PARTIAL if state.partial else 0
+        yield _encode(_END, _SCOPE.pack(key.partition, epoch, state.revision, state.floor, whole), key.scope)
 
 
 def _piece(scope: Id, objects: list[Goal], tombstones: list[Tombstone]) -> bytes:

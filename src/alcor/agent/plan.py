@@ -167,7 +167,7 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
         wanted_policies += policies(desired, key, desired.identities(key))
         wanted_gateways.update(gateways(desired, key))
         vpc = desired.vpc(key)
-        if vpc is None:
+        if vpc is None or desired.scopes[key].partial:
             continue
         owners, goals = desired.owners(key), desired.scopes[key].endpoints
         for ip, held in owners.items():
@@ -227,7 +227,7 @@ def partial_plan(
     remove_endpoints = set(touched.gone)
     for key in sorted(touched.addresses):
         vpc = desired.vpc(key)
-        if vpc is None:
+        if vpc is None or desired.scopes[key].partial:
             continue
         fresh = touched.fresh.get(key, ())
         owners, goals = desired.owners(key), desired.scopes[key].endpoints

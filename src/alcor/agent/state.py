@@ -132,9 +132,9 @@ class Desired:
         return iter(sorted(self._owners))
 
     def on_demand(self) -> dict[int, ScopeKey]:
-        """The VPCs whose endpoints are asked for, by their VNIs."""
+        """The VPCs whose endpoints are asked for, by their VNIs: those on demand, and those whose endpoints follow."""
         found = ((key, self.vpc(key)) for key in self._owners)
-        return {vpc.vni: key for key, vpc in found if vpc is not None and vpc.on_demand}
+        return {vpc.vni: key for key, vpc in found if vpc is not None and (vpc.on_demand or self.scopes[key].partial)}
 
     def owners(self, key: ScopeKey) -> Owners:
         """The addresses of a VPC's endpoints."""
@@ -174,7 +174,7 @@ class Desired:
         return tuple(
             Held(key.scope, state.revision, state.digest)
             for key, state in sorted(self.scopes.items())
-            if key.partition == partition and (state.complete or key.scope == HOST_SCOPE)
+            if key.partition == partition and (state.complete or state.partial or key.scope == HOST_SCOPE)
         )
 
     def held_of(self, key: ScopeKey) -> Held:
@@ -189,15 +189,16 @@ class Desired:
     ) -> bool:
         """Merges one bundle's updates and forgets the VPCs that have no port here any more.
 
-        A delta of a VPC that is not held is ignored: it is late, or its snapshot is to come. Returns whether the host
-        is in sync with this: `synced`, or what was said before while its own scope was in doubt.
+        A delta of a VPC that is not held is ignored: it is late, or its snapshot is to come. One whose endpoints are
+        still to come misses nothing: the snapshot has it all. Returns whether the host is in sync with this: `synced`,
+        or what was said before while its own scope was in doubt.
         """
         self.epochs[partition] = max(epoch, self.epochs.get(partition, 0))
         left: set[ScopeKey] = set()
         for update in updates:
             key = ScopeKey(partition, update.scope)
             state = self.scopes.get(key)
-            if state is None and (update.snapshot or update.scope == HOST_SCOPE):
+            if state is None and (update.snapshot or update.partial or update.scope == HOST_SCOPE):
                 state = self.make_scope(key)
             if state is None:
                 continue
@@ -208,9 +209,10 @@ class Desired:
                 continue
             if not update.snapshot and update.previous > state.revision and update.scope != HOST_SCOPE:
                 # What came is true; that nothing lies between is not.
-                touched.missed.add(key)
+                if not state.partial:
+                    touched.missed.add(key)
                 update = replace(update, revision=max(1, state.revision))
-            self.merge(key, state, update, touched, left)
+            self._merge_one(key, state, update, touched, left)
             if update.snapshot:
                 touched.missed.discard(key)
                 self._trust(key)
@@ -259,6 +261,15 @@ class Desired:
             self.merge(key, state, missing, touched, left)
         state.confirm(update.revision, update.confirms or 0)
         self._trust(key)
+
+    def _merge_one(
+        self, key: ScopeKey, state: ScopeState, update: ScopeUpdate, touched: Touched, left: set[ScopeKey]
+    ) -> None:
+        before = state.partial
+        self.merge(key, state, update, touched, left)
+        if state.partial != before:  # what came of its endpoints meanwhile was not put
+            touched.vpcs.add(key)
+            touched.addresses.setdefault(key, {}).update(dict.fromkeys(self._owners[key]))
 
     def make_scope(self, key: ScopeKey) -> ScopeState:
         """The scope's state, made when it is not there."""

@@ -102,6 +102,7 @@ class ScopeState:
         "identities",
         "members",
         "names",
+        "partial",
         "peerings",
         "pools",
         "ports",
@@ -121,6 +122,8 @@ class ScopeState:
         self.digest = 0
         self.complete = False
         """A snapshot has been merged: what is not held is not there."""
+        self.partial = False
+        """All but the endpoints has come: the snapshot is on its way."""
         self.vpcs: dict[Id, VpcGoal] = {}
         self.subnets: dict[Id, SubnetGoal] = {}
         self.ports: dict[Id, PortGoal] = {}
@@ -148,9 +151,11 @@ class ScopeState:
         if update.snapshot:
             if held_before:
                 self._remove_missing(update, changes)
-            self.complete = True
+            self.complete, self.partial = True, False
             if update.revision > self.floor:
                 self._raise_floor(update.revision)
+        if update.partial and not self.complete:
+            self.partial = True
         if update.revision > self.revision:
             self.revision = update.revision
         if len(self._tombstones) > MAX_TOMBSTONES:

@@ -396,3 +396,6 @@ class ScopeUpdate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     confirms: int | None = None
     """Of a delta that answers a Hello: who has merged it and then holds what has this digest holds the scope as of
     `revision`. Who holds something else needs the scope whole."""
+    partial: bool = False
+    """A VPC's scope but for its endpoints, which follow in a snapshot: for a host that holds nothing of it yet. Until
+    then the host asks for endpoints, as in a VPC that is on demand."""

@@ -60,6 +60,10 @@ class Subscriptions:
         """The hosts that need the VPC, sorted."""
         return sorted(self._needed.get(vpc, ()))
 
+    def ports(self, vpc: Id) -> int:
+        """The VPC's bound ports; it takes a step for each of its hosts."""
+        return sum(self._counts.get(vpc, {}).values())
+
     def vpcs(self, host: str) -> list[Id]:
         """The VPCs that the host needs, sorted."""
         return sorted(self._vpcs.get(host, ()))

@@ -76,7 +76,7 @@ class Answers:
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._answer, path)
         for one in some:
-            if self._answerable(one):
+            if self._answerable(one) and one.vpc in views.on_demand:
                 self._interest.add(one.host, one.vpc, one.ips)
         revision = views.revision
         found = self._read(some)
@@ -89,8 +89,9 @@ class Answers:
         self.answered += weight
 
     def _answerable(self, asked: _Asked) -> bool:
-        """The host needs the VPC, whose addresses it is to ask for. A host may ask for nothing else."""
-        return asked.vpc in self._views.on_demand and self._views.subscriptions.needs(asked.host, asked.vpc)
+        """The host needs the VPC. A host may ask for nothing else. Of one that is preloaded all endpoints are on their
+        way to it: nobody need remember what it was told."""
+        return self._views.subscriptions.needs(asked.host, asked.vpc)
 
     def _reply(self, asked: _Asked, found: Mapping[Id, Mapping[Ip, Found]], revision: int) -> Answer:
         if not self._answerable(asked):

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 from alcor.goalstate.catchup import catch_up
 from alcor.goalstate.delta import Delta
-from alcor.goalstate.objects import HOST_SCOPE, Goal, Kind, ScopeUpdate
-from alcor.goalstate.snapshot import port_goal, vpc_snapshot
+from alcor.goalstate.objects import HOST_SCOPE, Kind, ScopeUpdate
+from alcor.goalstate.snapshot import port_goal
 from alcor.loops.history import Changed, keys_of, read_history
 from alcor.loops.views import Views
 from alcor.model.ids import Id
@@ -91,11 +91,5 @@ class CatchUp:
         rows = await asyncio.to_thread(self._store.get_ports, ports) if ports else []
         if any(row.revision > views.revision for row in rows):
             return None
-        subnets = views.subnets.get(vpc, {}).values()
-        present: list[Goal] = list(
-            vpc_snapshot(
-                *(views.revision, network, subnets, rows, views.nodes),
-                *(views.groups, views.qos, views.roads, views.balancers),
-            ).objects
-        )
+        present = list(views.snapshot(network, rows).objects)
         return catch_up(vpc, views.revision, missed, present, digest)

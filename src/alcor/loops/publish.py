@@ -26,10 +26,11 @@ import msgspec
 from alcor.goalstate.delta import Commits, Delta, delta, digest_shifts
 from alcor.goalstate.digest import digest
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
-from alcor.goalstate.snapshot import host_snapshot, port_goal, vpc_snapshot
+from alcor.goalstate.snapshot import host_snapshot, port_goal
 from alcor.loops.answer import Answers
 from alcor.loops.catchup import CatchUp
 from alcor.loops.drift import Drift
+from alcor.loops.preload import AT_ONCE, Preloads
 from alcor.loops.scopes import VpcScopes
 from alcor.loops.views import Views
 from alcor.model.ids import Id
@@ -66,8 +67,10 @@ class Publisher:
     Made before the writer starts (it reads the store); its `committed` is the writer's listener; then `run` it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, at_once: int = AT_ONCE) -> None:
+        """`at_once`: a VPC of more ports follows behind a host's first port of it."""
         self._store = store
+        self._at_once = at_once
         self._reports: Reports = _nobody
         self._member_reports: MemberReports = _nobody
         self.traffic = Traffic()
@@ -80,6 +83,8 @@ class Publisher:
         self._greetings: deque[tuple[Session, Hello]] = deque()
         self._owed: dict[str, set[Id]] = {}
         self._drift = Drift(self._views.revision)
+        self._preloads = Preloads()
+        self._timer: asyncio.TimerHandle | None = None
         self._path: Path | None = None
         self._audited = 0.0
         """When a VPC was last read for its digest."""
@@ -100,6 +105,7 @@ class Publisher:
         """See paths.base.Events."""
         self._drift.forget_host(session.host)
         self._answers.forget_host(session.host)
+        self._preloads.forget_host(session.host)
         self._greetings.append((session, hello))
         self._wake.set()
 
@@ -112,6 +118,8 @@ class Publisher:
         )
         if ack.members:
             self._member_reports([MemberReport(one.id, one.healthy) for one in ack.members])
+        if ack.sequence and self._preloads.answered(session.host):
+            self._wake.set()
         lacking = frozenset(held.scope for held in ack.scopes if not held.revision)
         if lacking:
             self.overflowed(session, lacking)
@@ -192,6 +200,7 @@ class Publisher:
         while self._refusals:
             host, reason = self._refusals.popitem()
             await self._blame(host, reason)
+        await self._preload(path)
         await self._audit()
 
     async def _audit(self) -> None:
@@ -218,17 +227,27 @@ class Publisher:
         self._answers.changed(path, changed.moves)
         for host, vpc in ended:
             path.withdraw(host, vpc)
+            self._preloads.settle(vpc, host)
+        anew: list[tuple[str, Id]] = []
         for vpc in crossed:
             # The scope as a whole is another one: all of its hosts get it anew, as if they started to carry the VPC.
             self._scopes.drop(vpc)
-            started += [(host, vpc) for host in views.subscriptions.hosts(vpc) if (host, vpc) not in started]
-        outbox, news = self._encode(path, changed, frozenset(started))
+            anew += [(host, vpc) for host in views.subscriptions.hosts(vpc) if (host, vpc) not in started]
+        outbox, news = self._encode(path, changed, frozenset([*started, *anew]))
         shifts = digest_shifts(commits, changed.vpcs, views.nodes, self._drift)
         self._drift.publish(commits.revision, {*changed.vpcs, *crossed}, changed.hosts, shifts)
         self._catch_up.publish(changed, crossed, commits.deleted_networks, commits.revision)
-        for host, vpc in started:
+        now = asyncio.get_running_loop().time()
+        self._preloads.ask([host for host, parcels in outbox.items() if parcels], now)
+        partial = {vpc: self._partial(vpc) for vpc in {vpc for _, vpc in started}}
+        for host, vpc in [*started, *anew]:
             if path.listening(host):
-                outbox.setdefault(host, []).extend(await self._vpc_parcels(vpc))
+                parcel = partial.get(vpc)
+                if parcel is not None:
+                    outbox.setdefault(host, []).append(parcel)
+                    self._preloads.owe(vpc, host, now)
+                else:
+                    outbox.setdefault(host, []).extend(await self._vpc_parcels(vpc))
         for parcel, hosts in news:
             path.spread(parcel.scope, parcel, hosts)
         for host, parcels in outbox.items():
@@ -291,6 +310,26 @@ class Publisher:
                 if host in outbox:
                     outbox[host].append(parcel)
         return outbox, news
+
+    def _partial(self, vpc: Id) -> Parcel | None:
+        """The VPC's scope without its endpoints; None where they are few, or there are none."""
+        views = self._views
+        network = views.networks.get(vpc)
+        if network is None or network.on_demand or views.subscriptions.ports(vpc) <= self._at_once:
+            return None
+        return _parcel(msgspec.structs.replace(views.snapshot(network, ()), revision=1, snapshot=False, partial=True))
+
+    async def _preload(self, path: Path) -> None:
+        """The endpoints of VPCs that hosts have only begun to carry."""
+        loop = asyncio.get_running_loop()
+        for vpc, hosts in self._preloads.take(loop.time()).items():
+            for host in hosts:
+                if path.listening(host) and self._views.subscriptions.needs(host, vpc):
+                    path.offer(host, await self._vpc_parcels(vpc))
+        due = self._preloads.due()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(due, self._wake.set) if due is not None else None
 
     # Hosts.
 
@@ -392,11 +431,7 @@ class Publisher:
         views = self._views
         read = self._store.named_ports if network.on_demand else self._store.ports_of_network
         rows = read(network.id)
-        subnets = views.subnets.get(network.id, {}).values()
-        snapshot = vpc_snapshot(
-            *(views.revision, network, subnets, rows, views.nodes),
-            *(views.groups, views.qos, views.roads, views.balancers),
-        )
+        snapshot = views.snapshot(network, rows)
         later = self._store.changes_since(views.revision, LATER_COMMITS)
         exact = (
             all(row.revision <= views.revision for row in rows)

@@ -5,15 +5,18 @@ Owned by the publish loop, which alone changes it; the answer loop reads it. Bot
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from alcor.goalstate.balancing import Balancers
 from alcor.goalstate.delta import Commits
+from alcor.goalstate.objects import ScopeUpdate
 from alcor.goalstate.qos import Policies
-from alcor.goalstate.snapshot import Groups, Roads, peering_goal, router_goal
+from alcor.goalstate.snapshot import Groups, Roads, peering_goal, router_goal, vpc_snapshot
 from alcor.goalstate.subscriptions import Subscriptions
 from alcor.model.addresses import Ip
 from alcor.model.balancing import BALANCING
 from alcor.model.ids import Id
-from alcor.model.nouns import Network, Node, Peering, Router, Subnet
+from alcor.model.nouns import Network, Node, Peering, Port, Router, Subnet
 from alcor.store.base import Changes, Store
 
 
@@ -84,6 +87,13 @@ class Views:
             self.nodes.pop(name, None)
         self.nodes.update((node.name, node) for node in commits.nodes.values())
         return crossed
+
+    def snapshot(self, network: Network, rows: Iterable[Port]) -> ScopeUpdate:
+        """The whole scope of a VPC as of `revision`, its ports being `rows`, read then or later."""
+        return vpc_snapshot(
+            *(self.revision, network, self.subnets.get(network.id, {}).values(), rows, self.nodes),
+            *(self.groups, self.qos, self.roads, self.balancers),
+        )
 
     def subnet_at(self, network_id: Id, ip: Ip) -> Id | None:
         """The subnet of the network that has the address; its cost does not grow with the number of subnets."""

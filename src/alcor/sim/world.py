@@ -54,6 +54,8 @@ PROBE_S = 0.25
 MAX_PORTS = 14
 DEMAND = DemandPolicy(above=5, below=4)
 """So few ports make a VPC too large to be preloaded: VPCs cross it both ways all the time."""
+AT_ONCE = 2
+"""So many ports of a VPC are sent with a host's first port of it; of larger ones the endpoints follow."""
 
 
 class Broken(AssertionError):
@@ -79,7 +81,7 @@ class Controller:
     def __init__(self, world: World) -> None:
         dice, network = world.dice, world.network
         self.bus = network.bus.party()
-        self.publisher = Publisher(world.store)
+        self.publisher = Publisher(world.store, at_once=AT_ONCE)
         self._world = world
 
         def committed(revision: int, changes: Changes) -> None:

@@ -97,7 +97,7 @@ class Feed(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., key: _Optional[bytes] = ..., verifier: _Optional[bytes] = ...) -> None: ...
 
 class ScopeUpdate(_message.Message):
-    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms", "qos", "routers", "peerings", "balancers", "pools", "members")
+    __slots__ = ("scope", "revision", "snapshot", "vpcs", "subnets", "ports", "tombstones", "endpoints", "previous", "identities", "groups", "names", "confirms", "qos", "routers", "peerings", "balancers", "pools", "members", "partial")
     SCOPE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class ScopeUpdate(_message.Message):
     BALANCERS_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
     scope: bytes
     revision: int
     snapshot: bool
@@ -136,7 +137,8 @@ class ScopeUpdate(_message.Message):
     balancers: _containers.RepeatedCompositeFieldContainer[Balancer]
     pools: _containers.RepeatedCompositeFieldContainer[Pool]
     members: _containers.RepeatedCompositeFieldContainer[Member]
-    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ..., qos: _Optional[_Iterable[_Union[Qos, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., peerings: _Optional[_Iterable[_Union[Peering, _Mapping]]] = ..., balancers: _Optional[_Iterable[_Union[Balancer, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+    partial: bool
+    def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., snapshot: _Optional[bool] = ..., vpcs: _Optional[_Iterable[_Union[Vpc, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., tombstones: _Optional[_Iterable[_Union[Tombstone, _Mapping]]] = ..., endpoints: _Optional[_Union[Endpoints, _Mapping]] = ..., previous: _Optional[int] = ..., identities: _Optional[_Iterable[_Union[Identity, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., names: _Optional[_Iterable[_Union[Name, _Mapping]]] = ..., confirms: _Optional[int] = ..., qos: _Optional[_Iterable[_Union[Qos, _Mapping]]] = ..., routers: _Optional[_Iterable[_Union[Router, _Mapping]]] = ..., peerings: _Optional[_Iterable[_Union[Peering, _Mapping]]] = ..., balancers: _Optional[_Iterable[_Union[Balancer, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., partial: _Optional[bool] = ...) -> None: ...
 
 class Vpc(_message.Message):
     __slots__ = ("id", "revision", "vni", "mtu", "routed", "admin_state_up", "on_demand", "dns_domain", "qos_id")

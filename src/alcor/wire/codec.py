@@ -133,6 +133,7 @@ def encode_update(update: ScopeUpdate) -> bytes:
         snapshot=update.snapshot,
         previous=update.previous,
         confirms=update.confirms,
+        partial=update.partial,
     )
     vpcs, subnets, ports = message.vpcs, message.subnets, message.ports
     endpoints: list[EndpointGoal] = []
@@ -322,6 +323,8 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         )
     ):
         raise WireError(f"{where}: all things but ports belong in a VPC's scope, not in a host's")
+    if message.partial and (scope == HOST_SCOPE or message.snapshot or message.HasField("endpoints")):
+        raise WireError(f"{where}.partial: only a VPC can be, and then without endpoints, and is no snapshot")
     objects: list[Goal] = []
     objects += [_decode_vpc(vpc, scope, f"{where}.vpcs") for vpc in message.vpcs]
     objects += [_decode_subnet(subnet, f"{where}.subnets") for subnet in message.subnets]
@@ -365,6 +368,7 @@ def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
         tombstones=tombstones,
         previous=message.previous,
         confirms=message.confirms if message.HasField("confirms") else None,
+        partial=message.partial,
     )
 
 

@@ -159,7 +159,7 @@ static __always_inline int from_port_arp(struct __sk_buff *skb, const struct por
 	if (!answer) {
 		there = find_remote(&key, DROP_ARP_UNKNOWN, &refused);
 		if (!there)
-			return refused;
+			return asker ? refused : -DROP_ARP_UNKNOWN; /* a probe is not held */
 		answer = there->mac;
 	}
 	copy_mac(arp->eth.h_dest, mac);

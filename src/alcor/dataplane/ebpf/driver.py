@@ -51,7 +51,6 @@ from alcor.dataplane.ebpf.tables import (
     HostConfig,
     LocalRow,
     MacKey,
-    PortFlag,
     PortRow,
     Queues,
 )
@@ -115,11 +114,11 @@ class EbpfDriver:
                 attaching.attach(self._hands.netlink, self._program, self._underlay)
                 self._hands.program = self._program.from_port
                 self._outside = Outside(self._program, netlink, config.external_device, self._underlay)
+                # Not when the first packet is held: a pair of interfaces costs as much as a port.
+                attaching.make_wire(netlink, self._program, attaching.HELD_WIRE)
                 self.misses = EbpfMisses(self._program, attaching.HOLD)
                 self.requests = EbpfRequests(self._program, self.misses)
                 self._queues = HostQueues(self._hands.netlink, self._program)
-                if self._on_demand() or self._serves():
-                    self._make_way_back()
             except BaseException:
                 self._program.close()
                 raise
@@ -185,9 +184,6 @@ class EbpfDriver:
 
     def _on_demand(self) -> frozenset[int]:
         return frozenset(tables.unpack_vni(key) for key, _ in self._program.on_demand.items())
-
-    def _serves(self) -> bool:
-        return any(tables.unpack_port(row).flags & PortFlag.SERVED for _, row in self._program.ports.items())
 
     def _look(self) -> Sorted:
         there = {one.ifindex: one for one in links.links(self._hands.netlink)}
@@ -279,15 +275,8 @@ class EbpfDriver:
 
     def _begin(self, plan: Plan) -> None:
         self._program.forwards.update_batch(*tables.pack_endpoints(plan.put_forwards), len(plan.put_forwards))
-        if plan.put_on_demand or any(port.served for port in plan.put_ports):
-            self._make_way_back()
-        if plan.put_on_demand:
-            self.misses.begin(plan.put_on_demand)
+        self.misses.begin(plan.put_on_demand)
         self.misses.stop_learning(plan.remove_on_demand)
-
-    def _make_way_back(self) -> None:
-        attaching.make_wire(self._hands.netlink, self._program, attaching.HELD_WIRE)
-        self.misses.connect()
 
     def _write_tables(self, plan: Plan) -> None:
         program = self._program

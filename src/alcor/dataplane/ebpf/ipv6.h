@@ -93,7 +93,7 @@ static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *por
 	if (!answer) {
 		there = find_remote(&asked, DROP_ND_UNKNOWN, &refused);
 		if (!there)
-			return refused;
+			return probe ? -DROP_ND_UNKNOWN : refused; /* a probe is not held */
 		answer = there->mac;
 	}
 	copy_mac(nd.eth.h_dest, asker_mac);

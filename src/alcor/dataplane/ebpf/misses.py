@@ -40,35 +40,26 @@ class EbpfMisses:
     """See the module."""
 
     def __init__(self, program: Program, device: str) -> None:
-        """`device` is the end of the pair that packets are written into, once `connect`ed."""
+        """`device` is the end of the pair that packets are written into, in the network namespace of the calling
+        thread. Raises DataPlaneError."""
         self._program = program
-        self._device = device
+        self._wire = _open_wire(device)
         self._ring = RingBuffer(program.misses.fd)
-        self._wire: socket.socket | None = None
         self._lock = Lock()
         self._on_demand = {tables.unpack_vni(key) for key, _ in program.on_demand.items()}
+        self._learnt: dict[int, set[bytes]] = {}
+        """VNI -> keys of `remote` that may hold what was learnt: so that taking it away does not read the whole map."""
+        if self._on_demand:
+            for key, value in program.remote.items():
+                if tables.unpack_use(value) is not EndpointUse.PRELOADED:
+                    self._learnt.setdefault(tables.unpack_key(key).vni, set()).add(key)
 
     def close(self) -> None:
         """Lets go of ring and socket."""
         self._ring.close()
-        if self._wire is not None:
-            self._wire.close()
+        self._wire.close()
 
     # What the driver does.
-
-    def connect(self) -> None:
-        """Opens the way back, in the network namespace of the calling thread. Idempotent. Raises DataPlaneError."""
-        if self._wire is not None:
-            return
-        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        try:
-            wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            wire.bind((self._device, 0))
-        except OSError as error:
-            wire.close()
-            raise DataPlaneError(f"held packets cannot go on by interface '{self._device}' ({error})") from None
-        self._wire = wire
 
     def begin(self, vnis: Sequence[int]) -> None:
         """Packets for unknown addresses of these VNIs are held from now on."""
@@ -84,16 +75,14 @@ class EbpfMisses:
 
     def end(self, vnis: Sequence[int]) -> None:
         """Packets for unknown addresses of these are dropped from now on; what was learnt of them goes."""
-        if not vnis:
-            return
-        gone = set(vnis)
         self._program.on_demand.delete_batch(tables.pack_vnis(vnis)[0], len(vnis))
-        stale = [
-            key
-            for key, value in self._program.remote.items()
-            if tables.unpack_key(key).vni in gone and tables.unpack_use(value) is not EndpointUse.PRELOADED
-        ]
-        self._program.remote.delete_batch(b"".join(stale), len(stale))
+        remote, stale = self._program.remote, list[bytes]()
+        for vni in vnis:
+            for key in sorted(self._learnt.pop(vni, ())):
+                value = remote.get(key)
+                if value is not None and tables.unpack_use(value) is not EndpointUse.PRELOADED:
+                    stale.append(key)
+        remote.delete_batch(b"".join(stale), len(stale))
 
     # What the agent does.
 
@@ -111,6 +100,8 @@ class EbpfMisses:
             known = self._on_demand
             here = [(key, end) for key, end in found if key.vni in known]
             gone = [key for key in absent if key.vni in known]
+            for key in (*(key for key, _ in here), *gone):
+                self._learnt.setdefault(key.vni, set()).add(tables.pack_key(key))
             try:
                 self._program.remote.update_batch(*tables.pack_endpoints(here, EndpointUse.RECENT), len(here))
                 self._program.remote.update_batch(*tables.pack_absent(gone), len(gone))
@@ -122,6 +113,8 @@ class EbpfMisses:
         with self._lock:
             gone = [key for key in keys if key.vni in self._on_demand]
             self._program.remote.delete_batch(tables.pack_keys(gone), len(gone))
+            for key in gone:
+                self._learnt.get(key.vni, set()).discard(tables.pack_key(key))
 
     def used(self, keys: Sequence[EndpointKey]) -> frozenset[EndpointKey]:
         """See dataplane.base."""
@@ -148,9 +141,20 @@ class EbpfMisses:
 
     def send(self, mark: int, frame: bytes, gso_size: int) -> None:
         """Writes the frame into the way back, with that mark. Raises OSError."""
-        assert self._wire is not None, "packets are taken only once there is a way back"
         marked = (socket.SOL_SOCKET, SO_MARK, _MARK.pack(mark))
         self._wire.sendmsg([vnet_header(frame, gso_size), frame], [marked])
+
+
+def _open_wire(device: str) -> socket.socket:
+    wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    try:
+        wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        wire.bind((device, 0))
+    except OSError as error:
+        wire.close()
+        raise DataPlaneError(f"held packets cannot go on by interface '{device}' ({error})") from None
+    return wire
 
 
 def vnet_header(frame: bytes, gso_size: int) -> bytes:

@@ -53,6 +53,10 @@ def from_port_arp(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         return walk.drop(DropReason.ARP_IGNORED, f"6: probe for the port's own {format_ip(ask.target_ip)}")
     answer = service_row(port, ask.target_ip) or walk.known(port, ask.target_ip)
     if answer is None:
+        if probe:
+            return walk.drop(
+                DropReason.ARP_UNKNOWN, f"6: a probe, and nobody is known to have {format_ip(ask.target_ip)}"
+            )
         return unknown(walk, EndpointKey(port.vni, ask.target_ip), DropReason.ARP_UNKNOWN, "6")
     packet = frames.arp(ARP_REPLY, answer.mac, ask.target_ip, ask.sender_mac, ask.sender_ip)
     padding = walk.frame[ETHERNET_LENGTH + frames.ARP_LENGTH :]
@@ -89,6 +93,8 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         return walk.drop(DropReason.ND_IGNORED, f"6b: duplicate address detection of its own {format_ip(target)}")
     answer = service_row(port, target) or walk.known(port, target)
     if answer is None:
+        if probe:
+            return walk.drop(DropReason.ND_UNKNOWN, f"6b: a probe, and nobody is known to have {format_ip(target)}")
         return unknown(walk, EndpointKey(port.vni, target), DropReason.ND_UNKNOWN, "6b")
     flags = OVERRIDE | (0 if probe else SOLICITED)
     if isinstance(answer, LocalRow) and answer.flags & LocalFlag.GATEWAY:
