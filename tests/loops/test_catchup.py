@@ -15,7 +15,7 @@ from tests.loops.test_publish import Network, RacingStore, Site
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.goalstate.digest import digest
 from alcor.goalstate.merge import ScopeState
-from alcor.goalstate.objects import HOST_SCOPE, Kind, ScopeUpdate, Tombstone
+from alcor.goalstate.objects import AS_OF_NOTHING, HOST_SCOPE, Kind, ScopeUpdate, Tombstone
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.loops import history as history_module
 from alcor.loops.history import History, read_history
@@ -197,6 +197,16 @@ async def test_a_wrong_base_is_noticed(tmp_path: Path, scope: Id) -> None:
     sent = await scene.greet("a")
     assert [False] == [parcel.snapshot for parcel in sent if parcel.scope == scope]
     assert synced == [False, True]
+    scene.check(site)
+
+
+async def test_who_cannot_say_what_it_missed_gets_all(tmp_path: Path) -> None:
+    """A host whose journal was damaged: what it holds reaches nowhere, and every scope of it is sent whole."""
+    scene, site = await settled(tmp_path)
+    await scene.commit()
+    for state in site.reconciler.desired.scopes.values():
+        state.revision = AS_OF_NOTHING
+    assert {True} == {parcel.snapshot for parcel in await scene.greet("a")}
     scene.check(site)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alcor.agent.state import Desired, ScopeKey, Touched
-from alcor.goalstate.objects import HOST_SCOPE, Goal, ScopeUpdate, Tombstone
+from alcor.goalstate.objects import AS_OF_NOTHING, HOST_SCOPE, Goal, ScopeUpdate, Tombstone
 from alcor.model.ids import Id
 from alcor.wire.codec import MAX_MESSAGE_BYTES, decode_bundle, decode_scopes, decode_update, encode_update
 from alcor.wire.fields import WireError
@@ -77,6 +77,8 @@ class Journal:
                     "%s: %d damaged records skipped; the controller will send what is missing", self.path, damage
                 )
                 self.path.replace(self.path.with_suffix(".damaged"))
+                for state in desired.scopes.values():  # what came before what is held, nobody can say any more
+                    state.revision = AS_OF_NOTHING
                 self.rewrite(desired)
             elif self._size == 0:
                 self.rewrite(desired)

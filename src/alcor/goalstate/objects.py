@@ -27,6 +27,9 @@ from alcor.model.nouns import AddressPair, DhcpOption, Eip, ExtraRoute, Forwardi
 
 HOST_SCOPE = Id(b"")
 """The key of a host's own scope; a VPC scope's key is the network's id."""
+AS_OF_NOTHING = 1
+"""The revision of what reaches nowhere: a scope that is partial, or that was put together from what a damaged journal
+left. Who holds such a scope is sent it whole, not what changed since."""
 
 
 class Kind(IntEnum):

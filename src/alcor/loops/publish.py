@@ -25,7 +25,7 @@ import msgspec
 
 from alcor.goalstate.delta import Commits, Delta, delta, digest_shifts
 from alcor.goalstate.digest import digest
-from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
+from alcor.goalstate.objects import AS_OF_NOTHING, HOST_SCOPE, ScopeUpdate
 from alcor.goalstate.snapshot import host_snapshot, port_goal
 from alcor.loops.answer import Answers
 from alcor.loops.catchup import CatchUp
@@ -317,7 +317,9 @@ class Publisher:
         network = views.networks.get(vpc)
         if network is None or network.on_demand or views.subscriptions.ports(vpc) <= self._at_once:
             return None
-        return _parcel(msgspec.structs.replace(views.snapshot(network, ()), revision=1, snapshot=False, partial=True))
+        return _parcel(
+            msgspec.structs.replace(views.snapshot(network, ()), revision=AS_OF_NOTHING, snapshot=False, partial=True)
+        )
 
     async def _preload(self, path: Path) -> None:
         """The endpoints of VPCs that hosts have only begun to carry."""
@@ -355,7 +357,9 @@ class Publisher:
         known = digest(truth.objects)
         unsettled = [row for row in rows if not _settled(row)]
         if known != (held.digest if held is not None else 0):
-            since = self._catch_up.host(host, held.revision, rows, unsettled, known) if held is not None else None
+            since = None
+            if held is not None and held.revision > AS_OF_NOTHING:
+                since = self._catch_up.host(host, held.revision, rows, unsettled, known)
             return [since or _parcel(truth)]
         if not unsettled:
             return []
@@ -366,7 +370,7 @@ class Publisher:
 
     async def _vpc_answer(self, vpc: Id, held: Held | None) -> list[Parcel]:
         """What the host lacks of the VPC's scope."""
-        if held is None:
+        if held is None or held.revision <= AS_OF_NOTHING:
             return await self._vpc_parcels(vpc)
         if vpc not in self._drift:
             await self._vpc_parcels(vpc, fresh=True)
