@@ -24,7 +24,7 @@ async def test_a_method_that_a_path_lacks_is_405(client: httpx.AsyncClient) -> N
 async def test_a_path_that_is_nowhere_is_404(client: httpx.AsyncClient) -> None:
     """Unknown paths, deeper paths, and Neutron's old .json suffix."""
     for path in (
-        "/v2.0/floatingips",
+        "/v2.0/address-groups",
         "/v3",
         "/v2.0/routers/a/b",
         "/v2.0/ports/a/b",

@@ -197,7 +197,7 @@ class TestErrors:
             "MAC",
             "address 10.1.",
             "interface 'nope' is not there",
-            "default route through 10.9.9.9",
+            "route through 10.9.9.9",
             "lo (inside the namespace)",
             "no interface name",
             "fewer addresses",

@@ -71,7 +71,7 @@ def test_neighbours_of_the_fabric_are_permanent(run_dir: Path, needs_root: None)
             with Netlink() as netlink:
                 return links.links(netlink)
 
-        assert [link.name for link in netns.call(fd, found)] == ["lo", "eth0"]
+        assert [link.name for link in netns.call(fd, found)] == ["lo", "eth0", "ext0"]
         states = (Path("/proc/thread-self/net/arp"), fd)
         rows = netns.call(fd, lambda: states[0].read_text().splitlines()[1:])
         assert [row.split()[2] for row in rows] == ["0x6"]  # ATF_COM | ATF_PERM

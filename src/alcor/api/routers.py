@@ -185,7 +185,7 @@ def _gateway_view(gateway: RouterGateway) -> GatewayView:
 
 def _gateway(body: GatewayBody | None) -> GatewaySpec | None:
     """What is asked for; null, and a body without a network, take it away."""
-    if body is None or body.network_id is None:
+    if body is None:
         return None
     where = "external_gateway_info"
     only(f"{where}.enable_snat", not body.enable_snat, "shared source NAT is not offered yet; leave it out")
@@ -195,6 +195,8 @@ def _gateway(body: GatewayBody | None) -> GatewaySpec | None:
             subnet_id = identifier(one.subnet_id, f"{where}.external_fixed_ips.subnet_id")
         if one.ip_address is not UNSET:
             address = ip(one.ip_address, f"{where}.external_fixed_ips.ip_address")
+    if body.network_id is None:
+        return None
     return GatewaySpec(network_id=identifier(body.network_id, f"{where}.network_id"), subnet_id=subnet_id, ip=address)
 
 
