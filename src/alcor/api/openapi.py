@@ -99,7 +99,7 @@ class Resource(NamedTuple):
 
 
 RESOURCES = (
-    Resource("network", networks.LISTING, NetworkCreate, NetworkUpdate, NetworkView, True, (409,), (409,)),
+    Resource("network", networks.LISTING, NetworkCreate, NetworkUpdate, NetworkView, True, (404, 409), (409,)),
     Resource("subnet", subnets.LISTING, SubnetCreate, SubnetUpdate, SubnetView, True, (404, 409), (409,)),
     Resource("port", ports.LISTING, PortCreate, PortUpdate, PortView, True, (404, 409), ()),
     Resource(
@@ -110,7 +110,7 @@ RESOURCES = (
         *("security_group_rule", security_groups.RULES, SecurityGroupRuleCreate, None, SecurityGroupRuleView),
         *(True, (404, 409), ()),
     ),
-    Resource("router", routers.LISTING, RouterCreate, RouterUpdate, RouterView, True, (), (409,)),
+    Resource("router", routers.LISTING, RouterCreate, RouterUpdate, RouterView, True, (404, 409), (409,)),
     Resource(
         *("vpc_peering", peerings.LISTING, VpcPeeringCreate, VpcPeeringUpdate, VpcPeeringView, True),
         *((404, 409), ()),
