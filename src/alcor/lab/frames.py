@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from alcor.kit.sockets import set_receive_buffer
 from alcor.lab.pings import ECHO_REQUEST, ICMP_HEADER, checksum, echo_request, visit
 from alcor.model.addresses import Mac, parse_ip, parse_mac
 
@@ -56,7 +57,7 @@ class Captures:
 
 def _capture(_: Path) -> socket.socket:
     one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CAPTURE_BUFFER_BYTES)
+    set_receive_buffer(one, CAPTURE_BUFFER_BYTES)
     one.bind((INTERFACE, ETH_P_ALL))
     one.setblocking(False)
     return one

@@ -33,12 +33,15 @@ from alcor.dataplane.fake.tables import ExternalDevice, HostConfig, PortFlag, Re
 from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind
 from alcor.dataplane.fake.workload import Echo, Workload
 from alcor.kit.bell import Bell
+from alcor.kit.sockets import set_receive_buffer
 from alcor.model.addresses import Ip, Mac, format_ip, ip_version, parse_ip
 from alcor.model.ids import Id, format_id
 
 MAX_IN_FLIGHT = 4096
 """Frames on their way between workloads of one host at one moment; what comes on top is lost, as on any wire."""
 MAX_DATAGRAM = 65535
+RECEIVE_BUFFER = 8 << 20
+"""Bytes of datagrams, with the kernel's own beside each, that wait while forwarding does: some 3,500 full ones."""
 UNDERLAY_IFINDEX, EXTERNAL_IFINDEX = 1, 2
 _OUTER = frames.IPV4_LENGTH + frames.UDP_LENGTH
 _UNDERLAY_MAC = Mac(b"\x02" + b"\0" * 5)
@@ -94,6 +97,7 @@ class Switch:
         except OSError as error:
             tunnel.close()
             raise DataPlaneError(f"cannot receive VXLAN at {where[0]}:{where[1]}: {error}; choose another") from error
+        set_receive_buffer(tunnel, RECEIVE_BUFFER)
         self._socket = tunnel
         self._receiver = threading.Thread(target=self._receive, args=(tunnel,), name=f"vxlan-{where[0]}", daemon=True)
         self._receiver.start()

@@ -21,6 +21,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
+from alcor.kit.sockets import set_receive_buffer
+
 MAX_MESSAGES_PER_SEND = 64
 """More gains nothing (measured), and the answers of so many fit in the receive buffer."""
 MAX_BYTES_PER_SEND = 128 * 1024
@@ -191,7 +193,7 @@ class Netlink:
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
             if receive_buffer_bytes:
-                self._set_receive_buffer(receive_buffer_bytes)
+                set_receive_buffer(self._socket, receive_buffer_bytes)
             # In the kernel, not with settimeout: that costs a poll() before every send and receive.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ANSWER_TIMEOUT)
             self._socket.bind((0, 0))
@@ -199,13 +201,6 @@ class Netlink:
             self._socket.close()
             raise
         self._sequence = 0
-
-    def _set_receive_buffer(self, size: int) -> None:
-        so_rcvbufforce = 33
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, size)
-        except PermissionError:  # an unprivileged user namespace: net.core.rmem_max is the limit then
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def __enter__(self) -> Netlink:
         return self
