@@ -11,30 +11,21 @@ from __future__ import annotations
 import os
 import socket
 import statistics
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from alcor.bench.compiling import compiled
-from alcor.bench.dataplane_beds import Bed, beds, inside
-from alcor.dataplane.base import DataPlaneError
-from alcor.lab.results import Goal, percentile
+from alcor.bench.dataplane_beds import Bed, beds
+from alcor.bench.rounds import Progress, place
+from alcor.bench.traffic import connected, packet_ns, traffic
+from alcor.lab.results import Goal
 from alcor.lab.rundir import DEFAULT_RUN_DIR
 
-SOURCE = Path(__file__).with_name("traffic.c")
-CHUNKS, PER_CHUNK, PAYLOAD = 400, 256, 64
+CHUNKS = 400
 ROUND_TRIPS = 20_000
 STREAM_MS = 2000
-CPU_QUANTILE = 0.1
-"""Of the chunks: interrupts of others only ever add."""
-RECEIVE_BUFFER_BYTES = 8 << 20
-TIMEOUT_S = 120.0
 GOAL_CPU_RATIO = 1.6
-
-Progress = Callable[[str], None]
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,26 +64,21 @@ class _Rounds:
 
 def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAULT_RUN_DIR) -> DataPlaneBench:
     """Measures everything; about 10 s a round. Raises DataPlaneError without root."""
-    if os.geteuid() != 0:
-        raise DataPlaneError("alcor bench dataplane makes network namespaces and loads BPF programs: run it as root")
-    if rounds < 1:
-        raise DataPlaneError("rounds must be at least 1")
-    say = progress or (lambda _: None)
-    with compiled(SOURCE) as program, beds(run_dir) as made:
+    with place("dataplane", rounds, run_dir, progress) as at:
+        made = beds(at.run, at.stack)
         found = {bed.name: _Rounds() for bed in made}
         for number in range(1, rounds + 1):
             for bed in made:
-                say(f"round {number} of {rounds}: {bed.name}")
-                _measure(program, bed, found[bed.name])
+                at.say(f"round {number} of {rounds}: {bed.name}")
+                _measure(at.program, bed, found[bed.name])
     reference = statistics.median(found[made[0].name].cpu_ns)
     paths = tuple(_summary(name, rounds_, reference) for name, rounds_ in found.items())
     return DataPlaneBench(kernel=os.uname().release, rounds=rounds, paths=paths, goals=_goals(paths))
 
 
 def _measure(program: Path, bed: Bed, into: _Rounds) -> None:
-    with connected(bed, socket.SOCK_DGRAM) as (client, server):
-        chunks = traffic(program, "udp", client, server, CHUNKS, PER_CHUNK, PAYLOAD)
-    into.cpu_ns.append(percentile([float(line) for line in chunks], CPU_QUANTILE))
+    with connected(bed, socket.SOCK_DGRAM) as ends:
+        into.cpu_ns.append(packet_ns(program, ends, CHUNKS))
     with connected(bed, socket.SOCK_STREAM) as (client, server):
         trips = traffic(program, "rr", client, server, ROUND_TRIPS)
     into.round_trip_us.append(statistics.median(int(line) for line in trips) / 1000)
@@ -101,42 +87,6 @@ def _measure(program: Path, bed: Bed, into: _Rounds) -> None:
     received, elapsed_ns, cpu_ns = (int(word) for word in line.split())
     into.gbit.append(received * 8 / elapsed_ns)
     into.cpu_s_per_gbyte.append(cpu_ns / received)
-
-
-@contextmanager
-def connected(bed: Bed, kind: socket.SocketKind) -> Iterator[tuple[int, int]]:
-    """Descriptors of two connected sockets, one in each container. A datagram server has room for a whole chunk."""
-    with ExitStack() as stack:
-        server = stack.enter_context(inside(bed.namespaces[1], lambda: socket.socket(socket.AF_INET, kind)))
-        client = stack.enter_context(inside(bed.namespaces[0], lambda: socket.socket(socket.AF_INET, kind)))
-        so_rcvbufforce = 33
-        server.bind((bed.server_ip, 0))
-        if kind is socket.SOCK_DGRAM:
-            server.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, RECEIVE_BUFFER_BYTES)
-            client.connect(server.getsockname())
-            yield client.fileno(), server.fileno()
-            return
-        server.listen(1)
-        server.settimeout(TIMEOUT_S)
-        client.settimeout(TIMEOUT_S)
-        client.connect(server.getsockname())
-        accepted, _ = server.accept()
-        stack.enter_context(accepted)
-        for one in (client, accepted):
-            one.setblocking(True)
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield client.fileno(), accepted.fileno()
-
-
-def traffic(program: Path, mode: str, client: int, server: int, *numbers: int) -> list[str]:
-    """What traffic.c says, line by line. Raises DataPlaneError."""
-    arguments = [str(program), mode, str(client), str(server), *map(str, numbers)]
-    done = subprocess.run(
-        arguments, pass_fds=(client, server), capture_output=True, text=True, check=False, timeout=TIMEOUT_S
-    )
-    if done.returncode:
-        raise DataPlaneError(f"{' '.join(arguments[1:])}: {done.stderr.strip()}")
-    return done.stdout.splitlines()
 
 
 def _summary(name: str, rounds: _Rounds, reference_ns: float) -> Way:

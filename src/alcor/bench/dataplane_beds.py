@@ -1,4 +1,5 @@
-"""Two containers that reach each other in three ways: bare veth, Linux bridge + VXLAN, Alcor. Called by dataplane.
+"""Two containers that reach each other in three ways: bare veth, Linux bridge + VXLAN, Alcor. Called by the benches of
+the data plane.
 
 Each is two (or four) network namespaces under one run directory: the containers, and the two hosts with a veth between
 them as the underlay. Same addresses, same MTU, same everything but what is measured.
@@ -7,9 +8,9 @@ them as the underlay. Same addresses, same MTU, same everything but what is meas
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -73,16 +74,12 @@ def _tell(path: Path, messages: list[bytes]) -> None:
     inside(path, send)
 
 
-@contextmanager
-def beds(parent: Path) -> Iterator[list[Bed]]:
-    """All three, standing side by side, each one checked by a ping. Gone afterwards."""
-    run = RunDirectory.make(parent, mounts=True)
-    with ExitStack() as stack:
-        stack.callback(run.remove)
-        made = [_direct(run), bridge_bed(run)[0], _alcor(run, stack)]
-        for bed in made:
-            check(bed)
-        yield made
+def beds(run: RunDirectory, stack: ExitStack) -> list[Bed]:
+    """All three, standing side by side, each one checked by a ping."""
+    made = [_direct(run), bridge_bed(run)[0], alcor_bed(run, stack)[0]]
+    for bed in made:
+        check(bed)
+    return made
 
 
 def check(bed: Bed) -> None:
@@ -193,10 +190,6 @@ class Host(NamedTuple):
         failed = applied.error or next((port.error for port in applied.ports if port.error), "")
         if failed:
             raise DataPlaneError(f"the driver refused the bench's plan: {failed}")
-
-
-def _alcor(run: RunDirectory, stack: ExitStack) -> Bed:
-    return alcor_bed(run, stack)[0]
 
 
 def alcor_bed(run: RunDirectory, stack: ExitStack, *, external: bool = False) -> tuple[Bed, tuple[Host, Host]]:

@@ -8,24 +8,20 @@ with 1,000 EIPs on the sending host. And how long a host takes to be given 1,000
 from __future__ import annotations
 
 import os
-import socket
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from alcor.bench.compiling import compiled
-from alcor.bench.dataplane import CPU_QUANTILE, PAYLOAD, RECEIVE_BUFFER_BYTES, SOURCE, TIMEOUT_S, traffic
-from alcor.bench.dataplane_beds import IPS, PREFIX, VNI, Bed, Host, alcor_bed, endpoint_of, inside, port_of
+from alcor.bench.dataplane_beds import IPS, PREFIX, VNI, Host, alcor_bed, endpoint_of, port_of
 from alcor.bench.host_bed import container_ports, room_for_descriptors
+from alcor.bench.rounds import PACKET, Case, Progress, Way, place, ratio_goal, take_turns, within_goal
+from alcor.bench.traffic import flow_ns
 from alcor.dataplane.base import (
     NO_ADDRESS,
     Address,
-    DataPlaneError,
     EndpointKey,
     Hop,
     LocalPort,
@@ -34,28 +30,17 @@ from alcor.dataplane.base import (
     RouteKey,
     RouteKind,
 )
-from alcor.lab.results import Goal, percentile
-from alcor.lab.rundir import DEFAULT_RUN_DIR, RunDirectory
+from alcor.lab.results import Goal
+from alcor.lab.rundir import DEFAULT_RUN_DIR
 from alcor.model.addresses import format_ip, ip_from_int, parse_ip, parse_prefix
 from alcor.model.nouns import Eip
 
-CHUNKS, PER_CHUNK = 200, 256
 FEW, MANY = 10, 1000
 GOAL_COST, GOAL_GROWTH, GOAL_LOAD_S = 1.3, 1.2, 1.0
 GATEWAY = parse_ip("10.9.0.1")
 EIPS = (parse_ip("198.18.0.11"), parse_ip("198.18.0.12"))
 OUTER_PREFIX = 16
 _FIRST_OTHER = int.from_bytes(parse_ip("198.18.1.0")[12:], "big")
-
-Progress = Callable[[str], None]
-
-
-class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """One way between the two containers: the median over the rounds, and every round."""
-
-    name: str
-    cpu_ns_per_packet: float
-    rounds_ns: tuple[float, ...]
 
 
 class NatBench(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,48 +55,27 @@ class NatBench(msgspec.Struct, frozen=True, kw_only=True):
     goals: tuple[Goal, ...]
 
 
-class _Case(msgspec.Struct, kw_only=True):
-    name: str
-    target: str
-    prepare: Callable[[], object]
-    packet_ns: list[float] = []
-
-
 def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAULT_RUN_DIR) -> NatBench:
     """Measures everything; about 5 s a round, and 10 s for the ports. Raises DataPlaneError without root."""
-    if os.geteuid() != 0:
-        raise DataPlaneError("alcor bench nat makes network namespaces and loads BPF programs: run it as root")
-    if rounds < 1:
-        raise DataPlaneError("rounds must be at least 1")
-    say = progress or (lambda _: None)
-    run_directory = RunDirectory.make(run_dir, mounts=True)
-    with compiled(SOURCE) as program, room_for_descriptors(MANY), ExitStack() as stack:
-        stack.callback(run_directory.remove)
-        bed, hosts = alcor_bed(run_directory, stack, external=True)
+    with place("nat", rounds, run_dir, progress) as at, room_for_descriptors(MANY):
+        bed, hosts = alcor_bed(at.run, at.stack, external=True)
         for number, host in enumerate(hosts):
             host.apply(_outside(number))
-        say(f"{MANY:,} ports on one host")
+        at.say(f"{MANY:,} ports on one host")
         others = container_ports(MANY, first=100)
         hosts[0].apply(Plan(put_ports=others))
-        stack.callback(lambda: hosts[0].apply(Plan(remove_ports=tuple(one.id for one in others))))
+        at.stack.callback(lambda: hosts[0].apply(Plan(remove_ports=tuple(one.id for one in others))))
         programmed_s = _program(hosts[0], others, MANY)
+
+        def case(name: str, eips: int, target: str) -> Case:
+            cost = partial(flow_ns, at.program, bed, target)
+            return Case(name, partial(_program, hosts[0], others, eips), {PACKET: cost})
+
         cases = [
-            _Case(name="overlay", target=format_ip(IPS[1]), prepare=partial(_program, hosts[0], others, 0)),
-            *(
-                _Case(
-                    name=f"EIP to EIP, {count:,} on the host",
-                    target=format_ip(EIPS[1]),
-                    prepare=partial(_program, hosts[0], others, count),
-                )
-                for count in (FEW, MANY)
-            ),
+            case("overlay", 0, bed.server_ip),
+            *(case(f"EIP to EIP, {count:,} on the host", count, format_ip(EIPS[1])) for count in (FEW, MANY)),
         ]
-        for number in range(1, rounds + 1):
-            for case in cases:
-                say(f"round {number} of {rounds}: {case.name}")
-                case.prepare()
-                case.packet_ns.append(_packets(program, bed, case.target))
-    ways = tuple(_summary(case) for case in cases)
+        ways = take_turns(cases, rounds, at.say)
     return NatBench(
         kernel=os.uname().release,
         rounds=rounds,
@@ -154,59 +118,16 @@ def _program(host: Host, ports: Sequence[LocalPort], count: int) -> float:
     return time.monotonic() - started
 
 
-def _packets(program: Path, bed: Bed, target: str) -> float:
-    """CPU ns per packet of a flow that was answered once."""
-    with _flow(bed, target) as (client, server):
-        chunks = traffic(program, "udp", client, server, CHUNKS, PER_CHUNK, PAYLOAD)
-    return percentile([float(line) for line in chunks], CPU_QUANTILE)
-
-
-@contextmanager
-def _flow(bed: Bed, target: str) -> Iterator[tuple[int, int]]:
-    """Two datagram sockets that have heard from each other, the client's connected to `target`."""
-    with ExitStack() as stack:
-        client, server = (
-            stack.enter_context(inside(path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
-            for path in bed.namespaces
-        )
-        so_rcvbufforce = 33
-        server.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, RECEIVE_BUFFER_BYTES)
-        server.bind((bed.server_ip, 0))
-        client.connect((target, server.getsockname()[1]))
-        for one in (client, server):
-            one.settimeout(TIMEOUT_S)
-        client.send(b"there?")
-        _, address = server.recvfrom(64)
-        server.sendto(b"here", address)
-        client.recv(64)
-        for one in (client, server):
-            one.setblocking(True)
-        yield client.fileno(), server.fileno()
-
-
-def _summary(case: _Case) -> Way:
-    return Way(name=case.name, cpu_ns_per_packet=statistics.median(case.packet_ns), rounds_ns=tuple(case.packet_ns))
-
-
 def _goals(ways: Sequence[Way], programmed_s: float) -> tuple[Goal, ...]:
-    plain, few, many = (way.cpu_ns_per_packet for way in ways)
+    plain, few, many = (way[PACKET] for way in ways)
     return (
-        Goal(
-            name="CPU per packet, EIP to EIP across hosts",
-            goal=f"at most {GOAL_COST}x of the plain overlay",
-            measured=f"{few / plain:.2f}x ({plain:.0f} -> {few:.0f} ns), translated at both hosts",
-            reached=few <= GOAL_COST * plain,
+        ratio_goal(
+            "CPU per packet, EIP to EIP across hosts",
+            GOAL_COST,
+            "the plain overlay",
+            (plain, few),
+            ", translated at both hosts",
         ),
-        Goal(
-            name=f"CPU per packet, {MANY:,} EIPs on the host",
-            goal=f"at most {GOAL_GROWTH}x of {FEW}",
-            measured=f"{many / few:.2f}x ({few:.0f} -> {many:.0f} ns)",
-            reached=many <= GOAL_GROWTH * few,
-        ),
-        Goal(
-            name=f"{MANY:,} EIPs for ports of one host",
-            goal=f"programmed in at most {GOAL_LOAD_S:.0f} s",
-            measured=f"{programmed_s:.2f} s",
-            reached=programmed_s <= GOAL_LOAD_S,
-        ),
+        ratio_goal(f"CPU per packet, {MANY:,} EIPs on the host", GOAL_GROWTH, f"{FEW}", (few, many)),
+        within_goal(f"{MANY:,} EIPs for ports of one host", GOAL_LOAD_S, programmed_s),
     )

@@ -10,12 +10,9 @@ takes to take in a VPC of a million endpoints, from the bundle to the table.
 from __future__ import annotations
 
 import os
-import socket
-import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +20,6 @@ import msgspec
 
 from alcor.agent.config import AgentConfig
 from alcor.agent.reconcile import Received, Reconciler
-from alcor.bench.compiling import compiled
-from alcor.bench.dataplane import CPU_QUANTILE, PAYLOAD, RECEIVE_BUFFER_BYTES, SOURCE, TIMEOUT_S, traffic
 from alcor.bench.dataplane_beds import (
     HOST_IPS,
     IPS,
@@ -40,8 +35,9 @@ from alcor.bench.dataplane_beds import (
     inside,
     port_of,
 )
+from alcor.bench.rounds import CONNECTION, PACKET, Case, Place, Progress, Way, place, ratio_goal, take_turns
+from alcor.bench.traffic import connection_ns, flow_ns
 from alcor.dataplane.base import DataPlaneError, Plan, Policy, PolicyKey, Rule
-from alcor.dataplane.kernel import netns
 from alcor.goalstate.objects import (
     HOST_SCOPE,
     EndpointGoal,
@@ -52,34 +48,18 @@ from alcor.goalstate.objects import (
     VpcGoal,
 )
 from alcor.goalstate.objects import Goal as GoalObject
-from alcor.lab.results import Goal, percentile
-from alcor.lab.rundir import DEFAULT_RUN_DIR, RunDirectory
+from alcor.lab.results import Goal
+from alcor.lab.rundir import DEFAULT_RUN_DIR
 from alcor.model.addresses import Mac, Prefix, format_ip, ip_from_int
 from alcor.model.ids import Id, make_id
 from alcor.model.nouns import PortKind
 from alcor.wire.codec import BundleHead, encode_bundle, encode_part
 
-CHUNKS, PER_CHUNK = 200, 256
-CONNECTION_CHUNKS, CONNECTIONS_A_CHUNK = 60, 50
 IDENTITY = 1
 RULES = (10, 100, 10_000)
 COMPARED_RULES = 100
 ENDPOINTS = 1_000_000
 GOAL_COST, GOAL_GROWTH, GOAL_LOAD_S = 1.15, 1.2, 5.0
-
-Progress = Callable[[str], None]
-
-
-class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """One way between the two containers: medians over the rounds, and every round."""
-
-    name: str
-    rules: int
-    """In each direction; 0: nothing is filtered."""
-    cpu_ns_per_packet: float
-    cpu_ns_per_connection: float
-    packet_rounds_ns: tuple[float, ...]
-    connection_rounds_ns: tuple[float, ...]
 
 
 class PolicyBench(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,38 +76,13 @@ class PolicyBench(msgspec.Struct, frozen=True, kw_only=True):
     goals: tuple[Goal, ...]
 
 
-class _Case(msgspec.Struct, kw_only=True):
-    """What is measured: how to set it up, and what it showed."""
-
-    name: str
-    rules: int
-    bed: Bed
-    prepare: Callable[[], None]
-    packet_ns: list[float] = []
-    connection_ns: list[float] = []
-
-
 def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAULT_RUN_DIR) -> PolicyBench:
     """Measures everything; about 10 s a round. Raises DataPlaneError without root, or without nft(8)."""
-    if os.geteuid() != 0:
-        raise DataPlaneError("alcor bench policy makes network namespaces and loads BPF programs: run it as root")
-    if rounds < 1:
-        raise DataPlaneError("rounds must be at least 1")
-    say = progress or (lambda _: None)
-    run_directory = RunDirectory.make(run_dir, mounts=True)
-    with compiled(SOURCE) as program, ExitStack() as stack:
-        stack.callback(run_directory.remove)
-        cases, hosts = _cases(run_directory, stack)
-        for number in range(1, rounds + 1):
-            for case in cases:
-                say(f"round {number} of {rounds}: {case.name}")
-                case.prepare()
-                check(case.bed)
-                case.packet_ns.append(_packets(program, case.bed))
-                case.connection_ns.append(_connections(program, case.bed))
-        say(f"{ENDPOINTS:,} endpoints into one host")
-        endpoints_s, table_s = _endpoints(hosts[0], run_directory.data)
-    ways = tuple(_summary(case) for case in cases)
+    with place("policy", rounds, run_dir, progress) as at:
+        cases, hosts = _cases(at)
+        ways = take_turns(cases, rounds, at.say)
+        at.say(f"{ENDPOINTS:,} endpoints into one host")
+        endpoints_s, table_s = _endpoints(hosts[0], at.run.data)
     return PolicyBench(
         kernel=os.uname().release,
         rounds=rounds,
@@ -139,16 +94,34 @@ def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAU
     )
 
 
-def _cases(run_directory: RunDirectory, stack: ExitStack) -> tuple[list[_Case], tuple[Host, Host]]:
-    bed, hosts = alcor_bed(run_directory, stack)
-    bridge, bridge_hosts = bridge_bed(run_directory)
-    named = [("Alcor, no groups", 0), *((f"Alcor, {rules:,} rules", rules) for rules in RULES)]
-    cases = [_Case(name=name, rules=rules, bed=bed, prepare=partial(_filter, hosts, rules)) for name, rules in named]
-    named = [(bridge.name, 0), (f"{bridge.name} + nftables, {COMPARED_RULES:,} rules", COMPARED_RULES)]
-    cases += [
-        _Case(name=name, rules=rules, bed=bridge, prepare=partial(_nft, bridge_hosts, rules)) for name, rules in named
-    ]
-    return cases, hosts
+def _cases(at: Place) -> tuple[list[Case], tuple[Host, Host]]:
+    bed, hosts = alcor_bed(at.run, at.stack)
+    bridge, bridge_hosts = bridge_bed(at.run)
+
+    def case(name: str, rules: int, where: Bed) -> Case:
+        def prepare() -> None:
+            if where is bed:
+                _filter(hosts, rules)
+            else:
+                _nft(bridge_hosts, rules)
+            check(where)
+
+        target = where.server_ip
+        return Case(
+            name,
+            prepare,
+            {
+                PACKET: partial(flow_ns, at.program, where, target),
+                CONNECTION: partial(connection_ns, at.program, where, target),
+            },
+        )
+
+    return [
+        case("Alcor, no groups", 0, bed),
+        *(case(f"Alcor, {rules:,} rules", rules, bed) for rules in RULES),
+        case(bridge.name, 0, bridge),
+        case(f"{bridge.name} + nftables, {COMPARED_RULES:,} rules", COMPARED_RULES, bridge),
+    ], hosts
 
 
 # ---- the rules, told to both ----
@@ -205,52 +178,7 @@ def _nft(hosts: tuple[Path, Path], rules: int) -> None:
         inside(host, load)
 
 
-# ---- measuring ----
-
-
-def _packets(program: Path, bed: Bed) -> float:
-    """CPU ns per packet of a flow that was answered once."""
-    with _flow(bed) as (client, server):
-        chunks = traffic(program, "udp", client, server, CHUNKS, PER_CHUNK, PAYLOAD)
-    return percentile([float(line) for line in chunks], CPU_QUANTILE)
-
-
-@contextmanager
-def _flow(bed: Bed) -> Iterator[tuple[int, int]]:
-    """Two connected datagram sockets that have heard from each other."""
-    with ExitStack() as stack:
-        server, client = (
-            stack.enter_context(
-                inside(bed.namespaces[number], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            )
-            for number in (1, 0)
-        )
-        so_rcvbufforce = 33
-        server.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, RECEIVE_BUFFER_BYTES)
-        server.bind((bed.server_ip, 0))
-        client.connect(server.getsockname())
-        for one in (client, server):
-            one.settimeout(TIMEOUT_S)
-        client.send(b"there?")
-        _, address = server.recvfrom(64)
-        server.sendto(b"here", address)
-        client.recv(64)
-        for one in (client, server):
-            one.setblocking(True)
-        yield client.fileno(), server.fileno()
-
-
-def _connections(program: Path, bed: Bed) -> float:
-    """CPU ns per TCP connection."""
-    fd = netns.open_path(bed.namespaces[0])
-    try:
-        with inside(bed.namespaces[1], lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
-            listener.bind((bed.server_ip, 0))
-            listener.listen(16)
-            chunks = traffic(program, "connect", fd, listener.fileno(), CONNECTION_CHUNKS, CONNECTIONS_A_CHUNK)
-    finally:
-        os.close(fd)
-    return percentile([float(line) for line in chunks], CPU_QUANTILE)
+# ---- the endpoints ----
 
 
 def _endpoints(host: Host, directory: Path) -> tuple[float, float]:
@@ -294,39 +222,26 @@ def _endpoints(host: Host, directory: Path) -> tuple[float, float]:
     return host.worker.submit(load).result()
 
 
-def _summary(case: _Case) -> Way:
-    return Way(
-        name=case.name,
-        rules=case.rules,
-        cpu_ns_per_packet=statistics.median(case.packet_ns),
-        cpu_ns_per_connection=statistics.median(case.connection_ns),
-        packet_rounds_ns=tuple(case.packet_ns),
-        connection_rounds_ns=tuple(case.connection_ns),
-    )
-
-
 def _goals(ways: Sequence[Way], endpoints_s: float, table_s: float) -> tuple[Goal, ...]:
     bare, few, compared, many, bridge, nft = ways
-    cost, growth = compared.cpu_ns_per_packet / bare.cpu_ns_per_packet, many.cpu_ns_per_packet / few.cpu_ns_per_packet
-    theirs = nft.cpu_ns_per_packet / bridge.cpu_ns_per_packet
-    rate, their_rate = 1e9 / compared.cpu_ns_per_connection, 1e9 / nft.cpu_ns_per_connection
-    connection_growth = many.cpu_ns_per_connection / few.cpu_ns_per_connection
+    rate, their_rate = 1e9 / compared[CONNECTION], 1e9 / nft[CONNECTION]
     return (
-        Goal(
-            name=f"CPU per packet, {compared.rules} rules and connections followed",
-            goal=f"at most {GOAL_COST}x of the same path without",
-            measured=f"{cost:.2f}x ({bare.cpu_ns_per_packet:.0f} -> {compared.cpu_ns_per_packet:.0f} ns); "
-            f"bridge + VXLAN + nftables {nft.cpu_ns_per_packet:.0f} ns, {theirs:.2f}x of itself without",
-            reached=cost <= GOAL_COST,
+        ratio_goal(
+            f"CPU per packet, {COMPARED_RULES} rules and connections followed",
+            GOAL_COST,
+            "the same path without",
+            (bare[PACKET], compared[PACKET]),
+            f"; bridge + VXLAN + nftables {nft[PACKET]:.0f} ns, {nft[PACKET] / bridge[PACKET]:.2f}x of itself without",
+        ),
+        ratio_goal(
+            f"CPU per packet, {RULES[-1]:,} rules",
+            GOAL_GROWTH,
+            f"{RULES[0]} rules",
+            (few[PACKET], many[PACKET]),
+            f"; a new connection {many[CONNECTION] / few[CONNECTION]:.2f}x",
         ),
         Goal(
-            name=f"CPU per packet, {many.rules:,} rules",
-            goal=f"at most {GOAL_GROWTH}x of {few.rules} rules",
-            measured=f"{growth:.2f}x (a new connection {connection_growth:.2f}x)",
-            reached=growth <= GOAL_GROWTH,
-        ),
-        Goal(
-            name=f"new connections a second of a core, {compared.rules} rules",
+            name=f"new connections a second of a core, {COMPARED_RULES} rules",
             goal="ahead of nftables and its connection tracking",
             measured=f"{rate:,.0f} against {their_rate:,.0f}",
             reached=rate > their_rate,

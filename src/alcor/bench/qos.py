@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import os
 import socket
-import statistics
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from alcor.bench.compiling import compiled
-from alcor.bench.dataplane import CPU_QUANTILE, PAYLOAD, SOURCE, connected, traffic
 from alcor.bench.dataplane_beds import MTU, Bed, Host, alcor_bed, check, port_of
-from alcor.dataplane.base import DataPlaneError, LocalPort, Plan, RateLimit
-from alcor.lab.results import Goal, percentile
-from alcor.lab.rundir import DEFAULT_RUN_DIR, RunDirectory
+from alcor.bench.rounds import PACKET, Case, Progress, Way, place, take_turns
+from alcor.bench.traffic import connected, flow_ns, traffic
+from alcor.dataplane.base import LocalPort, Plan, RateLimit
+from alcor.lab.results import Goal
+from alcor.lab.rundir import DEFAULT_RUN_DIR
 
 RATES_KBPS = (1_000, 10_000, 100_000, 1_000_000)
 STREAM_MS = 10_000
-CHUNKS, PER_CHUNK = 200, 256
 NEVER_FULL = RateLimit(20_000_000, 1_000_000)
 FRAME, SEGMENT = MTU + 14, MTU - 20 - 32
 """Bytes of a full frame, and of TCP's payload in it (20 of IP, 20 of TCP, 12 of timestamps)."""
 GOAL_ERROR = 0.02
-
-Progress = Callable[[str], None]
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,21 +43,12 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     """Packets that found no room in the queue."""
 
 
-class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU per packet: the median over the rounds, every round, and against the port without a policy."""
-
-    name: str
-    cpu_ns_per_packet: float
-    ratio: float
-    rounds_ns: tuple[float, ...]
-
-
 class QosBench(msgspec.Struct, frozen=True, kw_only=True):
     """What `alcor bench qos` found. JSON-able."""
 
     kernel: str
     rates: tuple[Rate, ...]
-    costs: tuple[Cost, ...]
+    ways: tuple[Way, ...]
     goals: tuple[Goal, ...]
 
 
@@ -72,23 +59,16 @@ def run(
     rates: Sequence[int] = RATES_KBPS,
 ) -> QosBench:
     """Measures everything; 20 s a rate and 2 s a round. Raises DataPlaneError without root."""
-    if os.geteuid() != 0:
-        raise DataPlaneError("alcor bench qos makes network namespaces and loads BPF programs: run it as root")
-    if rounds < 1:
-        raise DataPlaneError("rounds must be at least 1")
-    say = progress or (lambda _: None)
-    run_directory = RunDirectory.make(run_dir, mounts=True)
-    with compiled(SOURCE) as program, ExitStack() as stack:
-        stack.callback(run_directory.remove)
-        bed, hosts = alcor_bed(run_directory, stack)
+    with place("qos", rounds, run_dir, progress) as at:
+        bed, hosts = alcor_bed(at.run, at.stack)
         check(bed)
         measured = []
         for kbps in rates:
             for number, direction in enumerate(("egress", "ingress")):
-                say(f"a stream of {STREAM_MS // 1000} s through {kbps / 1000:g} Mbit/s, {direction}")
-                measured.append(_stream(program, bed, hosts[number], number, kbps))
-        costs = _costs(program, bed, hosts, rounds, say)
-    return QosBench(kernel=os.uname().release, rates=tuple(measured), costs=costs, goals=_goals(tuple(measured), costs))
+                at.say(f"a stream of {STREAM_MS // 1000} s through {kbps / 1000:g} Mbit/s, {direction}")
+                measured.append(_stream(at.program, bed, hosts[number], number, kbps))
+        ways = take_turns(_cases(at.program, bed, hosts), rounds, at.say)
+    return QosBench(kernel=os.uname().release, rates=tuple(measured), ways=ways, goals=_goals(measured, ways))
 
 
 def _put(host: Host, port: LocalPort) -> None:
@@ -116,35 +96,24 @@ def _stream(program: Path, bed: Bed, host: Host, number: int, kbps: int) -> Rate
     )
 
 
-def _costs(program: Path, bed: Bed, hosts: Sequence[Host], rounds: int, say: Progress) -> tuple[Cost, ...]:
-    cases: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+def _cases(program: Path, bed: Bed, hosts: Sequence[Host]) -> list[Case]:
+    """What each of them changes of the sender's port, and of the receiver's."""
+    changes: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         "no policy": ({}, {}),
         "a mark": ({"dscp": 46}, {}),
         "a queue of the sender": ({"egress_limit": NEVER_FULL}, {}),
         "a queue of the receiver": ({}, {"ingress_limit": NEVER_FULL}),
     }
-    found: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(1, rounds + 1):
-        say(f"cost, round {turn} of {rounds}")
-        for name, changes in cases.items():
-            for number, change in enumerate(changes):
-                _put(hosts[number], msgspec.structs.replace(port_of(number), **change))
-            with connected(bed, socket.SOCK_DGRAM) as (client, server):
-                chunks = traffic(program, "udp", client, server, CHUNKS, PER_CHUNK, PAYLOAD)
-            found[name].append(percentile([float(line) for line in chunks], CPU_QUANTILE))
-    plain = statistics.median(found["no policy"])
-    return tuple(
-        Cost(
-            name=name,
-            cpu_ns_per_packet=statistics.median(some),
-            ratio=statistics.median(some) / plain,
-            rounds_ns=tuple(some),
-        )
-        for name, some in found.items()
-    )
+
+    def prepare(both: tuple[dict[str, object], dict[str, object]]) -> None:
+        for number, change in enumerate(both):
+            _put(hosts[number], msgspec.structs.replace(port_of(number), **change))
+
+    cost = partial(flow_ns, program, bed, bed.server_ip)
+    return [Case(name, partial(prepare, both), {PACKET: cost}) for name, both in changes.items()]
 
 
-def _goals(rates: tuple[Rate, ...], costs: tuple[Cost, ...]) -> tuple[Goal, ...]:
+def _goals(rates: Sequence[Rate], ways: Sequence[Way]) -> tuple[Goal, ...]:
     goals = [
         Goal(
             name=f"TCP through {rate.kbps / 1000:g} Mbit/s, {rate.direction}, {STREAM_MS // 1000} s",
@@ -154,14 +123,14 @@ def _goals(rates: tuple[Rate, ...], costs: tuple[Cost, ...]) -> tuple[Goal, ...]
         )
         for rate in rates
     ]
-    plain = costs[0]
+    plain = ways[0][PACKET]
     goals += [
         Goal(
-            name=f"CPU per packet with {cost.name}",
+            name=f"CPU per packet with {way.name}",
             goal="said, not promised",
-            measured=f"{cost.ratio:.2f}x of {plain.cpu_ns_per_packet:.0f} ns without a policy",
+            measured=f"{way[PACKET] / plain:.2f}x of {plain:.0f} ns without a policy",
             reached=None,
         )
-        for cost in costs[1:]
+        for way in ways[1:]
     ]
     return tuple(goals)

@@ -1,13 +1,15 @@
-/* The load of `alcor bench dataplane` and `policy`: what a packet, a round trip and a stream cost between two sockets it is handed.
+/* The load of the benches of the data plane: what a packet, a round trip and a stream cost between two sockets it is handed.
  *
  *   traffic udp SENDER RECEIVER CHUNKS PER_CHUNK BYTES   thread CPU ns per packet of every chunk, one per line
  *   traffic rr CLIENT SERVER COUNT                       ns of every round trip of one byte, one per line
  *   traffic stream CLIENT SERVER MILLISECONDS            bytes received, ns until the last, CPU ns of both ends
- *   traffic connect NETNS LISTENER CHUNKS PER_CHUNK      thread CPU ns per TCP connection, opened and reset, of every chunk
+ *   traffic connect NETNS LISTENER CHUNKS PER_CHUNK ADDRESS PORT HELPER
+ *                                                        CPU ns per TCP connection, opened and reset, of every chunk
  *
  * The sockets are connected and live in the namespaces of two containers. Across a veth the kernel does all work of a
  * packet, softirqs included, inside the sender's system call; so the sender's thread CPU time from send() to the
- * receiving socket's queue is the cost of the path. The queue is emptied between chunks, outside the clock.
+ * receiving socket's queue is the cost of the path. The queue is emptied between chunks, outside the clock. HELPER is a
+ * process that a connection goes through (a proxy; 0: none): its CPU time counts, too.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -104,22 +106,23 @@ static int rr(int client, int server, int count)
 }
 
 /* From the client's namespace: SYN, SYN+ACK, ACK, then a reset, so that no port waits before it is used again. */
-static int connections(int namespace, int listener, int chunks, int per_chunk)
+static int connections(int namespace, int listener, int chunks, int per_chunk, const struct sockaddr_in *to, pid_t helper)
 {
-	struct sockaddr_in to;
-	socklen_t length = sizeof(to);
 	struct linger reset = {.l_onoff = 1};
+	clockid_t helping;
 
-	if (setns(namespace, CLONE_NEWNET) || getsockname(listener, (struct sockaddr *)&to, &length))
+	if (setns(namespace, CLONE_NEWNET))
 		return fail("the client's namespace");
+	if (helper && (errno = clock_getcpuclockid(helper, &helping)))
+		return fail("the helper's clock");
 	for (int chunk = 0; chunk < chunks; chunk++) {
-		long before = now(CLOCK_THREAD_CPUTIME_ID);
+		long before = now(CLOCK_THREAD_CPUTIME_ID) + (helper ? now(helping) : 0);
 
 		for (int i = 0; i < per_chunk; i++) {
 			int client = socket(AF_INET, SOCK_STREAM, 0);
 			int server;
 
-			if (client < 0 || connect(client, (struct sockaddr *)&to, sizeof(to)))
+			if (client < 0 || connect(client, (const struct sockaddr *)to, sizeof(*to)))
 				return fail("connect");
 			server = accept(listener, NULL, NULL);
 			if (server < 0 || setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)))
@@ -127,7 +130,7 @@ static int connections(int namespace, int listener, int chunks, int per_chunk)
 			close(client);
 			close(server);
 		}
-		printf("%ld\n", (now(CLOCK_THREAD_CPUTIME_ID) - before) / per_chunk);
+		printf("%ld\n", (now(CLOCK_THREAD_CPUTIME_ID) + (helper ? now(helping) : 0) - before) / per_chunk);
 	}
 	return 0;
 }
@@ -205,9 +208,13 @@ int main(int argc, char **argv)
 		pin();
 		return stream(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
 	}
-	if (argc == 6 && !strcmp(argv[1], "connect")) {
+	if (argc == 9 && !strcmp(argv[1], "connect")) {
+		struct sockaddr_in to = {.sin_family = AF_INET};
+
+		to.sin_addr.s_addr = htonl(strtoul(argv[6], NULL, 10));
+		to.sin_port = htons(atoi(argv[7]));
 		pin();
-		return connections(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
+		return connections(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), &to, atoi(argv[8]));
 	}
 	fprintf(stderr, "usage: traffic udp|rr|stream|connect FD FD NUMBER...\n");
 	return 2;
