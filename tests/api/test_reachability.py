@@ -45,6 +45,7 @@ async def test_the_answer_names_the_step_and_the_rules(client: httpx.AsyncClient
         ({"destination_ip": "10.0.0.3", "protocol": "nonsense"}, "nonsense"),
         ({"destination_ip": "10.0.0.3", "protocol": "udp", "destination_port": 70000}, "destination_port"),
         ({"destination_ip": "10.0.0.3", "colour": "red"}, "colour"),
+        ({"destination_ip": "10.0.0.3", "source_ip": "192.0.2.1"}, "source_ip"),
     ],
 )
 async def test_what_cannot_be_asked(client: httpx.AsyncClient, body: dict[str, Any], words: str) -> None:
@@ -53,6 +54,43 @@ async def test_what_cannot_be_asked(client: httpx.AsyncClient, body: dict[str, A
     answer = await ask(client, source_port_id=one["id"], **body)
     assert 400 == error(answer)[0], answer.text
     assert words in error(answer)[2]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"destination_ip": "10.0.0.3"}, "source_ip"),
+        ({"source_ip": "192.0.2.1", "destination_port_id": "00000000-0000-0000-0000-000000000000"}, "destination_ip"),
+        ({"source_ip": "2001:db8::1", "destination_ip": "192.0.2.1"}, "IPv4"),
+        ({"source_ip": "192.0.2.1", "destination_ip": "2001:db8::1"}, "IPv4"),
+    ],
+)
+async def test_what_cannot_be_asked_from_outside(client: httpx.AsyncClient, body: dict[str, Any], words: str) -> None:
+    """A question has one source; from outside it is about a floating IP, by its address."""
+    answer = await ask(client, **body)
+    assert 400 == error(answer)[0], answer.text
+    assert words in error(answer)[2]
+
+
+async def test_a_load_balancers_members_are_told(client: httpx.AsyncClient) -> None:
+    """For a VIP, from within: each member, and what would become of the packet there. From outside: a floating IP that
+    is nobody's is not found."""
+    one, other = await two_ports(client)
+    made = await client.post("/v2.0/lbaas/loadbalancers", json={"loadbalancer": {"vip_network_id": one["network_id"]}})
+    balancer = made.json()["loadbalancer"]
+    body = {"loadbalancer_id": balancer["id"], "protocol": "TCP", "protocol_port": 80}
+    listener = (await client.post("/v2.0/lbaas/listeners", json={"listener": body})).json()["listener"]
+    body = {"listener_id": listener["id"], "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"}
+    pool = (await client.post("/v2.0/lbaas/pools", json={"pool": body})).json()["pool"]
+    address = other["fixed_ips"][0]["ip_address"]
+    member = {"address": address, "protocol_port": 8080}
+    await client.post(f"/v2.0/lbaas/pools/{pool['id']}/members", json={"member": member})
+    tcp = {"protocol": "tcp", "destination_port": 80, "destination_ip": balancer["vip_address"]}
+    found = (await ask(client, source_port_id=one["id"], **tcp)).json()["reachability"]
+    told = {"weight": 1, "takes_connections": True, "outcome": "delivered", "reason": ""}
+    assert ("delivered", [{**member, **told}]) == (found["outcome"], found["members"])
+    nobodys = await ask(client, source_ip="198.51.100.1", **tcp)
+    assert (404, "FloatingIPNotFound") == error(nobodys)[:2]
 
 
 async def test_nobodys_ports_are_not_found(client: httpx.AsyncClient) -> None:

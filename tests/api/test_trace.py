@@ -47,6 +47,8 @@ def test_a_trace_says_what_decides(server: str, tmp_path: Path) -> None:
     assert "trace-2: 11: deliver" in arrives.stdout
     refused = run(one, "10.77.0.1", "--protocol", "tcp", "--port", "22", "--api", server)
     assert (1, True) == (refused.returncode, "dropped: gateway" in refused.stdout)
+    outside = run("198.51.100.9", "10.77.0.1", "--protocol", "tcp", "--port", "22", "--api", server)
+    assert (2, True) == (outside.returncode, "Floating IP 10.77.0.1 could not be found" in outside.stderr)
     assert 2 == run("nonsense", other, "--api", server).returncode
     assert 2 == run(one, other, "--api", "http://127.0.0.1:1").returncode
     counted = {

@@ -1,7 +1,6 @@
 """Which services and load balancers' addresses a host is to have, from the goal state of its VPCs. Pure.
 
-Called by plan. A pool or member that has not arrived answers for nothing: a service is there as soon as its listener
-is, and has the members that are known.
+Called by plan. What goals come to is in dataplane.balancing.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from alcor.agent.state import Desired, ScopeKey, Touched
-from alcor.dataplane.base import MAX_BACKENDS, Backend, EndpointKey, Service, ServiceKey
-from alcor.goalstate.merge import ScopeState
-from alcor.goalstate.objects import MemberGoal
-from alcor.model.addresses import Ip, Mac
-from alcor.model.ids import Id
+from alcor.dataplane.balancing import services_of, vips_of
+from alcor.dataplane.base import EndpointKey, Service, ServiceKey
+from alcor.model.addresses import Mac
 
 
 class BalancingPlan(NamedTuple):
@@ -29,41 +26,15 @@ class BalancingPlan(NamedTuple):
 def vips(desired: Desired, key: ScopeKey) -> dict[EndpointKey, Mac]:
     """The addresses of a VPC's load balancers."""
     vpc, state = desired.vpc(key), desired.scopes.get(key)
-    if vpc is None or state is None:
-        return {}
-    return {EndpointKey(vpc.vni, one.vip): one.mac for one in state.balancers.values()}
+    return vips_of(vpc.vni, state.balancers.values()) if vpc is not None and state is not None else {}
 
 
 def services(desired: Desired, key: ScopeKey) -> dict[ServiceKey, Service]:
     """The services of a VPC."""
     vpc, state = desired.vpc(key), desired.scopes.get(key)
-    if vpc is None or state is None or not state.balancers:
+    if vpc is None or state is None:
         return {}
-    backends = _backends(state)
-    found = {}
-    for balancer in state.balancers.values():
-        for listener in balancer.listeners:
-            named = ServiceKey(vpc.vni, balancer.vip, listener.protocol, listener.port)
-            pool = state.pools.get(listener.pool) if listener.pool is not None else None
-            answering = backends.get(pool.id, ()) if pool is not None and pool.enabled else ()
-            found[named] = Service(named, answering, pool is not None and pool.affinity)
-    return found
-
-
-def _backends(state: ScopeState) -> dict[Id, tuple[Backend, ...]]:
-    """Pool -> its members, sorted; each address and port once."""
-    pools: dict[Id, dict[tuple[Ip, int], MemberGoal]] = {}
-    for member in state.members.values():
-        some = pools.setdefault(member.pool, {})
-        other = some.get((member.ip, member.port))
-        if other is None or other.revision < member.revision:  # a deleted one's tombstone may be on its way
-            some[member.ip, member.port] = member
-    return {
-        pool: tuple(
-            [Backend(one.ip, one.port, one.weight, one.failed) for _, one in sorted(some.items())][:MAX_BACKENDS]
-        )
-        for pool, some in pools.items()
-    }
+    return services_of(vpc.vni, state.balancers.values(), state.pools, state.members.values())
 
 
 def full_balancing(

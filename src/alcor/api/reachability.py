@@ -10,19 +10,32 @@ from alcor.api.context import Context
 from alcor.api.convert import identifier, ip
 from alcor.api.errors import BadRequest, FieldError, Reply
 from alcor.api.exchange import Call
+from alcor.model.addresses import format_ip, ip_version
 from alcor.model.ids import format_id
 from alcor.services.reachability import Answer, Outcome, Question
 from alcor.services.rules import PORTED, protocol_number
 
 
 class ReachabilityQuestion(Input, kw_only=True):
-    """The first packet of a connection: from a port, to a port or an address of its network."""
+    """The first packet of a connection: from a port, or from an address outside to a floating IP's."""
 
-    source_port_id: UuidText
+    source_port_id: UuidText | UnsetType = UNSET
+    source_ip: str | UnsetType = UNSET
     destination_port_id: UuidText | UnsetType = UNSET
     destination_ip: str | UnsetType = UNSET
     protocol: str | int = "icmp"
     destination_port: TcpPort | None = None
+
+
+class MemberInAnswer(msgspec.Struct):
+    """What would become of the packet at a member of the load balancer that it is for."""
+
+    address: str
+    protocol_port: int
+    weight: int
+    takes_connections: bool
+    outcome: Outcome
+    reason: str
 
 
 class ReachabilityAnswer(msgspec.Struct, kw_only=True):
@@ -34,6 +47,7 @@ class ReachabilityAnswer(msgspec.Struct, kw_only=True):
     steps: tuple[str, ...]
     egress_rule_id: UuidText | None
     ingress_rule_id: UuidText | None
+    members: list[MemberInAnswer]
 
 
 _decoder = msgspec.json.Decoder(
@@ -62,18 +76,28 @@ class ReachabilityHandler:
 
 
 def _question(body: ReachabilityQuestion, project_id: str) -> Question:
+    if (body.source_port_id is UNSET) == (body.source_ip is UNSET):
+        raise FieldError("source_ip", "give source_port_id or source_ip, one of the two")
+    source_ip = None if body.source_ip is UNSET else ip(body.source_ip, "source_ip")
+    if source_ip is not None and body.destination_ip is UNSET:
+        raise FieldError("destination_ip", "from outside a packet comes to a floating IP: give its address")
     if (body.destination_port_id is UNSET) == (body.destination_ip is UNSET):
         raise FieldError("destination_ip", "give destination_port_id or destination_ip, one of the two")
     protocol = protocol_number(str(body.protocol), 4)
     if protocol in PORTED and body.destination_port is None:
         raise FieldError("destination_port", f"protocol {body.protocol} has ports: say which")
+    destination_ip = None if body.destination_ip is UNSET else ip(body.destination_ip, "destination_ip")
+    for given, name in ((source_ip, "source_ip"), (destination_ip, "destination_ip")):
+        if source_ip is not None and given is not None and ip_version(given) != 4:
+            raise FieldError(name, "outside is IPv4")
     return Question(
-        source=identifier(body.source_port_id, "source_port_id"),
+        source=None if body.source_port_id is UNSET else identifier(body.source_port_id, "source_port_id"),
+        source_ip=source_ip,
         project_id=project_id,
         destination_port=None
         if body.destination_port_id is UNSET
         else identifier(body.destination_port_id, "destination_port_id"),
-        destination_ip=None if body.destination_ip is UNSET else ip(body.destination_ip, "destination_ip"),
+        destination_ip=destination_ip,
         protocol=protocol,
         port=body.destination_port or 0,
     )
@@ -87,4 +111,8 @@ def _shown(answer: Answer) -> ReachabilityAnswer:
         steps=answer.steps,
         egress_rule_id=None if answer.egress_rule is None else format_id(answer.egress_rule),
         ingress_rule_id=None if answer.ingress_rule is None else format_id(answer.ingress_rule),
+        members=[
+            MemberInAnswer(format_ip(one.ip), one.port, one.weight, one.takes, one.outcome, one.reason)
+            for one in answer.members
+        ],
     )

@@ -1,50 +1,54 @@
-"""Why a packet arrives or not: desired state of two ports, put before the executable model of the data plane.
+"""Why a packet arrives or not: desired state of everybody that it meets, put before the model of the data plane.
 
-Fills services.reachability.ReachabilityView; wired by roles, called by api on a reader's thread. The tables of the two
-hosts are made of rows, as far as this one packet meets them; then the model that backs the `fake` driver, and that the
-compiled programs are held against, says what happens, step by step.
+Fills services.reachability.ReachabilityView; wired by roles, called by api on a reader's thread. The hosts (scene.py)
+are made of rows, as far as this one packet meets them; then the model that backs the `fake` driver, and that the
+compiled programs are held against, says what happens, step by step and from host to host: through tunnels, out of an
+external device and in again at another's, and to whom a load balancer gives it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from alcor.dataplane.base import EndpointKey, Policy, PolicyKey, Rule, TranslationKey
+from msgspec.structs import replace
+
+from alcor.dataplane.base import Backend, Service, ServiceKey
 from alcor.dataplane.fake import frames
-from alcor.dataplane.fake.packet import PORTED, read_packet
+from alcor.dataplane.fake.frames import ETHERNET_LENGTH
+from alcor.dataplane.fake.nat import from_external
+from alcor.dataplane.fake.packet import PORTED, Packet, read_packet
 from alcor.dataplane.fake.pipeline import from_overlay, from_port
-from alcor.dataplane.fake.policy import Party, PolicyTables, allowing_rule
-from alcor.dataplane.fake.tables import (
-    HostConfig,
-    LocalFlag,
-    LocalRow,
-    MacKey,
-    PortFlag,
-    PortRow,
-    RemoteRow,
-    Sender,
-    Tables,
-)
+from alcor.dataplane.fake.policy import Party, allowing_rule
+from alcor.dataplane.fake.tables import HostConfig, Tables
 from alcor.dataplane.fake.walk import Verdict, VerdictKind
 from alcor.dataplane.roads import router_addresses
-from alcor.goalstate.snapshot import rule_goal
+from alcor.loops.scene import EXTERNAL, MANY, Balancer, Scene, read_balancer, vips
 from alcor.loops.surroundings import Place, Surroundings
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, ip_version, with_link_local
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, ip_version
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import FixedIp, Node, Port, SecurityGroupRule
-from alcor.services.errors import InvalidInput, PortNotFound
+from alcor.model.nouns import Eip, FixedIp, FloatingIp, Forwarding, Port, PortForwarding
+from alcor.services.errors import FloatingIPNotFound, InvalidInput, PortNotFound
 from alcor.services.health import HealthView, Reach
-from alcor.services.reachability import Answer, Outcome, Question
+from alcor.services.reachability import Answer, MemberAnswer, Outcome, Question
 from alcor.services.routers import INTERFACE_OWNER
 from alcor.store.base import Query, Store
 
-SOURCE, TARGET = 1, 2
-"""Interfaces of the two ports."""
-VXLAN_PORT = 4789
 EPHEMERAL = 49_152
-_UNDERLAY_MAC = Mac(b"\x02" + bytes(5))
+MAX_HOSTS = 8
+"""That one packet comes by: more would be a loop."""
+MEMBERS_TOLD = 64
+"""Of a load balancer's members the first so many are tried one by one."""
+_WORLD_MAC = Mac(b"\x02" + bytes(5))
+"""Of whoever is not a port: underlay neighbours and the outside."""
 _SYN = 0x02
+_MOVES = frozenset((VerdictKind.TUNNEL, VerdictKind.EXTERNAL, VerdictKind.TURN))
+_WORDS = {
+    VerdictKind.DELIVER: Outcome.DELIVERED,
+    VerdictKind.REPLY: Outcome.ANSWERED,
+    VerdictKind.EXTERNAL: Outcome.LEFT,
+}
 
 
 class _Stop(Exception):
@@ -67,45 +71,90 @@ class Reachability:
     def ask(self, question: Question) -> Answer:
         """See services.reachability."""
         case = self._case(question)
-        try:
-            return case.answer()
-        except _Stop as stop:
-            return Answer(
-                outcome=Outcome.IMPOSSIBLE, reason=stop.reason, decided_by=stop.text, steps=(*case.steps, stop.text)
-            )
+        answer = case.answer()
+        members = case.try_members()
+        return replace(answer, members=members) if members else answer
 
     def _case(self, question: Question) -> _Case:
-        source = self._port(question.source)
-        if question.project_id and source.project_id != question.project_id:
+        source = self._port(question.source) if question.source is not None else None
+        if source is not None and question.project_id and source.project_id != question.project_id:
             raise PortNotFound(f"Port {format_id(source.id)} could not be found.")
-        (network,) = self._store.list_networks(Query(filters={"id": (source.network_id,)}, limit=1))
-        around = Surroundings(self._store, network)
-        target, ip = self._target(question, source, around)
-        hosts = {port.host for port in (source, target) if port is not None and port.host}
-        nodes = self._store.list_nodes(Query(filters={"name": tuple(sorted(hosts))})) if hosts else []
-        groups = {group for port in (source, target) if port is not None for group in port.security_groups}
-        rules = (
-            self._store.list_security_group_rules(Query(filters={"group_id": tuple(sorted(groups))}, limit=100_000))
-            if groups
-            else []
-        )
-        down = {host for host in hosts if self._health is not None and self._health.health(host).state is Reach.DOWN}
+        around: dict[Id, Surroundings] = {}
+        if source is not None:
+            self._look_around(around, source.network_id)
+            target, ip = self._target(question, source, around[source.network_id])
+        else:
+            assert question.destination_ip is not None
+            target, ip = None, question.destination_ip
+        eips = self._floating_ips(ip)
+        if source is None and not any(question.project_id in ("", one.project_id) for one in eips):
+            raise FloatingIPNotFound(f"Floating IP {format_ip(ip)} could not be found")
+        ports = [port for port in (source, target) if port is not None]
+        ports += self._behind(eips)
+        balancer = read_balancer(self._store, source.network_id, ip) if source is not None else None
+        if balancer is not None:
+            ports += self._members(balancer)
         return _Case(
             question=question,
             source=source,
-            target=target,
+            target=target if balancer is None else None,
             ip=ip,
-            around=around,
-            nodes={node.name: node for node in nodes},
-            rules=rules,
-            down=down,
+            eips=eips,
+            balancer=balancer,
+            scene=self._scene(around, ports, [balancer] if balancer is not None else []),
+            down=self._down(ports),
         )
+
+    def _scene(self, around: dict[Id, Surroundings], ports: list[Port], balancers: list[Balancer]) -> Scene:
+        for port in ports:
+            self._look_around(around, port.network_id)
+        hosts = {port.host for port in ports if port.host}
+        nodes = self._store.list_nodes(Query(filters={"name": tuple(sorted(hosts))}, limit=MANY)) if hosts else []
+        groups = tuple(sorted({group for port in ports for group in port.security_groups}))
+        query = Query(filters={"group_id": groups}, limit=MANY)
+        services: dict[ServiceKey, Service] = {}
+        for one in balancers:
+            services |= one.services(around[one.row.network_id].own.goal.vni)
+        return Scene(
+            around,
+            ports,
+            {node.name: node for node in nodes},
+            self._store.list_security_group_rules(query) if groups else [],
+            services,
+            vips(balancers, around),
+        )
+
+    def _down(self, ports: Iterable[Port]) -> frozenset[str]:
+        hosts = {port.host for port in ports if port.host}
+        return frozenset(
+            host for host in hosts if self._health is not None and self._health.health(host).state is Reach.DOWN
+        )
+
+    def _look_around(self, around: dict[Id, Surroundings], network_id: Id) -> None:
+        if network_id not in around:
+            (network,) = self._store.list_networks(Query(filters={"id": (network_id,)}, limit=1))
+            around[network_id] = Surroundings(self._store, network)
 
     def _port(self, identifier: Id) -> Port:
         found = self._store.get_ports((identifier,))
         if not found:
             raise PortNotFound(f"Port {format_id(identifier)} could not be found.")
         return found[0]
+
+    def _floating_ips(self, ip: Ip) -> list[FloatingIp]:
+        return self._store.list_rows(FloatingIp, Query(filters={"ip": (ip,)}, limit=MANY))
+
+    def _behind(self, eips: Iterable[FloatingIp]) -> list[Port]:
+        """The ports that external addresses stand for, as a whole or by their ports."""
+        found = {one.port_id for one in eips if one.port_id is not None}
+        query = Query(filters={"floating_ip_id": tuple(one.id for one in eips)}, limit=MANY)
+        found |= {one.port_id for one in self._store.list_rows(PortForwarding, query)} if query.filters else set()
+        return self._store.get_ports(sorted(found))
+
+    def _members(self, balancer: Balancer) -> list[Port]:
+        ips = tuple(sorted({member.ip for member in balancer.members}))
+        query = Query(filters={"network_id": (balancer.row.network_id,), "ip": ips}, limit=MANY)
+        return self._store.list_ports(query) if ips else []
 
     def _target(self, question: Question, source: Port, around: Surroundings) -> tuple[Port | None, Ip]:
         """Who is given the packet, and its destination, of a family that the source has too."""
@@ -138,6 +187,16 @@ def _is_wired(source: Port, around: Surroundings, ip: Ip) -> bool:
     return any(ip in subnet.cidr for subnet in around.subnets if subnet.id in own)
 
 
+class _End(NamedTuple):
+    """Where a packet ended."""
+
+    verdict: Verdict
+    receiver: Port | None
+    """Who got it, or was to."""
+    outside: bool
+    """It came by an external network."""
+
+
 class _Case:
     """One question with its rows."""
 
@@ -145,93 +204,175 @@ class _Case:
         self,
         *,
         question: Question,
-        source: Port,
+        source: Port | None,
         target: Port | None,
         ip: Ip,
-        around: Surroundings,
-        nodes: dict[str, Node],
-        rules: Sequence[SecurityGroupRule],
-        down: set[str],
+        eips: list[FloatingIp],
+        balancer: Balancer | None,
+        scene: Scene,
+        down: frozenset[str],
     ) -> None:
-        self.steps: list[str] = []
         self._question, self._source, self._target, self._ip = question, source, target, ip
-        self._around, self._nodes, self._down = around, nodes, down
-        self._network, self._subnets = around.networks[source.network_id], around.subnets
-        self._rules: dict[tuple[Id, Rule], Id] = {}
-        """(network, rule as its ports have it) -> the row."""
-        self._groups: dict[tuple[Id, Id], list[Rule]] = {}
-        """(network, group) -> its rules there."""
-        having: dict[tuple[Id, Id], list[int]] = {}
-        for identity in around.identities:
-            for group in identity.groups:
-                having.setdefault((identity.network_id, group), []).append(identity.number)
-        for network_id in {port.network_id for port in (source, target) if port is not None}:
-            for row in rules:
-                goal = rule_goal(row)
-                who = None if goal.group is None else tuple(sorted(having.get((network_id, goal.group), ())))
-                rule = Rule(goal.egress, goal.version, goal.protocol, goal.first, goal.last, goal.prefix, who)
-                self._rules.setdefault((network_id, rule), row.id)
-                self._groups.setdefault((network_id, row.group_id), []).append(rule)
+        self._eips, self._balancer, self._scene, self._down = eips, balancer, scene, down
+        self._steps: list[str] = []
+        self._hushed = False
+        """What follows is another project's business."""
 
     def answer(self) -> Answer:
-        """Raises _Stop."""
-        if not self._source.host:
-            raise _Stop("not_bound", "the source is not bound to a host: set binding:host_id")
-        fixed = self._own_address()
-        here = self._node(self._source)
-        if self._target is not None and not self._target.host:
-            raise _Stop("not_bound", "the destination is not bound to a host: set binding:host_id of its port")
-        frame = self._frame(fixed)
-        tables = self._tables(here, self._target is not None and self._target.host == self._source.host)
-        verdict = from_port(tables, SOURCE, frame)
-        self._tell(here.name, verdict)
-        if verdict.kind is VerdictKind.TUNNEL and self._target is not None:
-            there = self._node(self._target)
-            outer = frames.ethernet(_UNDERLAY_MAC, _UNDERLAY_MAC, frames.TYPE_IPV4, verdict.frame)
-            verdict = from_overlay(self._tables(there, True, mine=False), outer)
-            self._tell(there.name, verdict)
-        egress, ingress = self._allowing(frame)
-        words = {VerdictKind.DELIVER: Outcome.DELIVERED, VerdictKind.REPLY: Outcome.ANSWERED}
+        """The verdict on the packet."""
+        self._steps, self._hushed = [], False
+        try:
+            end = self._walk()
+        except _Stop as stop:
+            steps = (*self._steps, stop.text)
+            return Answer(outcome=Outcome.IMPOSSIBLE, reason=stop.reason, decided_by=stop.text, steps=steps)
+        verdict = end.verdict
+        egress, ingress = self._allowing(end)
         return Answer(
-            outcome=words.get(verdict.kind, Outcome.DROPPED),
+            outcome=_WORDS.get(verdict.kind, Outcome.DROPPED),
             reason=verdict.reason.word if verdict.reason is not None else "",
-            decided_by=self.steps[-1],
-            steps=tuple(self.steps),
+            decided_by=self._steps[-1],
+            steps=tuple(self._steps),
             egress_rule=egress,
-            ingress_rule=ingress if self._may_see_target() else None,
+            ingress_rule=ingress,
         )
 
-    def _may_see_target(self) -> bool:
-        asker = self._question.project_id
-        return self._target is None or not asker or self._target.project_id == asker
+    def try_members(self) -> tuple[MemberAnswer, ...]:
+        """For a load balancer's address: what would become of the packet at each member that the listener has."""
+        if self._balancer is None or not self._owns(self._balancer.row.project_id):
+            return ()
+        whole, row = self._scene, self._balancer.row
+        vni = whole.around[row.network_id].own.goal.vni
+        services = self._balancer.services(vni)
+        key = ServiceKey(vni, self._ip, self._question.protocol, self._question.port)
+        found = []
+        for backend in services[key].backends[:MEMBERS_TOLD] if key in services else ():
+            alone = Backend(backend.ip, backend.port)
+            self._scene = whole.with_services({key: Service(key, (alone,))})
+            answer = self.answer()
+            takes = bool(backend.weight) and not backend.failed
+            found.append(MemberAnswer(backend.ip, backend.port, backend.weight, takes, answer.outcome, answer.reason))
+        self._scene = whole
+        return tuple(found)
 
-    def _tell(self, host: str, verdict: Verdict) -> None:
+    # ---- the packet's way ----
+
+    def _walk(self) -> _End:
+        """Raises _Stop."""
+        if self._source is None:
+            assert self._question.source_ip is not None
+            packet = _packet(self._question.source_ip, self._ip, self._question.protocol, self._question.port)
+            host, verdict = self._enter(frames.ethernet(EXTERNAL.mac, _WORLD_MAC, frames.TYPE_IPV4, packet))
+            return self._follow(host, verdict, outside=True)
+        if not self._source.host:
+            raise _Stop("not_bound", "the source is not bound to a host: set binding:host_id")
+        fixed = self._own_address(self._source)
+        self._up(self._source.host)
+        if self._target is not None and not self._target.host:
+            raise _Stop("not_bound", "the destination is not bound to a host: set binding:host_id of its port")
+        carried = self._scene.host(self._source.host)
+        ifindex = carried.ifindex_of(self._source.id)
+        assert ifindex is not None
+        verdict = from_port(carried.tables, ifindex, self._frame(self._source, fixed))
+        self._tell(self._source.host, verdict, self._receiver(self._source.host, verdict))
+        return self._follow(self._source.host, verdict, outside=False)
+
+    def _follow(self, host: str, verdict: Verdict, *, outside: bool) -> _End:
+        """From host to host until it ends. Raises _Stop."""
+        for _ in range(MAX_HOSTS):
+            if verdict.kind not in _MOVES:
+                break
+            if verdict.kind is VerdictKind.TUNNEL:
+                assert verdict.host_ip is not None
+                host = self._scene.host_at[verdict.host_ip]
+                self._up(host)
+                outer = frames.ethernet(_WORLD_MAC, _WORLD_MAC, frames.TYPE_IPV4, verdict.frame)
+                verdict = from_overlay(self._scene.host(host).tables, outer)
+                self._tell(host, verdict, self._receiver(host, verdict))
+                continue
+            if verdict.kind is VerdictKind.EXTERNAL and not self._eips:
+                break
+            frame = EXTERNAL.mac + ROUTER_MAC + verdict.frame[12:]
+            host, verdict = self._enter(frame)
+            outside = True
+        return _End(verdict, self._receiver(host, verdict), outside)
+
+    def _enter(self, frame: bytes) -> tuple[str, Verdict]:
+        """In at the external device of the host that answers for the destination. Raises _Stop."""
+        owner = next(
+            (port for port in self._scene.ports.values() if any(one.ip == self._ip for one in _outside(port))), None
+        )
+        address = format_ip(self._ip)
+        if owner is None:
+            raise _Stop("not_associated", f"floating IP {address} stands for no port")
+        if not owner.host:
+            raise _Stop("not_bound", f"the port of floating IP {address} is not bound to a host: set binding:host_id")
+        self._up(owner.host)
+        verdict = from_external(self._scene.host(owner.host).tables, EXTERNAL.ifindex, frame)
+        receiver = self._receiver(owner.host, verdict)
+        if not self._may_see(owner):
+            self._hush(f"{address}: the host that answers for it decides")
+        self._tell(owner.host, verdict, receiver)
+        return owner.host, verdict
+
+    def _up(self, host: str) -> None:
+        if host in self._down:
+            raise _Stop("host_down", f"host {host} is down: nobody has heard of it lately; see /v2.0/agents")
+
+    def _receiver(self, host: str, verdict: Verdict) -> Port | None:
+        """The port on that host that a verdict is about, unless it is the sender."""
+        if verdict.kind not in (VerdictKind.DELIVER, VerdictKind.DROP):
+            return None
+        found = self._scene.port_at(host, verdict.ifindex)
+        own = self._source is not None and found is not None and found.id == self._source.id
+        return None if own and verdict.kind is VerdictKind.DROP else found
+
+    def _owns(self, project_id: str) -> bool:
+        return self._question.project_id in ("", project_id)
+
+    def _may_see(self, port: Port | None) -> bool:
+        return port is None or self._owns(port.project_id)
+
+    def _tell(self, host: str, verdict: Verdict, receiver: Port | None) -> None:
         """The steps; of another project's port only what it did."""
+        hides = not self._may_see(receiver or self._target)
         for step in verdict.steps:
-            hidden = step.startswith("P:") and "enter" in step and not self._may_see_target()
-            self.steps.append("P: the receiver's security groups decide" if hidden else f"{host}: {step}")
+            if self._hushed:
+                return
+            if step.startswith("B:") and self._balancer is not None and not self._owns(self._balancer.row.project_id):
+                self._hush("B: a load balancer decides")
+                return
+            hidden = hides and step.startswith("P:") and "enter" in step
+            self._steps.append("P: the receiver's security groups decide" if hidden else f"{host}: {step}")
 
-    def _own_address(self) -> FixedIp:
+    def _hush(self, last: str) -> None:
+        """Says this, and no more."""
+        if not self._hushed:
+            self._steps.append(last)
+        self._hushed = True
+
+    # ---- the packet ----
+
+    def _own_address(self, source: Port) -> FixedIp:
         version = ip_version(self._ip)
-        for fixed in self._source.fixed_ips:
+        for fixed in source.fixed_ips:
             if ip_version(fixed.ip) == version:
                 return fixed
         raise _Stop("no_address", f"the source has no address of IPv{version}, which the destination's is")
 
-    def _node(self, port: Port) -> Node:
-        node = self._nodes[port.host]  # a node with ports cannot be deleted
-        if node.name in self._down:
-            raise _Stop("host_down", f"host {node.name} is down: nobody has heard of it lately; see /v2.0/agents")
-        return node
-
-    def _frame(self, fixed: FixedIp) -> bytes:
+    def _frame(self, source: Port, fixed: FixedIp) -> bytes:
         """The first packet, as the source's own stack would send it."""
-        subnet = next(one for one in self._subnets if one.id == fixed.subnet_id)
-        gateways = {subnet.gateway, *router_addresses(self._around.own)}
+        around = self._scene.around[source.network_id]
+        subnet = next(one for one in around.subnets if one.id == fixed.subnet_id)
+        gateways = {subnet.gateway, *router_addresses(around.own)}
         if self._ip in subnet.cidr and self._ip not in gateways:
-            mac = self._target.mac if self._target is not None else ROUTER_MAC
-            if self._target is None:
-                raise _Stop("arp_unknown" if subnet.ip_version == 4 else "nd_unknown", self._nobody())
+            if self._balancer is not None:
+                mac = Mac(self._balancer.row.vip_mac)
+            elif self._target is not None:
+                mac = self._target.mac
+            else:
+                text = f"nobody in network {format_id(source.network_id)} has {format_ip(self._ip)}"
+                raise _Stop("arp_unknown" if subnet.ip_version == 4 else "nd_unknown", text)
         elif subnet.gateway is None:
             raise _Stop(
                 "no_route", f"subnet {format_id(subnet.id)} has no gateway_ip, and {format_ip(self._ip)} is outside"
@@ -240,88 +381,44 @@ class _Case:
             mac = ROUTER_MAC
         packet = _packet(fixed.ip, self._ip, self._question.protocol, self._question.port)
         ethertype = frames.TYPE_IPV4 if subnet.ip_version == 4 else frames.TYPE_IPV6
-        return frames.ethernet(mac, self._source.mac, ethertype, packet)
+        return frames.ethernet(mac, source.mac, ethertype, packet)
 
-    def _nobody(self) -> str:
-        return f"nobody in network {format_id(self._network.id)} has {format_ip(self._ip)}"
+    # ---- the rules ----
 
-    def _tables(self, node: Node, target_here: bool, *, mine: bool = True) -> Tables:
-        tables = Tables(
-            config=HostConfig(node.underlay_ip, 1, VXLAN_PORT), policy=PolicyTables(policies=self._policies())
+    def _allowing(self, end: _End) -> tuple[Id | None, Id | None]:
+        """The rules that let the packet out and in, as far as it came and the asker may see."""
+        receiver, source, ingress = end.receiver, self._source, None
+        if receiver is not None and end.verdict.kind is VerdictKind.DELIVER and self._may_see(receiver):
+            packet = read_packet(end.verdict.frame[ETHERNET_LENGTH:], ip_version(self._ip))
+            ingress = self._rule(receiver, None if end.outside else source, packet, egress=False)
+        if source is None:
+            return None, ingress
+        fixed = next(one for one in source.fixed_ips if ip_version(one.ip) == ip_version(self._ip))
+        packet = read_packet(
+            _packet(fixed.ip, self._ip, self._question.protocol, self._question.port), ip_version(self._ip)
         )
-        self._around.fill(tables)
-        for vpc in self._around.vpcs.values():
-            own = (subnet.gateway for subnet in vpc.subnets if vpc.goal.routed and subnet.gateway is not None)
-            for ip in (*own, *router_addresses(vpc)):
-                tables.local[EndpointKey(vpc.goal.vni, ip)] = LocalRow(0, int(LocalFlag.GATEWAY), ROUTER_MAC)
-        if mine:
-            self._add(tables, SOURCE, self._source)
-        if self._target is None:
-            return tables
-        if target_here and self._target.id != self._source.id:
-            self._add(tables, TARGET, self._target)
-        elif not target_here and self._target.host:
-            there = self._node(self._target)
-            row = RemoteRow(there.underlay_ip, self._target.mac, self._target.identity)
-            vni = self._around.networks[self._target.network_id].vni
-            tables.remote.update({EndpointKey(vni, ip): row for ip in _answered(self._target)})
-        return tables
+        chosen = self._chosen(source)
+        if packet is not None and chosen is not None:
+            packet.destination = chosen[0]
+            packet.destination_port = packet.selector = chosen[1]
+        other = None if end.outside else receiver or self._target
+        return self._rule(source, other, packet, egress=True), ingress
 
-    def _add(self, tables: Tables, ifindex: int, port: Port) -> None:
-        network = self._around.networks[port.network_id]
-        up, leaves = port.admin_state_up and network.admin_state_up, self._around.leaves(port)
-        flags = PortFlag.ROUTED if network.cidr is not None or leaves else PortFlag(0)
-        flags |= PortFlag.ROUTES if leaves else PortFlag(0)
-        flags |= PortFlag.UP if up else PortFlag(0)
-        flags |= PortFlag(0) if port.port_security_enabled else PortFlag.OPEN
-        flags |= PortFlag.PAIRS if port.address_pairs else PortFlag(0)
-        vni = network.vni
-        tables.ports[ifindex] = PortRow(port.id, vni, network.mtu, port.mac, int(flags), port.identity)
-        tables.senders[ifindex] = tuple(Sender(pair.mac, pair.prefix) for pair in port.address_pairs)
-        row = LocalRow(ifindex, 0 if up else int(LocalFlag.DOWN), port.mac, port.identity)
-        tables.local.update({EndpointKey(vni, ip): row for ip in _answered(port)})
-        tables.macs[MacKey(vni, port.mac)] = row
+    def _chosen(self, source: Port) -> tuple[Ip, int] | None:
+        """Whom the source's host chose for a load balancer's address."""
+        rows = self._scene.host(source.host).tables.balance.balanced
+        return next(((row.ip, row.port) for key, row in rows.items() if not key.back), None)
 
-    def _policies(self) -> dict[PolicyKey, Policy]:
-        found = {}
-        for port in (self._source, self._target):
-            if port is not None and port.identity:
-                key = self._policy_key(port)
-                named = [(port.network_id, group) for group in port.security_groups]
-                rules = tuple(rule for one in named for rule in self._groups.get(one, ()))
-                found[key] = Policy(key, rules)
-        return found
-
-    def _policy_key(self, port: Port) -> PolicyKey:
-        return PolicyKey(self._around.networks[port.network_id].vni, port.identity)
-
-    def _seen_by(self, port: Port, other: Port | None) -> int:
-        """The identity of the other side as the port's network knows it."""
-        if other is None or other.network_id == port.network_id:
-            return other.identity if other is not None else 0
-        vnis = self._around.networks[other.network_id].vni, self._around.networks[port.network_id].vni
-        return self._around.translations().get(TranslationKey(vnis[0], other.identity, vnis[1]), 0)
-
-    def _allowing(self, frame: bytes) -> tuple[Id | None, Id | None]:
-        """The rules that let the packet out and in."""
-        packet = read_packet(frame[frames.ETHERNET_LENGTH :], ip_version(self._ip))
-        policies = self._policies()
-        found: list[Id | None] = []
-        ends = (self._source, self._target)
-        for port, other, egress in ((*ends, True), (*ends[::-1], False)):
-            if packet is None or port is None or not port.identity:
-                found.append(None)
-                continue
-            key = self._policy_key(port)
-            party = Party(key.vni, 0, port.identity, self._seen_by(port, other), egress)
-            policy = policies[key]
-            rule = allowing_rule(policy, packet, party, egress=egress, selector=packet.selector)
-            found.append(self._rules[port.network_id, rule] if rule is not None else None)
-        return found[0], found[1]
+    def _rule(self, port: Port, other: Port | None, packet: Packet | None, *, egress: bool) -> Id | None:
+        if packet is None or not port.identity:
+            return None
+        party = Party(self._scene.vni_of(port), 0, port.identity, self._scene.seen_by(port, other), egress)
+        rule = allowing_rule(self._scene.policy(port), packet, party, egress=egress, selector=packet.selector)
+        return self._scene.row_of(port, rule) if rule is not None else None
 
 
-def _answered(port: Port) -> tuple[Ip, ...]:
-    return with_link_local(tuple([fixed.ip for fixed in port.fixed_ips]), port.mac)
+def _outside(port: Port) -> tuple[Eip | Forwarding, ...]:
+    return (*port.eips, *port.forwardings)
 
 
 def _packet(source: Ip, destination: Ip, protocol: int, port: int) -> bytes:

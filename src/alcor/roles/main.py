@@ -149,7 +149,7 @@ def sim(
 
 @app.command()
 def trace(
-    source: Annotated[str, typer.Argument(help="Id of the port that sends.")],
+    source: Annotated[str, typer.Argument(help="Id of the port that sends, or an address outside.")],
     destination: Annotated[str, typer.Argument(help="Id of a port, or an address.")],
     protocol: Annotated[str, typer.Option(help="tcp, udp, icmp, ... or a number.")] = "icmp",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Destination port.")] = None,
@@ -159,9 +159,13 @@ def trace(
     """Why a packet arrives or not: every step of it by desired state, and what the host has counted."""
     from alcor.roles.trace import run
 
-    is_port = len(destination) == 36 and destination.count("-") == 4
-    question: dict[str, object] = {"source_port_id": source, "protocol": protocol}
-    question["destination_port_id" if is_port else "destination_ip"] = destination
+    question: dict[str, object] = {"protocol": protocol}
+    for end, value, by_id in (
+        ("source", source, "source_port_id"),
+        ("destination", destination, "destination_port_id"),
+    ):
+        is_port = len(value) == 36 and value.count("-") == 4
+        question[by_id if is_port else f"{end}_ip"] = value
     if port is not None:
         question["destination_port"] = port
     raise typer.Exit(run(api, question, control_socket))

@@ -42,13 +42,29 @@ def run(api: str, question: dict[str, Any], control_socket: Path | None) -> int:
     for name, rule in (("let out by rule", answer["egress_rule_id"]), ("let in by rule", answer["ingress_rule_id"])):
         if rule:
             console.print(f"{name} {rule}", markup=False)
+    if answer["members"]:
+        console.print(_member_table(answer["members"]))
     if counted is not None:
-        ends = [question["source_port_id"], question.get("destination_port_id")]
+        ends = [question.get("source_port_id"), question.get("destination_port_id")]
         console.print(_counter_table(counted, [one for one in ends if one]))
-    arrives = answer["outcome"] in ("delivered", "answered")
+    arrives = answer["outcome"] in ("delivered", "answered", "left")
     verdict = answer["outcome"] if arrives else f"{answer['outcome']}: {answer['reason']}"
     console.print(verdict, style="bold green" if arrives else "bold red")
     return 0 if arrives else 1
+
+
+def _member_table(members: list[dict[str, Any]]) -> Table:
+    table = Table(
+        *("member", "port", "weight", "takes connections", "would be"),
+        title="who the load balancer may choose",
+        title_justify="left",
+        title_style="bold",
+    )
+    for one in members:
+        verdict = f"{one['outcome']}: {one['reason']}" if one["reason"] else one["outcome"]
+        takes = "yes" if one["takes_connections"] else "no"
+        table.add_row(one["address"], str(one["protocol_port"]), str(one["weight"]), takes, verdict)
+    return table
 
 
 def _ask(api: str, question: dict[str, Any]) -> dict[str, Any]:

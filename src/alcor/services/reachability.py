@@ -19,7 +19,9 @@ class Outcome(StrEnum):
 
     DELIVERED = "delivered"
     ANSWERED = "answered"
-    """By a gateway."""
+    """By a gateway, or for a load balancer's address (a ping)."""
+    LEFT = "left"
+    """For outside: it goes out of the host's external device, to nobody that is known here."""
     DROPPED = "dropped"
     """By the data plane; `reason` is its word for it (docs/pipeline.md)."""
     IMPOSSIBLE = "impossible"
@@ -27,10 +29,13 @@ class Outcome(StrEnum):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """Would the first packet of such a connection arrive? One of the two destinations is set."""
+    """Would the first packet of such a connection arrive? One of the two sources is set, and one of the two
+    destinations."""
 
-    source: Id
+    source: Id | None = None
     """A port."""
+    source_ip: Ip | None = None
+    """An address outside (IPv4): then the destination is a floating IP's address."""
     project_id: str = ""
     """Who asks; empty: may see everything."""
     destination_port: Id | None = None
@@ -41,12 +46,24 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Destination port, for protocols that have some."""
 
 
+class MemberAnswer(msgspec.Struct, frozen=True):
+    """What would become of the packet at one member of a load balancer's pool."""
+
+    ip: Ip
+    port: int
+    weight: int
+    takes: bool
+    """New connections may go there: it has weight and has not failed."""
+    outcome: Outcome
+    reason: str
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict, and how it came about."""
 
     outcome: Outcome
     reason: str
-    """One word: a drop reason, or not_bound, no_address, no_route, host_down; empty when it arrives."""
+    """One word: a drop reason, or not_bound, not_associated, no_address, no_route, host_down; empty when it arrives."""
     decided_by: str
     """The step that decides, in words."""
     steps: tuple[str, ...]
@@ -55,11 +72,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The security group rule that lets it out; None: none does, or none is asked."""
     ingress_rule: Id | None = None
     """The one that lets it in. Not told of another project's port."""
+    members: tuple[MemberAnswer, ...] = ()
+    """Of a load balancer's listener, when the packet is for one."""
 
 
 class ReachabilityView(Protocol):
     """Who knows."""
 
     def ask(self, question: Question) -> Answer:
-        """Computed from desired state, off the event loop. Raises PortNotFound, InvalidInput, StoreError."""
+        """Computed from desired state, off the event loop. Raises PortNotFound, FloatingIPNotFound, InvalidInput,
+        StoreError."""
         ...
