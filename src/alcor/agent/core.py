@@ -25,6 +25,7 @@ from alcor.agent.feeds import FeedKey, Feeds
 from alcor.agent.probe import Prober, UdpProbes
 from alcor.agent.probing import Probing, Watched
 from alcor.agent.reconcile import AgentStatus, News, Received, Reconciler, Refused
+from alcor.agent.rehearsal import rehearse
 from alcor.agent.relay import Relay
 from alcor.agent.resolver import Resolver
 from alcor.agent.server import AgentServer, Stream
@@ -119,6 +120,7 @@ class Agent:
         listens to these partitions' controllers; the stack serves TCP to ports. `clock` answers monotonic seconds,
         `roll` a random number in [0, 1)."""
         self._clock = clock
+        self._roll = roll
         self._config = config
         self._driver = driver
         self._resolver = Resolver(config.host, driver.misses, clock, self._say)
@@ -379,6 +381,10 @@ class Agent:
     def _run_worker(self, failure: asyncio.Future[None]) -> None:
         try:
             self._reconciler.start()
+            if self._reconciler.idle:
+                problem = rehearse(self._config, self._driver, self._clock, self._roll)
+                if problem:
+                    _log.error("this host will not carry ports: %s", problem)
             while self._round():
                 pass
         except BaseException as error:

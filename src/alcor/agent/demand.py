@@ -92,6 +92,11 @@ class Demand:
         """Asked for anew and not answered yet."""
         self._forgotten: dict[EndpointKey, None] = {}
 
+    @property
+    def idle(self) -> bool:
+        """No VPC is on demand and no packet waits: time alone brings nothing."""
+        return not self.vpcs and not self.waiting
+
     # What happens.
 
     def serve(self, vpcs: Mapping[int, ScopeKey], learnt: Iterable[EndpointKey], now: float) -> Step:

