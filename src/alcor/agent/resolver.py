@@ -19,7 +19,7 @@ from alcor.wire.lookups import decode_answers, encode_lookup
 _log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-"""While a VPC is on demand here or a packet waits; nothing wakes an idle host (100 of them took a tenth of a core so)."""
+"""While a VPC is on demand here or a packet waits. An idle host sleeps: 100 that did not took a tenth of a core."""
 
 
 class Resolver:
