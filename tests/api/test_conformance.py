@@ -33,7 +33,7 @@ schema = schemathesis.openapi.from_dict(document())
 
 
 @schema.parametrize()
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_answers_keep_to_the_document(case: Case, server: str) -> None:
     """Whatever is asked, well or badly, the answer is one that the document promises."""
     case.call_and_validate(base_url=server, checks=CHECKS)

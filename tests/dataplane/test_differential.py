@@ -47,7 +47,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: the compiled data plane needs root and BPF"),
 ]
 
-PACKETS = int(os.environ.get("ALCOR_FUZZ_PACKETS", "30000"))
+PACKETS = int(os.environ.get("ALCOR_FUZZ_PACKETS", "15000"))
 PACKETS_PER_WORLD = 300
 PHASES = 3
 """Of a world: between them rules change and connections age."""
