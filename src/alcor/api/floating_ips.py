@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
-from alcor.api.bodies import CreateReader, UpdateReader
-from alcor.api.context import Context
-from alcor.api.convert import each, id_text, identifier, ip, member, project, time_text
+from alcor.api.bodies import CreateReader, UpdateReader, View
+from alcor.api.collection import Collection
+from alcor.api.convert import each, id_text, identifier, ip, project, time_text
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call
-from alcor.api.listing import OWNED, Filter, Listing, cut, find_page, page_reply, read_fields, read_page
+from alcor.api.listing import OWNED, Filter, Listing
 from alcor.api.nat_bodies import FloatingIpCreate, FloatingIpUpdate, FloatingIpView, ForwardingInView, PortDetails
 from alcor.model.addresses import Ip, format_ip, format_mac, parse_ip
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import FloatingIp, Port, PortForwarding, PortStatus
-from alcor.services.commands import CreateFloatingIps, DeleteFloatingIp, FloatingIpSpec, UpdateFloatingIp
+from alcor.services.commands import Command, CreateFloatingIps, DeleteFloatingIp, FloatingIpSpec, UpdateFloatingIp
 from alcor.services.errors import FloatingIPNotFound
 from alcor.services.port_forwardings import NAMES
 from alcor.store.base import Query
@@ -41,7 +40,6 @@ FORWARDINGS_A_READ = 100_000
 
 _creates = CreateReader(FloatingIpCreate, FloatingIpView, "floatingip", "floatingips")
 _updates = UpdateReader(FloatingIpUpdate, FloatingIpView, "floatingip")
-_encode = msgspec.json.Encoder().encode
 _STATUS: dict[PortStatus, Literal["ACTIVE", "DOWN", "ERROR"]] = {
     PortStatus.ACTIVE: "ACTIVE",
     PortStatus.ERROR: "ERROR",
@@ -51,37 +49,20 @@ _STATUS: dict[PortStatus, Literal["ACTIVE", "DOWN", "ERROR"]] = {
 Rows = list[FloatingIp]
 
 
-class FloatingIps:
+class FloatingIps(Collection[FloatingIp]):
     """Handlers of /v2.0/floatingips and /v2.0/floatingips/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = LISTING, "floatingip", "Floating IP"
+    absent = "could not be found"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _spec(body, owner), "floatingips", bulk=bulk)
-        answer = await self._context.control.submit(CreateFloatingIps(specs=tuple(specs)))
-        views = await self._views(cast(tuple[FloatingIp, ...], answer))
-        return Reply(201, _encode({"floatingips": views} if bulk else {"floatingip": views[0]}))
-
-    async def list(self, call: Call) -> Reply:
-        page = read_page(call, LISTING)
-        found = await find_page(self._context, LISTING, page, self._list)
-        return page_reply(call, LISTING, page, await self._views(found))
-
-    async def show(self, call: Call) -> Reply:
-        fip_id = member(call, FloatingIPNotFound, "Floating IP")
-        found = self._list(Query(filters={"id": (fip_id,)}, limit=1))
-        if not found:
-            raise FloatingIPNotFound(f"Floating IP {format_id(fip_id)} could not be found")
-        (view,) = await self._views(found)
-        fields = read_fields(call)
-        return Reply(200, _encode({"floatingip": cut(view, fields) if fields else view}))
+        specs = await each(bodies, lambda body: _spec(body, owner), self.listing.collection, bulk=bulk)
+        return await self._created(CreateFloatingIps(specs=tuple(specs)), bulk=bulk)
 
     async def update(self, call: Call) -> Reply:
-        fip_id = member(call, FloatingIPNotFound, "Floating IP")
-        body = _updates.read(call.body)
+        fip_id, body = self._member(call), _updates.read(call.body)
         port_id: Id | UnsetType | None = UNSET
         if body.port_id is not UNSET:
             port_id = identifier(body.port_id, "port_id") if body.port_id else None
@@ -89,29 +70,26 @@ class FloatingIps:
         command = UpdateFloatingIp(
             id=fip_id, description=body.description, port_id=port_id, fixed_ip=fixed_ip, if_match=call.if_match()
         )
-        (view,) = await self._views((cast(FloatingIp, await self._context.control.submit(command)),))
-        return Reply(200, _encode({"floatingip": view}))
+        return await self._updated(command)
 
-    async def delete(self, call: Call) -> Reply:
-        fip_id = member(call, FloatingIPNotFound, "Floating IP")
-        await self._context.control.submit(DeleteFloatingIp(id=fip_id, if_match=call.if_match()))
-        return Reply(204)
-
-    def _list(self, query: Query) -> Rows:
+    def _find(self, query: Query) -> Sequence[FloatingIp]:
         return self._context.store.list_rows(FloatingIp, query)
 
-    async def _views(self, fips: Sequence[FloatingIp]) -> Sequence[FloatingIpView]:
-        wanted = [fip.port_id for fip in fips if fip.port_id is not None]
+    async def _views(self, rows: Sequence[FloatingIp]) -> Sequence[View]:
+        wanted = [fip.port_id for fip in rows if fip.port_id is not None]
         store = self._context.store
         ports = {port.id: port for port in await self._context.read(lambda: store.get_ports(wanted))} if wanted else {}
         found: dict[Id, list[PortForwarding]] = {}
-        query = Query(filters={"floating_ip_id": tuple(fip.id for fip in fips)}, limit=FORWARDINGS_A_READ)
-        for one in await self._context.read(lambda: store.list_rows(PortForwarding, query)) if fips else ():
+        query = Query(filters={"floating_ip_id": tuple(fip.id for fip in rows)}, limit=FORWARDINGS_A_READ)
+        for one in await self._context.read(lambda: store.list_rows(PortForwarding, query)) if rows else ():
             found.setdefault(one.floating_ip_id, []).append(one)
         return [
             floating_ip_view(fip, ports.get(fip.port_id) if fip.port_id is not None else None, found.get(fip.id, ()))
-            for fip in fips
+            for fip in rows
         ]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeleteFloatingIp(id=identifier, if_match=if_match)
 
 
 def floating_ip_view(fip: FloatingIp, port: Port | None, forwardings: Sequence[PortForwarding]) -> FloatingIpView:

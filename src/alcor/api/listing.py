@@ -132,8 +132,8 @@ def read_page(call: Call, listing: Listing) -> Page:
 
 
 async def find_page(
-    context: Context, listing: Listing, page: Page, question: Callable[[Query], list[Noun]]
-) -> list[Noun]:
+    context: Context, listing: Listing, page: Page, question: Callable[[Query], Sequence[Noun]]
+) -> Sequence[Noun]:
     """What the store answers. Raises BadRequest for a question it refuses, NotFound for a lost marker."""
     query = page.query
     if query is None:

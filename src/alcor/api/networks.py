@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal
 
-import msgspec
 from msgspec import UNSET
 
 from alcor.api.bodies import (
@@ -17,9 +16,10 @@ from alcor.api.bodies import (
     NetworkUpdate,
     NetworkView,
     UpdateReader,
+    View,
 )
-from alcor.api.context import Context
-from alcor.api.convert import each, id_text, member, number, only, prefix, project, time_text
+from alcor.api.collection import Collection
+from alcor.api.convert import each, id_text, number, only, prefix, project, time_text
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import (
@@ -28,19 +28,14 @@ from alcor.api.listing import (
     Filter,
     Listing,
     boolean,
-    cut,
-    find_page,
     integer,
-    page_reply,
-    read_fields,
-    read_page,
 )
 from alcor.api.naming import dns_domain
 from alcor.api.qos import qos_policy_id
 from alcor.model.addresses import parse_prefix
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import Network
-from alcor.services.commands import CreateNetworks, DeleteNetwork, NetworkSpec, UpdateNetwork
+from alcor.services.commands import Command, CreateNetworks, DeleteNetwork, NetworkSpec, UpdateNetwork
 from alcor.services.errors import NetworkNotFound
 from alcor.store.base import Query, QueryError, Store
 
@@ -84,53 +79,33 @@ SUBNETS_A_READ = 10_000
 
 _creates = CreateReader(NetworkCreate, NetworkView, "network", "networks")
 _updates = UpdateReader(NetworkUpdate, NetworkView, "network")
-_encode = msgspec.json.Encoder().encode
 
 
-class Networks:
+class Networks(Collection[Network]):
     """Handlers of /v2.0/networks and /v2.0/networks/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = LISTING, "network", "Network"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _spec(body, owner), "networks", bulk=bulk)
-        answer = await self._context.control.submit(CreateNetworks(specs=tuple(specs)))
-        views = [network_view(network, ()) for network in cast(tuple[Network, ...], answer)]
-        return Reply(201, _encode({"networks": views} if bulk else {"network": views[0]}))
-
-    async def list(self, call: Call) -> Reply:
-        page = read_page(call, LISTING)
-        networks = await find_page(self._context, LISTING, page, self._context.store.list_networks)
-        ids = [network.id for network in networks]
-        subnets = await self._context.read(lambda: subnets_of(self._context.store, ids))
-        views = [network_view(network, subnets.get(network.id, ())) for network in networks]
-        return page_reply(call, LISTING, page, views)
-
-    async def show(self, call: Call) -> Reply:
-        identifier = member(call, NetworkNotFound, "Network")
-        found = self._context.store.list_networks(Query(filters={"id": (identifier,)}, limit=1))
-        if not found:
-            raise NetworkNotFound(f"Network {format_id(identifier)} could not be found.")
-        view = self._view(found[0])
-        fields = read_fields(call)
-        return Reply(200, _encode({"network": cut(view, fields) if fields else view}))
+        specs = await each(bodies, lambda body: _spec(body, owner), self.listing.collection, bulk=bulk)
+        return await self._created(CreateNetworks(specs=tuple(specs)), bulk=bulk)
 
     async def update(self, call: Call) -> Reply:
-        identifier = member(call, NetworkNotFound, "Network")
-        command = _change(identifier, _updates.read(call.body), call.if_match())
-        network = cast(Network, await self._context.control.submit(command))
-        return Reply(200, _encode({"network": self._view(network)}))
+        identifier = self._member(call)
+        return await self._updated(_change(identifier, _updates.read(call.body), call.if_match()))
 
-    async def delete(self, call: Call) -> Reply:
-        identifier = member(call, NetworkNotFound, "Network")
-        await self._context.control.submit(DeleteNetwork(id=identifier, if_match=call.if_match()))
-        return Reply(204)
+    def _find(self, query: Query) -> Sequence[Network]:
+        return self._context.store.list_networks(query)
 
-    def _view(self, network: Network) -> NetworkView:
-        return network_view(network, subnets_of(self._context.store, [network.id]).get(network.id, ()))
+    async def _views(self, rows: Sequence[Network]) -> Sequence[View]:
+        ids = [network.id for network in rows]
+        subnets = await self._context.read(lambda: subnets_of(self._context.store, ids))
+        return [network_view(network, subnets.get(network.id, ())) for network in rows]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeleteNetwork(id=identifier, if_match=if_match)
 
 
 def subnets_of(store: Store, ids: Sequence[Id]) -> Mapping[Id, Sequence[Id]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
 
-import msgspec
 from msgspec import UNSET
 
-from alcor.api.bodies import CreateReader, NodeCreate, NodeUpdate, NodeView, UpdateReader
-from alcor.api.context import Context
-from alcor.api.convert import each, ip, member, time_text
+from alcor.api.bodies import CreateReader, NodeCreate, NodeUpdate, NodeView, UpdateReader, View
+from alcor.api.collection import Collection
+from alcor.api.convert import each, ip, time_text
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import (
@@ -17,17 +16,12 @@ from alcor.api.listing import (
     Filter,
     Listing,
     boolean,
-    cut,
-    find_page,
     integer,
-    page_reply,
-    read_fields,
-    read_page,
 )
 from alcor.model.addresses import format_ip, parse_ip
-from alcor.model.ids import format_id
+from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Node
-from alcor.services.commands import CreateNodes, DeleteNode, NodeSpec, UpdateNode
+from alcor.services.commands import Command, CreateNodes, DeleteNode, NodeSpec, UpdateNode
 from alcor.services.errors import NodeNotFound
 from alcor.store.base import Query
 
@@ -47,41 +41,22 @@ LISTING = Listing(
 
 _creates = CreateReader(NodeCreate, NodeView, "node", "nodes")
 _updates = UpdateReader(NodeUpdate, NodeView, "node")
-_encode = msgspec.json.Encoder().encode
 
 
-class Nodes:
+class Nodes(Collection[Node]):
     """Handlers of /v2.0/nodes and /v2.0/nodes/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = LISTING, "node", "Node"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _creates.read(call.body)
-        specs = await each(bodies, _spec, "nodes", bulk=bulk)
-        answer = await self._context.control.submit(CreateNodes(specs=tuple(specs)))
-        views = [node_view(node) for node in cast(tuple[Node, ...], answer)]
-        return Reply(201, _encode({"nodes": views} if bulk else {"node": views[0]}))
-
-    async def list(self, call: Call) -> Reply:
-        page = read_page(call, LISTING)
-        nodes = await find_page(self._context, LISTING, page, self._context.store.list_nodes)
-        return page_reply(call, LISTING, page, [node_view(node) for node in nodes])
-
-    async def show(self, call: Call) -> Reply:
-        node_id = member(call, NodeNotFound, "Node")
-        found = self._context.store.list_nodes(Query(filters={"id": (node_id,)}, limit=1))
-        if not found:
-            raise NodeNotFound(f"Node {format_id(node_id)} could not be found.")
-        view = node_view(found[0])
-        fields = read_fields(call)
-        return Reply(200, _encode({"node": cut(view, fields) if fields else view}))
+        specs = await each(bodies, _spec, self.listing.collection, bulk=bulk)
+        return await self._created(CreateNodes(specs=tuple(specs)), bulk=bulk)
 
     async def update(self, call: Call) -> Reply:
-        node_id = member(call, NodeNotFound, "Node")
-        body = _updates.read(call.body)
+        identifier, body = self._member(call), _updates.read(call.body)
         command = UpdateNode(
-            id=node_id,
+            id=identifier,
             underlay_ip=UNSET if body.local_ip is UNSET else ip(body.local_ip, "local_ip"),
             agent_host=body.agent_host,
             agent_port=body.agent_port,
@@ -90,13 +65,16 @@ class Nodes:
             admin_state_up=body.admin_state_up,
             if_match=call.if_match(),
         )
-        node = cast(Node, await self._context.control.submit(command))
-        return Reply(200, _encode({"node": node_view(node)}))
+        return await self._updated(command)
 
-    async def delete(self, call: Call) -> Reply:
-        node_id = member(call, NodeNotFound, "Node")
-        await self._context.control.submit(DeleteNode(id=node_id, if_match=call.if_match()))
-        return Reply(204)
+    def _find(self, query: Query) -> Sequence[Node]:
+        return self._context.store.list_nodes(query)
+
+    async def _views(self, rows: Sequence[Node]) -> Sequence[View]:
+        return [node_view(row) for row in rows]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeleteNode(id=identifier, if_match=if_match)
 
 
 def node_view(node: Node) -> NodeView:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
 
-import msgspec
-
-from alcor.api.bodies import CreateReader, UpdateReader
-from alcor.api.context import Context
+from alcor.api.bodies import CreateReader, UpdateReader, View
+from alcor.api.collection import Collection
 from alcor.api.convert import each, id_text, identifier, member, project, time_text
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call
@@ -16,16 +14,11 @@ from alcor.api.listing import (
     Constant,
     Filter,
     Listing,
-    cut,
-    find_page,
-    page_reply,
-    read_fields,
-    read_page,
 )
 from alcor.api.routing_bodies import VpcPeeringCreate, VpcPeeringUpdate, VpcPeeringView
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import Peering
-from alcor.services.commands import CreatePeerings, DeletePeering, PeeringSpec, UpdatePeering
+from alcor.services.commands import Command, CreatePeerings, DeletePeering, PeeringSpec, UpdatePeering
 from alcor.services.errors import VpcPeeringNotFound
 from alcor.store.base import Query
 
@@ -42,47 +35,33 @@ LISTING = Listing(
 
 _creates = CreateReader(VpcPeeringCreate, VpcPeeringView, "vpc_peering", "vpc_peerings")
 _updates = UpdateReader(VpcPeeringUpdate, VpcPeeringView, "vpc_peering")
-_encode = msgspec.json.Encoder().encode
 
 
-class Peerings:
+class Peerings(Collection[Peering]):
     """Handlers of /v2.0/vpc-peerings and /v2.0/vpc-peerings/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = LISTING, "vpc_peering", "VPC peering"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _spec(body, owner), "vpc_peerings", bulk=bulk)
-        answer = await self._context.control.submit(CreatePeerings(specs=tuple(specs)))
-        views = [peering_view(peering) for peering in cast(tuple[Peering, ...], answer)]
-        return Reply(201, _encode({"vpc_peerings": views} if bulk else {"vpc_peering": views[0]}))
-
-    async def list(self, call: Call) -> Reply:
-        page = read_page(call, LISTING)
-        store = self._context.store
-        peerings = await find_page(self._context, LISTING, page, lambda query: store.list_rows(Peering, query))
-        return page_reply(call, LISTING, page, [peering_view(peering) for peering in peerings])
-
-    async def show(self, call: Call) -> Reply:
-        peering_id = _member(call)
-        found = self._context.store.list_rows(Peering, Query(filters={"id": (peering_id,)}, limit=1))
-        if not found:
-            raise VpcPeeringNotFound(f"VPC peering {format_id(peering_id)} could not be found.")
-        view = peering_view(found[0])
-        fields = read_fields(call)
-        return Reply(200, _encode({"vpc_peering": cut(view, fields) if fields else view}))
+        specs = await each(bodies, lambda body: _spec(body, owner), self.listing.collection, bulk=bulk)
+        return await self._created(CreatePeerings(specs=tuple(specs)), bulk=bulk)
 
     async def update(self, call: Call) -> Reply:
-        peering_id, body = _member(call), _updates.read(call.body)
-        command = UpdatePeering(id=peering_id, name=body.name, description=body.description, if_match=call.if_match())
-        peering = cast(Peering, await self._context.control.submit(command))
-        return Reply(200, _encode({"vpc_peering": peering_view(peering)}))
+        identifier, body = self._member(call), _updates.read(call.body)
+        return await self._updated(
+            UpdatePeering(id=identifier, name=body.name, description=body.description, if_match=call.if_match())
+        )
 
-    async def delete(self, call: Call) -> Reply:
-        await self._context.control.submit(DeletePeering(id=_member(call), if_match=call.if_match()))
-        return Reply(204)
+    def _find(self, query: Query) -> Sequence[Peering]:
+        return self._context.store.list_rows(Peering, query)
+
+    async def _views(self, rows: Sequence[Peering]) -> Sequence[View]:
+        return [peering_view(row) for row in rows]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeletePeering(id=identifier, if_match=if_match)
 
 
 def peering_view(peering: Peering) -> VpcPeeringView:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from alcor.api.bodies import (
@@ -22,10 +21,11 @@ from alcor.api.bodies import (
     PortView,
     Provisioning,
     UpdateReader,
+    View,
     VifDetails,
 )
-from alcor.api.context import Context
-from alcor.api.convert import each, id_text, identifier, ip, mac, member, only, project, time_text
+from alcor.api.collection import Collection
+from alcor.api.convert import each, id_text, identifier, ip, mac, only, project, time_text
 from alcor.api.errors import FieldError, Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import (
@@ -35,19 +35,23 @@ from alcor.api.listing import (
     Filter,
     Listing,
     boolean,
-    cut,
-    find_page,
-    page_reply,
-    read_fields,
-    read_page,
 )
 from alcor.api.naming import assignment, dns_name, domains, option_changes, option_views, options
 from alcor.api.qos import qos_policy_id
 from alcor.model.addresses import Prefix, format_ip, network_of, parse_ip, parse_mac
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import Port, PortKind, PortStatus
-from alcor.services.commands import AddressPairSpec, CreatePorts, DeletePorts, FixedIpSpec, PortSpec, UpdatePort
+from alcor.services.commands import (
+    AddressPairSpec,
+    Command,
+    CreatePorts,
+    DeletePorts,
+    FixedIpSpec,
+    PortSpec,
+    UpdatePort,
+)
 from alcor.services.errors import PortNotFound
+from alcor.store.base import Query
 
 _ADDRESS = {"subnet_id": Filter("subnet_id", parse_id), "ip_address": Filter("ip", parse_ip)}
 LISTING = Listing(
@@ -74,54 +78,40 @@ LISTING = Listing(
 
 _creates = CreateReader(PortCreate, PortView, "port", "ports")
 _updates = UpdateReader(PortUpdate, PortView, "port")
-_encode = msgspec.json.Encoder().encode
 _UNBOUND_DETAILS = VifDetails()
 _NOT_YET = Provisioning()
 _NO_DOMAINS: Mapping[Id, str] = {}
 _NO_PROFILE: dict[str, object] = {}
 
 
-class Ports:
+class Ports(Collection[Port]):
     """Handlers of /v2.0/ports and /v2.0/ports/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = LISTING, "port", "Port"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _spec(body, owner), "ports", bulk=bulk)
-        answer = await self._context.control.submit(CreatePorts(specs=tuple(specs)))
-        made = cast(tuple[Port, ...], answer)
-        known = domains(self._context.store, made)
-        views = await each(made, lambda port: port_view(port, known), "ports", bulk=bulk)
-        return Reply(201, _encode({"ports": views} if bulk else {"port": views[0]}))
-
-    async def list(self, call: Call) -> Reply:
-        page = read_page(call, LISTING)
-        ports = await find_page(self._context, LISTING, page, self._context.store.list_ports)
-        known = await self._context.read(lambda: domains(self._context.store, ports))
-        return page_reply(call, LISTING, page, [port_view(port, known) for port in ports])
-
-    async def show(self, call: Call) -> Reply:
-        port_id = member(call, PortNotFound, "Port")
-        found = self._context.store.get_ports((port_id,))
-        if not found:
-            raise PortNotFound(f"Port {format_id(port_id)} could not be found.")
-        view = port_view(found[0], domains(self._context.store, found))
-        fields = read_fields(call)
-        return Reply(200, _encode({"port": cut(view, fields) if fields else view}))
+        specs = await each(bodies, lambda body: _spec(body, owner), self.listing.collection, bulk=bulk)
+        return await self._created(CreatePorts(specs=tuple(specs)), bulk=bulk)
 
     async def update(self, call: Call) -> Reply:
-        port_id = member(call, PortNotFound, "Port")
-        command = _change(port_id, _updates.read(call.body), call.if_match())
-        port = cast(Port, await self._context.control.submit(command))
-        return Reply(200, _encode({"port": port_view(port, domains(self._context.store, (port,)))}))
+        identifier = self._member(call)
+        return await self._updated(_change(identifier, _updates.read(call.body), call.if_match()))
 
-    async def delete(self, call: Call) -> Reply:
-        port_id = member(call, PortNotFound, "Port")
-        await self._context.control.submit(DeletePorts(ids=(port_id,), if_match=call.if_match()))
-        return Reply(204)
+    def _find(self, query: Query) -> Sequence[Port]:
+        return self._context.store.list_ports(query)
+
+    def _get(self, identifier: Id) -> Sequence[Port]:
+        return self._context.store.get_ports((identifier,))
+
+    async def _views(self, rows: Sequence[Port]) -> Sequence[View]:
+        store = self._context.store
+        known = domains(store, rows) if len(rows) == 1 else await self._context.read(lambda: domains(store, rows))
+        return await each(rows, lambda port: port_view(port, known), self.listing.collection, bulk=True)
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeletePorts(ids=(identifier,), if_match=if_match)
 
 
 def port_view(port: Port, known: Mapping[Id, str] = _NO_DOMAINS) -> PortView:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from alcor.api.bodies import CreateReader, Input, UpdateReader, View
+from alcor.api.collection import Collection
 from alcor.api.context import Context
 from alcor.api.convert import each, member, number, parent, project, time_text
 from alcor.api.errors import BadRequest, Reply
@@ -48,6 +49,7 @@ from alcor.api.qos_bodies import (
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import Direction
 from alcor.model.qos import QosPolicy, QosRule, QosRuleKind
+from alcor.services.commands import Command
 from alcor.services.errors import QosPolicyNotFound, QosRuleNotFound, QosRuleNotSupported
 from alcor.services.qos import DSCP_MARKS
 from alcor.services.qos_commands import (
@@ -88,55 +90,39 @@ _encode = msgspec.json.Encoder().encode
 RuleView = BandwidthLimitView | DscpMarkingView
 
 
-class QosPolicies:
+class QosPolicies(Collection[QosPolicy]):
     """Handlers of /v2.0/qos/policies and /v2.0/qos/policies/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = POLICIES, "policy", "QoS policy"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _policy_creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _policy_spec(body, owner), "policies", bulk=bulk)
-        answer = await self._context.control.submit(CreateQosPolicies(specs=tuple(specs)))
-        views = [policy_view(policy, ()) for policy in cast(tuple[QosPolicy, ...], answer)]
-        return Reply(201, _encode({"policies": views} if bulk else {"policy": views[0]}))
-
-    async def list(self, call: Call) -> Reply:
-        page = read_page(call, POLICIES)
-        policies = await find_page(self._context, POLICIES, page, self._context.store.list_qos_policies)
-        return page_reply(call, POLICIES, page, await self._views(policies))
-
-    async def show(self, call: Call) -> Reply:
-        policy_id = member(call, QosPolicyNotFound, "QoS policy")
-        (view,) = await self._views([_policy(self._context.store, policy_id)])
-        fields = read_fields(call)
-        return Reply(200, _encode({"policy": cut(view, fields) if fields else view}))
+        specs = await each(bodies, lambda body: _policy_spec(body, owner), self.listing.collection, bulk=bulk)
+        return await self._created(CreateQosPolicies(specs=tuple(specs)), bulk=bulk)
 
     async def update(self, call: Call) -> Reply:
-        policy_id = member(call, QosPolicyNotFound, "QoS policy")
-        body = _policy_updates.read(call.body)
+        identifier, body = self._member(call), _policy_updates.read(call.body)
         command = UpdateQosPolicy(
-            id=policy_id,
+            id=identifier,
             name=body.name,
             description=body.description,
             shared=body.shared,
             is_default=body.is_default,
             if_match=call.if_match(),
         )
-        policy = cast(QosPolicy, await self._context.control.submit(command))
-        (view,) = await self._views([policy])
-        return Reply(200, _encode({"policy": view}))
+        return await self._updated(command)
 
-    async def delete(self, call: Call) -> Reply:
-        policy_id = member(call, QosPolicyNotFound, "QoS policy")
-        await self._context.control.submit(DeleteQosPolicy(id=policy_id, if_match=call.if_match()))
-        return Reply(204)
+    def _find(self, query: Query) -> Sequence[QosPolicy]:
+        return self._context.store.list_qos_policies(query)
 
-    async def _views(self, policies: Sequence[QosPolicy]) -> Sequence[QosPolicyView]:
-        ids = [policy.id for policy in policies]
+    async def _views(self, rows: Sequence[QosPolicy]) -> Sequence[View]:
+        ids = [policy.id for policy in rows]
         rules = await self._context.read(lambda: _rules_of(self._context.store, ids))
-        return [policy_view(policy, rules.get(policy.id, ())) for policy in policies]
+        return [policy_view(policy, rules.get(policy.id, ())) for policy in rows]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeleteQosPolicy(id=identifier, if_match=if_match)
 
 
 class Words(NamedTuple):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
 from msgspec import UNSET
 
-from alcor.api.bodies import CreateReader, UpdateReader, read_plain
-from alcor.api.context import Context
+from alcor.api.bodies import CreateReader, UpdateReader, View, read_plain
+from alcor.api.collection import Collection
 from alcor.api.convert import each, id_text, identifier, ip, member, only, project, time_text
 from alcor.api.errors import Reply
 from alcor.api.exchange import Call
@@ -18,11 +19,6 @@ from alcor.api.listing import (
     Filter,
     Listing,
     boolean,
-    cut,
-    find_page,
-    page_reply,
-    read_fields,
-    read_page,
 )
 from alcor.api.routing_bodies import (
     ExtraRoutesBody,
@@ -43,6 +39,7 @@ from alcor.model.nouns import ExtraRoute, Router, RouterGateway
 from alcor.services.commands import (
     AddRouterInterface,
     ChangeExtraRoutes,
+    Command,
     CreateRouters,
     DeleteRouter,
     GatewaySpec,
@@ -75,37 +72,20 @@ _interface = msgspec.json.Decoder(RouterInterfaceBody)
 _encode = msgspec.json.Encoder().encode
 
 
-class Routers:
+class Routers(Collection[Router]):
     """Handlers of /v2.0/routers, /v2.0/routers/{id} and what is done to a router."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = LISTING, "router", "Router"
+    absent = "could not be found"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _spec(body, owner), "routers", bulk=bulk)
-        answer = await self._context.control.submit(CreateRouters(specs=tuple(specs)))
-        views = [router_view(router) for router in cast(tuple[Router, ...], answer)]
-        return Reply(201, _encode({"routers": views} if bulk else {"router": views[0]}))
-
-    async def list(self, call: Call) -> Reply:
-        page = read_page(call, LISTING)
-        store = self._context.store
-        routers = await find_page(self._context, LISTING, page, lambda query: store.list_rows(Router, query))
-        return page_reply(call, LISTING, page, [router_view(router) for router in routers])
-
-    async def show(self, call: Call) -> Reply:
-        router_id = _member(call)
-        found = self._context.store.list_rows(Router, Query(filters={"id": (router_id,)}, limit=1))
-        if not found:
-            raise RouterNotFound(f"Router {format_id(router_id)} could not be found")
-        view = router_view(found[0])
-        fields = read_fields(call)
-        return Reply(200, _encode({"router": cut(view, fields) if fields else view}))
+        specs = await each(bodies, lambda body: _spec(body, owner), self.listing.collection, bulk=bulk)
+        return await self._created(CreateRouters(specs=tuple(specs)), bulk=bulk)
 
     async def update(self, call: Call) -> Reply:
-        router_id, body = _member(call), _updates.read(call.body)
+        router_id, body = self._member(call), _updates.read(call.body)
         _check_neutral(body)
         routes = body.routes
         command = UpdateRouter(
@@ -117,36 +97,36 @@ class Routers:
             gateway=UNSET if body.external_gateway_info is UNSET else _gateway(body.external_gateway_info),
             if_match=call.if_match(),
         )
-        router = cast(Router, await self._context.control.submit(command))
-        return Reply(200, _encode({"router": router_view(router)}))
+        return await self._updated(command)
 
-    async def delete(self, call: Call) -> Reply:
-        await self._context.control.submit(DeleteRouter(id=_member(call), if_match=call.if_match()))
-        return Reply(204)
+    def _find(self, query: Query) -> Sequence[Router]:
+        return self._context.store.list_rows(Router, query)
+
+    async def _views(self, rows: Sequence[Router]) -> Sequence[View]:
+        return [router_view(row) for row in rows]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeleteRouter(id=identifier, if_match=if_match)
 
     async def add_interface(self, call: Call) -> Reply:
-        router_id, (subnet_id, port_id) = _member(call), _named(call)
+        router_id, (subnet_id, port_id) = self._member(call), _named(call)
         if subnet_id is not None and port_id is not None:
             raise BadRequest("Bad router request: Cannot specify both subnet-id and port-id.")
         command = AddRouterInterface(id=router_id, subnet_id=subnet_id, port_id=port_id, if_match=call.if_match())
         return _interface_reply(cast(RouterInterfaces, await self._context.control.submit(command)))
 
     async def remove_interface(self, call: Call) -> Reply:
-        router_id, (subnet_id, port_id) = _member(call), _named(call)
+        router_id, (subnet_id, port_id) = self._member(call), _named(call)
         command = RemoveRouterInterface(id=router_id, subnet_id=subnet_id, port_id=port_id, if_match=call.if_match())
         return _interface_reply(cast(RouterInterfaces, await self._context.control.submit(command)))
 
     async def add_extra_routes(self, call: Call) -> Reply:
-        router_id, routes = _member(call), _routes(call)
-        return await self._change(ChangeExtraRoutes(id=router_id, add=routes, if_match=call.if_match()))
+        router_id, routes = self._member(call), _routes(call)
+        return await self._updated(ChangeExtraRoutes(id=router_id, add=routes, if_match=call.if_match()))
 
     async def remove_extra_routes(self, call: Call) -> Reply:
-        router_id, routes = _member(call), _routes(call)
-        return await self._change(ChangeExtraRoutes(id=router_id, remove=routes, if_match=call.if_match()))
-
-    async def _change(self, command: ChangeExtraRoutes) -> Reply:
-        router = cast(Router, await self._context.control.submit(command))
-        return Reply(200, _encode({"router": router_view(router)}))
+        router_id, routes = self._member(call), _routes(call)
+        return await self._updated(ChangeExtraRoutes(id=router_id, remove=routes, if_match=call.if_match()))
 
 
 def router_view(router: Router) -> RouterView:

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import cast
 
-import msgspec
-
-from alcor.api.bodies import CreateReader, UpdateReader
-from alcor.api.context import Context
-from alcor.api.convert import each, id_text, identifier, member, only, project, time_text
+from alcor.api.bodies import CreateReader, UpdateReader, View
+from alcor.api.collection import Collection
+from alcor.api.convert import each, id_text, identifier, only, project, time_text
 from alcor.api.errors import FieldError, Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import (
@@ -21,12 +18,7 @@ from alcor.api.listing import (
     Constant,
     Filter,
     Listing,
-    cut,
-    find_page,
     integer,
-    page_reply,
-    read_fields,
-    read_page,
 )
 from alcor.api.security_bodies import (
     RangeEnd,
@@ -40,6 +32,7 @@ from alcor.model.addresses import Prefix, network_of
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import SecurityGroup, SecurityGroupRule
 from alcor.services.commands import (
+    Command,
     CreateSecurityGroupRules,
     CreateSecurityGroups,
     DeleteSecurityGroup,
@@ -87,98 +80,72 @@ _group_updates = UpdateReader(SecurityGroupUpdate, SecurityGroupView, "security_
 _rule_creates = CreateReader(
     SecurityGroupRuleCreate, SecurityGroupRuleView, "security_group_rule", "security_group_rules"
 )
-_encode = msgspec.json.Encoder().encode
 
 
 Views = list[SecurityGroupView]
 
 
-class SecurityGroups:
+class SecurityGroups(Collection[SecurityGroup]):
     """Handlers of /v2.0/security-groups and /v2.0/security-groups/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = GROUPS, "security_group", "Security group"
+    absent = "does not exist"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _group_creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _group_spec(body, owner), "security_groups", bulk=bulk)
+        specs = await each(bodies, lambda body: _group_spec(body, owner), self.listing.collection, bulk=bulk)
         for project_id in sorted({spec.project_id for spec in specs}):
             await self._context.control.submit(EnsureDefaultGroup(project_id=project_id))
-        answer = await self._context.control.submit(CreateSecurityGroups(specs=tuple(specs)))
-        views = await self._views(cast(tuple[SecurityGroup, ...], answer))
-        return Reply(201, _encode({"security_groups": views} if bulk else {"security_group": views[0]}))
+        return await self._created(CreateSecurityGroups(specs=tuple(specs)), bulk=bulk)
 
     async def list(self, call: Call) -> Reply:
-        page = read_page(call, GROUPS)
         await self._context.control.submit(EnsureDefaultGroup(project_id=call.project_id()))
-        groups = await find_page(self._context, GROUPS, page, self._context.store.list_security_groups)
-        return page_reply(call, GROUPS, page, await self._views(groups))
-
-    async def show(self, call: Call) -> Reply:
-        group_id = member(call, SecurityGroupNotFound, "Security group")
-        found = self._context.store.list_security_groups(Query(filters={"id": (group_id,)}, limit=1))
-        if not found:
-            raise SecurityGroupNotFound(f"Security group {format_id(group_id)} does not exist")
-        (view,) = await self._views(found)
-        fields = read_fields(call)
-        return Reply(200, _encode({"security_group": cut(view, fields) if fields else view}))
+        return await super().list(call)
 
     async def update(self, call: Call) -> Reply:
-        group_id = member(call, SecurityGroupNotFound, "Security group")
-        body = _group_updates.read(call.body)
+        identifier, body = self._member(call), _group_updates.read(call.body)
         _check_stateful(body)
-        command = UpdateSecurityGroup(
-            id=group_id, name=body.name, description=body.description, if_match=call.if_match()
+        return await self._updated(
+            UpdateSecurityGroup(id=identifier, name=body.name, description=body.description, if_match=call.if_match())
         )
-        group = cast(SecurityGroup, await self._context.control.submit(command))
-        (view,) = await self._views((group,))
-        return Reply(200, _encode({"security_group": view}))
 
-    async def delete(self, call: Call) -> Reply:
-        group_id = member(call, SecurityGroupNotFound, "Security group")
-        await self._context.control.submit(DeleteSecurityGroup(id=group_id, if_match=call.if_match()))
-        return Reply(204)
+    def _find(self, query: Query) -> Sequence[SecurityGroup]:
+        return self._context.store.list_security_groups(query)
 
-    async def _views(self, groups: Sequence[SecurityGroup]) -> Views:
-        ids = [group.id for group in groups]
+    async def _views(self, rows: Sequence[SecurityGroup]) -> Sequence[View]:
+        ids = [group.id for group in rows]
         rules = await self._context.read(lambda: rules_of(self._context.store, ids))
-        return [group_view(group, rules.get(group.id, ())) for group in groups]
+        return [group_view(group, rules.get(group.id, ())) for group in rows]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeleteSecurityGroup(id=identifier, if_match=if_match)
 
 
-class SecurityGroupRules:
+class SecurityGroupRules(Collection[SecurityGroupRule]):
     """Handlers of /v2.0/security-group-rules and /v2.0/security-group-rules/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = RULES, "security_group_rule", "Security group rule"
+    absent = "does not exist"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _rule_creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _rule_spec(body, owner), "security_group_rules", bulk=bulk)
-        answer = await self._context.control.submit(CreateSecurityGroupRules(specs=tuple(specs)))
-        views = [rule_view(rule) for rule in cast(tuple[SecurityGroupRule, ...], answer)]
-        return Reply(201, _encode({"security_group_rules": views} if bulk else {"security_group_rule": views[0]}))
+        specs = await each(bodies, lambda body: _rule_spec(body, owner), self.listing.collection, bulk=bulk)
+        return await self._created(CreateSecurityGroupRules(specs=tuple(specs)), bulk=bulk)
 
     async def list(self, call: Call) -> Reply:
-        page = read_page(call, RULES)
         await self._context.control.submit(EnsureDefaultGroup(project_id=call.project_id()))
-        rules = await find_page(self._context, RULES, page, self._context.store.list_security_group_rules)
-        return page_reply(call, RULES, page, [rule_view(rule) for rule in rules])
+        return await super().list(call)
 
-    async def show(self, call: Call) -> Reply:
-        rule_id = member(call, SecurityGroupRuleNotFound, "Security group rule")
-        found = self._context.store.list_security_group_rules(Query(filters={"id": (rule_id,)}, limit=1))
-        if not found:
-            raise SecurityGroupRuleNotFound(f"Security group rule {format_id(rule_id)} does not exist")
-        view = rule_view(found[0])
-        fields = read_fields(call)
-        return Reply(200, _encode({"security_group_rule": cut(view, fields) if fields else view}))
+    def _find(self, query: Query) -> Sequence[SecurityGroupRule]:
+        return self._context.store.list_security_group_rules(query)
 
-    async def delete(self, call: Call) -> Reply:
-        rule_id = member(call, SecurityGroupRuleNotFound, "Security group rule")
-        await self._context.control.submit(DeleteSecurityGroupRule(id=rule_id, if_match=call.if_match()))
-        return Reply(204)
+    async def _views(self, rows: Sequence[SecurityGroupRule]) -> Sequence[View]:
+        return [rule_view(row) for row in rows]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeleteSecurityGroupRule(id=identifier, if_match=if_match)
 
 
 def rules_of(store: Store, ids: Sequence[Id]) -> Mapping[Id, Sequence[SecurityGroupRule]]:

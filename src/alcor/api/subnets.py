@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
-from alcor.api.bodies import CreateReader, HostRouteBody, PoolBody, SubnetCreate, SubnetUpdate, SubnetView, UpdateReader
-from alcor.api.context import Context
-from alcor.api.convert import each, id_text, identifier, ip, member, only, prefix, project, time_text
+from alcor.api.bodies import (
+    CreateReader,
+    HostRouteBody,
+    PoolBody,
+    SubnetCreate,
+    SubnetUpdate,
+    SubnetView,
+    UpdateReader,
+    View,
+)
+from alcor.api.collection import Collection
+from alcor.api.convert import each, id_text, identifier, ip, only, prefix, project, time_text
 from alcor.api.errors import FieldError, Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import (
@@ -19,18 +26,13 @@ from alcor.api.listing import (
     Filter,
     Listing,
     boolean,
-    cut,
-    find_page,
     integer,
-    page_reply,
-    read_fields,
-    read_page,
 )
 from alcor.api.routing_bodies import route_views
 from alcor.model.addresses import Ip, format_ip, parse_ip, parse_prefix
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import ExtraRoute, Pool, Subnet
-from alcor.services.commands import CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
+from alcor.services.commands import Command, CreateSubnets, DeleteSubnet, SubnetSpec, UpdateSubnet
 from alcor.services.errors import SubnetNotFound
 from alcor.store.base import Query
 
@@ -54,47 +56,31 @@ LISTING = Listing(
 
 _creates = CreateReader(SubnetCreate, SubnetView, "subnet", "subnets")
 _updates = UpdateReader(SubnetUpdate, SubnetView, "subnet")
-_encode = msgspec.json.Encoder().encode
 
 
-class Subnets:
+class Subnets(Collection[Subnet]):
     """Handlers of /v2.0/subnets and /v2.0/subnets/{id}."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    listing, one, noun = LISTING, "subnet", "Subnet"
 
     async def create(self, call: Call) -> Reply:
         bodies, bulk = _creates.read(call.body)
         owner = call.project_id()
-        specs = await each(bodies, lambda body: _spec(body, owner), "subnets", bulk=bulk)
-        answer = await self._context.control.submit(CreateSubnets(specs=tuple(specs)))
-        views = [subnet_view(subnet) for subnet in cast(tuple[Subnet, ...], answer)]
-        return Reply(201, _encode({"subnets": views} if bulk else {"subnet": views[0]}))
-
-    async def list(self, call: Call) -> Reply:
-        page = read_page(call, LISTING)
-        subnets = await find_page(self._context, LISTING, page, self._context.store.list_subnets)
-        return page_reply(call, LISTING, page, [subnet_view(subnet) for subnet in subnets])
-
-    async def show(self, call: Call) -> Reply:
-        subnet_id = member(call, SubnetNotFound, "Subnet")
-        found = self._context.store.list_subnets(Query(filters={"id": (subnet_id,)}, limit=1))
-        if not found:
-            raise SubnetNotFound(f"Subnet {format_id(subnet_id)} could not be found.")
-        view = subnet_view(found[0])
-        fields = read_fields(call)
-        return Reply(200, _encode({"subnet": cut(view, fields) if fields else view}))
+        specs = await each(bodies, lambda body: _spec(body, owner), self.listing.collection, bulk=bulk)
+        return await self._created(CreateSubnets(specs=tuple(specs)), bulk=bulk)
 
     async def update(self, call: Call) -> Reply:
-        subnet_id = member(call, SubnetNotFound, "Subnet")
-        command = _change(subnet_id, _updates.read(call.body), call.if_match())
-        subnet = cast(Subnet, await self._context.control.submit(command))
-        return Reply(200, _encode({"subnet": subnet_view(subnet)}))
+        identifier = self._member(call)
+        return await self._updated(_change(identifier, _updates.read(call.body), call.if_match()))
 
-    async def delete(self, call: Call) -> Reply:
-        subnet_id = member(call, SubnetNotFound, "Subnet")
-        await self._context.control.submit(DeleteSubnet(id=subnet_id, if_match=call.if_match()))
-        return Reply(204)
+    def _find(self, query: Query) -> Sequence[Subnet]:
+        return self._context.store.list_subnets(query)
+
+    async def _views(self, rows: Sequence[Subnet]) -> Sequence[View]:
+        return [subnet_view(row) for row in rows]
+
+    def _deletion(self, identifier: Id, if_match: int | None) -> Command:
+        return DeleteSubnet(id=identifier, if_match=if_match)
 
 
 def subnet_view(subnet: Subnet) -> SubnetView:
