@@ -183,7 +183,7 @@ class Region:
             dialers[PathName.NORMAL] = normal
         self.committer.start()
         self._tasks = [
-            asyncio.create_task(publisher.run(self.path, status.add, status.add_members)),
+            asyncio.create_task(publisher.run(self.path, status.add, status.add_members, status.add_claims)),
             asyncio.create_task(status.run()),
             asyncio.create_task(self.path.run()),
             asyncio.create_task(self.monitor.run()),

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from alcor.agent.bus import BusEnd
+from alcor.agent.claiming import Claiming
 from alcor.agent.config import AgentConfig
 from alcor.agent.directory import Directory
 from alcor.agent.feeds import FeedKey, Feeds
@@ -133,6 +134,7 @@ class Agent:
             clock=clock,
             roll=roll,
             stack=stack,
+            claimed=Claiming(lambda: self._reconciler.desired, self._say, clock).announced,
         )
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}

@@ -36,7 +36,7 @@ from alcor.dataplane.base import (
 )
 from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import EndpointGoal, GroupGoal, LimitGoal, QosGoal, identity_id
-from alcor.model.addresses import ROUTER_MAC, Mac, link_local
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, link_local
 from alcor.model.ids import Id
 
 _Key = TypeVar("_Key")
@@ -92,6 +92,7 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         dscp=qos.dscp,
         eips=goal.eips,
         forwardings=goal.forwardings,
+        claims=goal.claims,
     )
 
 
@@ -171,7 +172,7 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
             continue
         owners, goals = desired.owners(key), desired.scopes[key].endpoints
         for ip, held in owners.items():
-            endpoint = _endpoint_of(held, goals, desired.ports)
+            endpoint = _endpoint_of(ip, held, goals, desired.ports)
             if endpoint is None:
                 continue
             where = EndpointKey(vpc.vni, ip)
@@ -236,9 +237,10 @@ def partial_plan(
             where = EndpointKey(vpc.vni, ip)
             if isinstance(held, bytes) and held not in desired.ports:  # nearly always: as _endpoint_of has it
                 goal = goals[held]
-                endpoint: Endpoint | None = Endpoint(goal.mac, goal.host_ip, goal.identity)
+                mac = goal.mac_at(ip) if goal.claims else goal.mac
+                endpoint: Endpoint | None = Endpoint(mac, goal.host_ip, goal.identity)
             else:
-                endpoint = _endpoint_of(held, goals, desired.ports) if held is not None else None
+                endpoint = _endpoint_of(ip, held, goals, desired.ports) if held is not None else None
             if endpoint is None:
                 if ip not in fresh:
                     remove_endpoints.add(where)
@@ -314,7 +316,9 @@ def _policy_plan(
     return put, gone
 
 
-def _endpoint_of(held: Id | tuple[Id, ...], goals: Mapping[Id, EndpointGoal], local: Container[Id]) -> Endpoint | None:
+def _endpoint_of(
+    ip: Ip, held: Id | tuple[Id, ...], goals: Mapping[Id, EndpointGoal], local: Container[Id]
+) -> Endpoint | None:
     """Where an address is that `held` claim; None: on this host. Of several claimants the newest has it: the others
     are on their way out."""
     if isinstance(held, tuple):
@@ -322,11 +326,11 @@ def _endpoint_of(held: Id | tuple[Id, ...], goals: Mapping[Id, EndpointGoal], lo
         if not claims:
             return None
         newest = max(claims, key=_age)
-        return Endpoint(newest.mac, newest.host_ip, newest.identity)
+        return Endpoint(newest.mac_at(ip), newest.host_ip, newest.identity)
     if held in local:
         return None
     goal = goals[held]
-    return Endpoint(goal.mac, goal.host_ip, goal.identity)
+    return Endpoint(goal.mac_at(ip), goal.host_ip, goal.identity)
 
 
 def _age(goal: EndpointGoal) -> tuple[int, Id]:

@@ -29,7 +29,7 @@ from alcor.goalstate.objects import (
     Tombstone,
     VpcGoal,
 )
-from alcor.model.addresses import Ip, with_link_local
+from alcor.model.addresses import Ip
 from alcor.model.ids import Id
 from alcor.wire.reports import Held
 
@@ -297,7 +297,7 @@ class Desired:
         for change in state.merge(update):
             if change.kind is Kind.ENDPOINT:
                 before, after = change.before, change.after
-                if before is None and isinstance(after, EndpointGoal) and len(after.ips) == 1:
+                if before is None and isinstance(after, EndpointGoal) and len(after.ips) == 1 and not after.claims:
                     # Nearly all of a large VPC: a new endpoint with one address, which nobody had.
                     (ip,) = after.ips
                     if not ip[0] and ip not in owners and ip not in addresses:
@@ -335,19 +335,19 @@ class Desired:
             return
         vpc = self.vpc(ScopeKey(partition, goal.vpc_id))
         if vpc is not None:
-            where = Endpoint(successor.mac, successor.host_ip, successor.identity)
-            ips = with_link_local(successor.ips, successor.mac)
-            touched.forwards.update((EndpointKey(vpc.vni, ip), where) for ip in ips)
+            for ip in successor.places():
+                where = Endpoint(successor.mac_at(ip), successor.host_ip, successor.identity)
+                touched.forwards[EndpointKey(vpc.vni, ip)] = where
 
     def _endpoint(self, owners: Owners, change: Change, addresses: dict[Ip, None], fresh: set[Ip]) -> None:
         before, after = change.before, change.after
         if isinstance(before, EndpointGoal):
-            ips = with_link_local(before.ips, before.mac)
+            ips = before.places()
             for ip in ips:
                 _disown(owners, ip, change.id)
             addresses.update(dict.fromkeys(ips))
         if isinstance(after, EndpointGoal):
-            ips = with_link_local(after.ips, after.mac)
+            ips = after.places()
             for ip in ips:
                 held = owners.get(ip)
                 if held is None:
@@ -385,9 +385,7 @@ class Desired:
             if key is not None and (state := self.scopes.get(key)) is not None:
                 endpoint = state.endpoints.get(change.id)
                 if endpoint is not None:
-                    touched.addresses.setdefault(key, {}).update(
-                        dict.fromkeys(with_link_local(endpoint.ips, endpoint.mac))
-                    )
+                    touched.addresses.setdefault(key, {}).update(dict.fromkeys(endpoint.places()))
 
     def _count_identity(self, key: ScopeKey | None, goal: Goal | None, step: int, touched: Touched) -> None:
         if key is None or not isinstance(goal, PortGoal) or not goal.identity:

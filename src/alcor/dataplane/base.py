@@ -17,7 +17,7 @@ import msgspec
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import AddressPair, Eip, Forwarding, PortKind
+from alcor.model.nouns import AddressPair, Claim, Eip, Forwarding, PortKind
 
 
 class Address(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -94,6 +94,9 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Sorted. Needs a host with an external device."""
     forwardings: tuple[Forwarding, ...] = ()
     """Likewise. No external address is in both."""
+    claims: tuple[Claim, ...] = ()
+    """Addresses of `pairs` that it answers at beside its own, each at a MAC of its own. Another port may have had one
+    until now, and it is not told first: the newest has it."""
 
 
 class PolicyKey(NamedTuple):

@@ -423,7 +423,10 @@ def _balancing(commits: Commits, balancers: Balancers, vpcs: dict[Id, _Update]) 
 
 def _addresses(port: Port | None) -> tuple[Ip, ...]:
     """At which a port was found."""
-    return with_link_local(tuple([fixed.ip for fixed in port.fixed_ips]), port.mac) if port is not None else ()
+    if port is None:
+        return ()
+    own = with_link_local(tuple([fixed.ip for fixed in port.fixed_ips]), port.mac)
+    return own + tuple([claim.ip for claim in port.claims])
 
 
 def _port(

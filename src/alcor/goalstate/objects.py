@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from alcor.model.addresses import Ip, Mac, Prefix
+from alcor.model.addresses import Ip, Mac, Prefix, with_link_local
 from alcor.model.ids import Id
-from alcor.model.nouns import AddressPair, DhcpOption, Eip, ExtraRoute, Forwarding, Ipv6Mode, PortKind
+from alcor.model.nouns import AddressPair, Claim, DhcpOption, Eip, ExtraRoute, Forwarding, Ipv6Mode, PortKind
 
 HOST_SCOPE = Id(b"")
 """The key of a host's own scope; a VPC scope's key is the network's id."""
@@ -108,10 +108,24 @@ class EndpointGoal(msgspec.Struct, frozen=True, gc=False):
     host_ip: Ip
     identity: int = 0
     """What stands for its security groups (IdentityGoal); 0: none."""
+    claims: tuple[Claim, ...] = ()
+    """Other addresses that are there, each at a MAC of its own."""
 
     @property
     def key(self) -> Key:
         return Key(Kind.ENDPOINT, self.id)
+
+    def places(self) -> tuple[Ip, ...]:
+        """All the addresses that are there: its own, the link-local one of its MAC, what it claims."""
+        ips = with_link_local(self.ips, self.mac)
+        return ips + tuple([claim.ip for claim in self.claims]) if self.claims else ips
+
+    def mac_at(self, ip: Ip) -> Mac:
+        """The MAC at one of its addresses."""
+        for claim in self.claims:
+            if claim.ip == ip:
+                return claim.mac
+        return self.mac
 
 
 class PortAddress(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -148,6 +162,8 @@ class PortGoal(msgspec.Struct, frozen=True, gc=False):
     """What stands for its addresses outside, sorted."""
     forwardings: tuple[Forwarding, ...] = ()
     """What stands for ports of its addresses outside, sorted."""
+    claims: tuple[Claim, ...] = ()
+    """What of `pairs` is at the port now."""
 
     @property
     def key(self) -> Key:

@@ -265,6 +265,7 @@ def port_goal(port: Port) -> PortGoal:
         port.qos_policy_id,
         port.eips,
         port.forwardings,
+        port.claims,
     )
 
 
@@ -285,6 +286,7 @@ def endpoint_goal(port: Port, nodes: Mapping[str, Node], viewed: int) -> Endpoin
         tuple([fixed.ip for fixed in port.fixed_ips]),
         node.underlay_ip,
         port.identity,
+        port.claims,
     )
 
 

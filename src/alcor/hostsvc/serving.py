@@ -17,6 +17,7 @@ import msgspec
 from alcor.dataplane.base import Request, Requests, Stack
 from alcor.hostsvc import dns
 from alcor.hostsvc.advertisements import INTERVAL_S, advertisement
+from alcor.hostsvc.announcements import announced
 from alcor.hostsvc.answering import Query, Tcp, answer, reply
 from alcor.hostsvc.base import Client, Clients
 from alcor.hostsvc.metadata import PORT as METADATA_PORT
@@ -25,6 +26,7 @@ from alcor.hostsvc.resolvers import Resolvers
 from alcor.hostsvc.translation import Translation
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
+from alcor.model.nouns import Claim
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +58,14 @@ class HostServices:
         clock: Callable[[], float],
         roll: Callable[[], float],
         stack: Stack | None = None,
+        claimed: Callable[[Id, Claim], None] | None = None,
     ) -> None:
-        """`stack` serves TCP; None: nothing does."""
+        """`stack` serves TCP; None: nothing does. `claimed(port, claim)` hears what ports announce; None: nobody."""
         self._requests = requests
         self._clients = clients
         self._clock = clock
         self._roll = roll
+        self._claimed = claimed
         self._stack = stack
         self._translation = Translation(stack) if stack is not None else None
         self._resolvers = Resolvers(config.resolvers)
@@ -105,6 +109,10 @@ class HostServices:
     def drain(self) -> None:
         """Answers what waits."""
         for request in self._requests.take():
+            claim = announced(request.frame)
+            if claim is not None and self._claimed is not None:
+                self._claimed(request.port, claim)
+                continue
             client = self._clients.client(request.port)
             found = answer(request.frame, client, self._clients) if client is not None else None
             if isinstance(found, Tcp):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from alcor.goalstate.delta import EndpointMove
 from alcor.loops.interest import Interest
 from alcor.loops.views import Views
-from alcor.model.addresses import Ip, Mac, mac_of_link_local, with_link_local
+from alcor.model.addresses import Ip, Mac, mac_of_link_local
 from alcor.model.ids import Id
 from alcor.paths.base import Path
 from alcor.store.base import Location, Store
@@ -123,7 +123,20 @@ class Answers:
             self._place(found.setdefault(vpc, {}), self._store.locate(subnet, list(ips)))
         for vpc, some_macs in macs.items():
             self._place(found.setdefault(vpc, {}), self._store.locate_macs(vpc, list(some_macs)))
+        for one in some if self._views.claims else ():
+            if self._answerable(one):
+                self._place_claimed(one.vpc, one.ips, found.setdefault(one.vpc, {}))
         return found
+
+    def _place_claimed(self, vpc: Id, ips: Iterable[Ip], found: dict[Ip, Found]) -> None:
+        """What no port has as its own (or an unbound one) may be claimed."""
+        owners = {ip: self._views.claims.owner(vpc, ip) for ip in ips if ip not in found}
+        ports = {port.id: port for port in self._store.get_ports({one for one in owners.values() if one is not None})}
+        for ip, owner in owners.items():
+            port = ports.get(owner) if owner is not None else None
+            if port is not None:
+                macs = (claim.mac for claim in port.claims if claim.ip == ip)
+                self._place(found, [Location(ip, mac, port.host, port.identity) for mac in macs])
 
     def _place(self, found: dict[Ip, Found], located: Iterable[Location]) -> None:
         nodes = self._views.nodes
@@ -156,8 +169,8 @@ class Answers:
                     now.setdefault(ip, None)
                 if move.after is not None:
                     goal = move.after
-                    for ip in with_link_local(goal.ips, goal.mac):
-                        now[ip] = Found(ip, goal.mac, goal.host_ip, goal.identity)
+                    for ip in goal.places():
+                        now[ip] = Found(ip, goal.mac_at(ip), goal.host_ip, goal.identity)
             news: dict[str, list[Ip]] = {}
             for ip in now:
                 for host in self._interest.hosts(vpc, ip):

@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from alcor.model.ids import Id, make_ids
+from alcor.services.claims import settle
 from alcor.services.commands import Command
 from alcor.services.demand import DemandPolicy, review
 from alcor.services.dispatch import compute, ids_needed, needs_rest, rows_named, weight
@@ -231,6 +232,7 @@ class Committer:
             if crossed:
                 changes.networks = [one for one in changes.networks if one.id not in crossed] + list(crossed.values())
                 indexes.networks.update(crossed)
+            settle(indexes, changes, self._store.get_ports, revision, now)
             changes.last_ordinal = self._ordinal
             self._store.commit(revision, changes)
             self._revision = revision

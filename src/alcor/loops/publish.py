@@ -37,7 +37,7 @@ from alcor.model.ids import Id
 from alcor.model.nouns import Network, Port, PortStatus
 from alcor.paths.base import Parcel, Path, PathName, Session
 from alcor.services.balancing_commands import MemberReport
-from alcor.services.commands import PortReport
+from alcor.services.commands import ClaimReport, PortReport
 from alcor.services.traffic import Counts, Service, Traffic
 from alcor.store.base import Changes, Store
 from alcor.wire.codec import encode_part
@@ -59,6 +59,7 @@ REPORT_REFUSAL_AFTER = 2
 
 Reports: TypeAlias = Callable[[Iterable[PortReport]], None]
 MemberReports: TypeAlias = Callable[[Iterable[MemberReport]], None]
+ClaimReports: TypeAlias = Callable[[Iterable[ClaimReport]], None]
 
 
 class Publisher:
@@ -73,6 +74,7 @@ class Publisher:
         self._at_once = at_once
         self._reports: Reports = _nobody
         self._member_reports: MemberReports = _nobody
+        self._claim_reports: ClaimReports = _nobody
         self.traffic = Traffic()
         """What load balancers carried."""
         self._views = Views(store)
@@ -118,6 +120,8 @@ class Publisher:
         )
         if ack.members:
             self._member_reports([MemberReport(one.id, one.healthy) for one in ack.members])
+        if ack.claims:
+            self._claim_reports([ClaimReport(one.port, one.vpc, session.host, one.claim) for one in ack.claims])
         if ack.sequence and self._preloads.answered(session.host):
             self._wake.set()
         lacking = frozenset(held.scope for held in ack.scopes if not held.revision)
@@ -160,11 +164,19 @@ class Publisher:
 
     # The loop.
 
-    async def run(self, path: Path, reports: Reports, member_reports: MemberReports | None = None) -> None:
+    async def run(
+        self,
+        path: Path,
+        reports: Reports,
+        member_reports: MemberReports | None = None,
+        claim_reports: ClaimReports | None = None,
+    ) -> None:
         """Publishes by that path until cancelled; `reports` takes hosts' words about ports (StatusLoop.add),
-        `member_reports` those about pools' members. Raises StoreError."""
+        `member_reports` those about pools' members, `claim_reports` those about announced addresses. Raises StoreError.
+        """
         self._reports = reports
         self._member_reports = member_reports or _nobody
+        self._claim_reports = claim_reports or _nobody
         self._loop = asyncio.get_running_loop()
         self._path = path
         for node in self._views.nodes.values():

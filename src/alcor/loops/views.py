@@ -17,6 +17,7 @@ from alcor.model.addresses import Ip
 from alcor.model.balancing import BALANCING
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Node, Peering, Port, Router, Subnet
+from alcor.services.claimants import Claimants
 from alcor.store.base import Changes, Store
 
 
@@ -35,6 +36,7 @@ class Views:
         self.groups = Groups(store.security_groups(), store.security_group_rules(), store.identities())
         self.qos = Policies(store.qos_policies(), store.qos_rules(), store.qos_bindings())
         self.balancers = Balancers(row for noun in BALANCING for row in store.rows(noun))
+        self.claims = Claimants(store.claiming_ports())
         routers, peerings = store.rows(Router), store.rows(Peering)
         self.roads = Roads(routers, peerings)
         goals = [*map(router_goal, routers), *map(peering_goal, peerings)]
@@ -46,10 +48,11 @@ class Views:
             raise RuntimeError("the views must be made before the writer starts")
 
     def take_first(self, commits: Commits, revision: int, changes: Changes) -> None:
-        """One commit's rows of security groups, of quality of service, routers and peerings; what roads lead where
-        goes into `commits`."""
+        """One commit's rows of security groups, of quality of service, routers and peerings, and its claims; what roads
+        lead where goes into `commits`."""
         gone: tuple[Router | Peering, ...] = (*changes.deleted_routers, *changes.deleted_peerings)
         commits.add_roads(revision, self.roads, changes.routers, changes.peerings, gone)
+        self.claims.apply(changes)
         self.groups.put(changes.security_groups, changes.rules, changes.identities)
         self.groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
         self.qos.put(changes.qos_policies, changes.qos_rules, changes.qos_bindings)

@@ -138,6 +138,13 @@ class AddressPair(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The port's own, unless another was asked for."""
 
 
+class Claim(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """An address of a port's allowed pairs that its workload announced: it is at the port now, at that MAC."""
+
+    ip: Ip
+    mac: Mac
+
+
 class DhcpOption(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a port's DHCP answers say beside the rest (Neutron's extra_dhcp_opts): model.dhcp encodes it."""
 
@@ -286,6 +293,8 @@ class Port(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What stands for its addresses outside, sorted: what its floating IPs come to."""
     forwardings: tuple[Forwarding, ...] = ()
     """What stands for ports of its addresses outside, sorted: what its port forwardings come to."""
+    claims: tuple[Claim, ...] = ()
+    """What of its `address_pairs` is at the port now, the oldest first. No two ports of a network claim one address."""
 
 
 class FloatingIp(msgspec.Struct, frozen=True, gc=False, kw_only=True):

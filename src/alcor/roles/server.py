@@ -112,7 +112,7 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
                 group.create_task(committer.wait_failed()),
                 group.create_task(monitor.run()),
                 group.create_task(path.run()),
-                group.create_task(publisher.run(path, status.add, status.add_members)),
+                group.create_task(publisher.run(path, status.add, status.add_members, status.add_claims)),
                 group.create_task(status.run()),
             ]
             app = create_app(

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import DhcpOption, Direction, ExtraRoute, Ipv6Mode, Pool, PortKind, RouterInterface
+from alcor.model.nouns import Claim, DhcpOption, Direction, ExtraRoute, Ipv6Mode, Pool, PortKind, RouterInterface
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -494,6 +494,22 @@ class RecordPortReports(Command, frozen=True, gc=False, kw_only=True):
     """-> None. Reports of unknown ports, of another host than the port's or of an older revision change nothing."""
 
     reports: tuple[PortReport, ...]
+
+
+class ClaimReport(msgspec.Struct, frozen=True, gc=False):
+    """A host's word: the workload of a port of that VPC announced an address of the port's pairs."""
+
+    port: Id
+    vpc: Id
+    host: str
+    claim: Claim
+
+
+class RecordClaims(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. Oldest first: of several about one address the last counts. Of ports that are elsewhere, and of
+    addresses that the port may not have, nothing changes."""
+
+    reports: tuple[ClaimReport, ...]
 
 
 class CheckInvariants(Command, frozen=True, gc=False, kw_only=True):

@@ -12,6 +12,7 @@ from msgspec import UNSET
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
 from alcor.services import (
+    claims,
     floating_ips,
     health_monitors,
     invariants,
@@ -75,6 +76,7 @@ from alcor.services.commands import (
     DeleteSecurityGroupRule,
     DeleteSubnet,
     EnsureDefaultGroup,
+    RecordClaims,
     RecordPortReports,
     RemoveRouterInterface,
     UpdateFloatingIp,
@@ -109,6 +111,8 @@ def compute(indexes: Indexes, named: Mapping[Id, Port], command: Command, stamp:
             return ports.create_ports(indexes, command, stamp)
         case RecordPortReports():
             return status.record_port_reports(named, command, stamp.now)
+        case RecordClaims():
+            return claims.record_claims(indexes, named, command, stamp)
         case UpdatePort():
             return ports.update_port(indexes, named, command, stamp)
         case DeletePorts():
@@ -275,6 +279,8 @@ def rows_named(indexes: Indexes, command: Command) -> Sequence[Id]:
         case CreatePortForwardings():
             known = port_forwardings.rows_of(indexes, command.floating_ip_id)
             return (*known, *(spec.port_id for spec in command.specs))
+        case RecordClaims():
+            return claims.rows_of(indexes, command)
         case UpdatePortForwarding() | DeletePortForwarding():
             return (command.id, *port_forwardings.rows_of(indexes, command.floating_ip_id))
         case _:
@@ -290,6 +296,8 @@ def ports_named(command: Command) -> Sequence[Id]:
             return command.ids
         case RecordPortReports():
             return [report.id for report in command.reports]
+        case RecordClaims():
+            return [report.port for report in command.reports]
         case CreateFloatingIps():
             return [spec.port_id for spec in command.specs if spec.port_id is not None]
         case CreateLoadBalancer():

@@ -35,6 +35,7 @@ from alcor.model.nouns import (
     Subnet,
 )
 from alcor.services.balancing import BalancingIndex
+from alcor.services.claimants import Claimants
 from alcor.services.qos_index import QosIndex
 from alcor.store.base import Changes, Store
 
@@ -113,6 +114,7 @@ class Indexes:
         self.floating_ips_via: dict[Id, set[Id]] = {}
         """Router -> those that it leads to."""
         self.balancing = BalancingIndex(store)
+        self.claims = Claimants(store.claiming_ports())
         self.vnis = vni_allocator()
         self._store = store
         self._addresses: dict[Id, Allocator] = {}
@@ -190,6 +192,7 @@ class Indexes:
         for one in changes.deleted_port_forwardings:
             self._drop_forwarding(one.id)
         self.balancing.apply(changes)
+        self.claims.apply(changes)
         self._count_ports(changes)
         self.qos.apply(changes)
         self._drop_groups(changes)

@@ -11,6 +11,7 @@ from collections import Counter
 from alcor.model.allocation import Allocator
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import FloatingIp, Identity, PortForwarding
+from alcor.services.claimants import Claimants
 from alcor.services.indexes import Indexes
 
 MAX_FINDINGS = 100
@@ -45,6 +46,7 @@ def check(indexes: Indexes) -> tuple[str, ...]:
         ("QoS policies", indexes.qos.policies, {policy.id: policy for policy in store.qos_policies()}),
         ("QoS rules", indexes.qos.rules, {rule.id: rule for rule in store.qos_rules()}),
         ("port forwardings", indexes.port_forwardings, {one.id: one for one in store.rows(PortForwarding)}),
+        ("claims", indexes.claims.all(), Claimants(store.claiming_ports()).all()),
         ("floating IPs", indexes.floating_ips, {fip.id: fip for fip in store.rows(FloatingIp)}),
     ):
         if held != kept:

@@ -18,7 +18,7 @@ from alcor.model.addresses import Ip, ip_to_int
 from alcor.model.allocation import Allocation, Allocator, mac_from_int
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import AddressPair, DhcpOption, FixedIp, Network, Port, PortKind, PortStatus
-from alcor.services import floating_ips, gateways, port_forwardings
+from alcor.services import claims, floating_ips, gateways, port_forwardings
 from alcor.services.addressing import (
     NetworkDemand,
     Want,
@@ -220,7 +220,7 @@ def update_port(indexes: Indexes, ports: Mapping[Id, Port], command: UpdatePort,
                 raise gateway_error(indexes.subnets[fixed.subnet_id])
     if "fixed_ips" in fields:
         _keep_outside(indexes, before, fields, stamp, changes)
-    after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
+    after = claims.kept(replace(before, **fields, updated_at=stamp.now, revision=stamp.revision))
     if not fields.keys().isdisjoint(("kind", "netns", "interface")):
         check_attachment(after.kind, after.netns, after.interface)
     if not _WIRED_FIELDS.isdisjoint(fields):

@@ -275,6 +275,10 @@ class Store(Protocol):
         """The network's ports that have a dns_name, in the order of creation."""
         ...
 
+    def claiming_ports(self) -> list[Port]:
+        """The ports that claim addresses, in the order of creation: to rebuild who claims what."""
+        ...
+
     def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
         """Of these addresses, those that ports have; in any order, each once. Cost: of the addresses asked for."""
         ...

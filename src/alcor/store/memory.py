@@ -246,6 +246,10 @@ class MemoryStore:
         """See store.base."""
         return [port for port in self.ports_of_network(network_id) if port.dns_name]
 
+    def claiming_ports(self) -> list[Port]:
+        """See store.base."""
+        return [port for port in self._sorted(self._ports) if port.claims]
+
     def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
         """See store.base."""
         with self._lock:

@@ -18,6 +18,7 @@ from alcor.model.balancing import HealthMonitor, Listener, LoadBalancer, Member,
 from alcor.model.ids import Id, ordinal_of
 from alcor.model.nouns import (
     AddressPair,
+    Claim,
     DhcpOption,
     Eip,
     FixedIp,
@@ -51,7 +52,7 @@ from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -102,7 +103,7 @@ CREATE TABLE ports (
     security_groups BLOB NOT NULL, port_security_enabled INTEGER NOT NULL, address_pairs BLOB NOT NULL,
     identity INTEGER NOT NULL, fast_path INTEGER NOT NULL, path TEXT NOT NULL, attempts INTEGER NOT NULL,
     realised_at INTEGER NOT NULL, dns_name TEXT NOT NULL, dhcp_options BLOB NOT NULL, qos_policy_id BLOB NOT NULL,
-    eips BLOB NOT NULL, forwardings BLOB NOT NULL
+    eips BLOB NOT NULL, forwardings BLOB NOT NULL, claims BLOB NOT NULL
 );
 CREATE UNIQUE INDEX port_mac ON ports (network, mac);
 CREATE INDEX port_network ON ports (network);
@@ -113,6 +114,7 @@ CREATE INDEX port_device_owner ON ports (device_owner) WHERE device_owner <> '';
 CREATE INDEX port_project ON ports (project_id) WHERE project_id <> '';
 CREATE INDEX port_dns_name ON ports (network, dns_name) WHERE dns_name <> '';
 CREATE INDEX port_error ON ports (status) WHERE status = 'ERROR';
+CREATE INDEX port_claims ON ports (n) WHERE claims <> x'';
 
 -- The addresses of ports: `place` is the low 64 bits of the address, as a signed number.
 CREATE TABLE addresses (
@@ -182,6 +184,10 @@ ALTER TABLE ports ADD COLUMN eips BLOB NOT NULL DEFAULT x'';
 ALTER TABLE ports ADD COLUMN forwardings BLOB NOT NULL DEFAULT x'';
 {NAT_SCHEMA}""",
     8: BALANCING_SCHEMA,
+    9: """
+ALTER TABLE ports ADD COLUMN claims BLOB NOT NULL DEFAULT x'';
+CREATE INDEX port_claims ON ports (n) WHERE claims <> x'';
+""",
 }
 """From that version to the next; each in a transaction of its own."""
 
@@ -193,6 +199,7 @@ _OPTIONS_ENCODER = msgspec.msgpack.Encoder()
 _OPTIONS_DECODER = msgspec.msgpack.Decoder(tuple[DhcpOption, ...])
 _EIPS_ENCODER = msgspec.msgpack.Encoder()
 _EIPS_DECODER = msgspec.msgpack.Decoder(tuple[Eip, ...])
+_CLAIMS_DECODER = msgspec.msgpack.Decoder(tuple[Claim, ...])
 _FORWARDINGS_DECODER = msgspec.msgpack.Decoder(tuple[Forwarding, ...])
 _NOTHING = bytearray()
 _WORDS_DECODER = msgspec.json.Decoder(tuple[str, ...])
@@ -369,6 +376,7 @@ def port_row(port: Port) -> tuple[Any, ...]:
         bytearray(port.qos_policy_id) if port.qos_policy_id else _NOTHING,
         bytearray(_EIPS_ENCODER.encode(port.eips)) if port.eips else _NOTHING,
         bytearray(_EIPS_ENCODER.encode(port.forwardings)) if port.forwardings else _NOTHING,
+        bytearray(_EIPS_ENCODER.encode(port.claims)) if port.claims else _NOTHING,
     )
 
 
@@ -414,6 +422,7 @@ def port_of(row: tuple[Any, ...]) -> Port:
         qos_policy_id=Id(row[30]) if row[30] else None,
         eips=_EIPS_DECODER.decode(row[31]) if row[31] else (),
         forwardings=_FORWARDINGS_DECODER.decode(row[32]) if row[32] else (),
+        claims=_CLAIMS_DECODER.decode(row[33]) if row[33] else (),
     )
 
 

@@ -270,6 +270,10 @@ class SqliteStore:
             (ordinal_of(network_id), network_id),
         )
 
+    def claiming_ports(self) -> list[Port]:
+        """See store.base."""
+        return self._read_nouns(PORTS, f"{PORT_SELECT} WHERE p.claims <> x'' ORDER BY p.n")
+
     def locate(self, subnet_id: Id, ips: Sequence[Ip]) -> list[Location]:
         """See store.base."""
         wanted = {place_of_ip(ip): ip for ip in ips}

@@ -365,7 +365,7 @@ class Member(_message.Message):
     def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., pool: _Optional[bytes] = ..., ip: _Optional[bytes] = ..., port: _Optional[int] = ..., weight: _Optional[int] = ..., failed: _Optional[bool] = ...) -> None: ...
 
 class Port(_message.Message):
-    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options", "qos_id", "eips", "forwardings")
+    __slots__ = ("id", "revision", "vpc_id", "mac", "addresses", "admin_state_up", "kind", "netns", "interface", "identity", "sends_anything", "pairs", "project_id", "device_id", "dns_name", "dhcp_options", "qos_id", "eips", "forwardings", "claims")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CONTAINER: _ClassVar[Port.Kind]
@@ -442,6 +442,7 @@ class Port(_message.Message):
     QOS_ID_FIELD_NUMBER: _ClassVar[int]
     EIPS_FIELD_NUMBER: _ClassVar[int]
     FORWARDINGS_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     vpc_id: bytes
@@ -461,7 +462,16 @@ class Port(_message.Message):
     qos_id: bytes
     eips: _containers.RepeatedCompositeFieldContainer[Port.Eip]
     forwardings: _containers.RepeatedCompositeFieldContainer[Port.Forwarding]
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ..., project_id: _Optional[str] = ..., device_id: _Optional[str] = ..., dns_name: _Optional[str] = ..., dhcp_options: _Optional[_Iterable[_Union[Port.DhcpOption, _Mapping]]] = ..., qos_id: _Optional[bytes] = ..., eips: _Optional[_Iterable[_Union[Port.Eip, _Mapping]]] = ..., forwardings: _Optional[_Iterable[_Union[Port.Forwarding, _Mapping]]] = ...) -> None: ...
+    claims: _containers.RepeatedCompositeFieldContainer[Claim]
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., vpc_id: _Optional[bytes] = ..., mac: _Optional[bytes] = ..., addresses: _Optional[_Iterable[_Union[Port.Address, _Mapping]]] = ..., admin_state_up: _Optional[bool] = ..., kind: _Optional[_Union[Port.Kind, str]] = ..., netns: _Optional[str] = ..., interface: _Optional[str] = ..., identity: _Optional[int] = ..., sends_anything: _Optional[bool] = ..., pairs: _Optional[_Iterable[_Union[Port.Pair, _Mapping]]] = ..., project_id: _Optional[str] = ..., device_id: _Optional[str] = ..., dns_name: _Optional[str] = ..., dhcp_options: _Optional[_Iterable[_Union[Port.DhcpOption, _Mapping]]] = ..., qos_id: _Optional[bytes] = ..., eips: _Optional[_Iterable[_Union[Port.Eip, _Mapping]]] = ..., forwardings: _Optional[_Iterable[_Union[Port.Forwarding, _Mapping]]] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("ip", "mac")
+    IP_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    ip: bytes
+    mac: bytes
+    def __init__(self, ip: _Optional[bytes] = ..., mac: _Optional[bytes] = ...) -> None: ...
 
 class Qos(_message.Message):
     __slots__ = ("id", "revision", "egress", "ingress", "dscp")
@@ -485,7 +495,14 @@ class Qos(_message.Message):
     def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., egress: _Optional[_Union[Qos.Limit, _Mapping]] = ..., ingress: _Optional[_Union[Qos.Limit, _Mapping]] = ..., dscp: _Optional[int] = ...) -> None: ...
 
 class Endpoints(_message.Message):
-    __slots__ = ("ids", "revisions", "macs", "ips", "ip_counts", "host_ips", "hosts", "identities")
+    __slots__ = ("ids", "revisions", "macs", "ips", "ip_counts", "host_ips", "hosts", "identities", "claims")
+    class Claimed(_message.Message):
+        __slots__ = ("endpoint", "claim")
+        ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+        CLAIM_FIELD_NUMBER: _ClassVar[int]
+        endpoint: int
+        claim: Claim
+        def __init__(self, endpoint: _Optional[int] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ...) -> None: ...
     IDS_FIELD_NUMBER: _ClassVar[int]
     REVISIONS_FIELD_NUMBER: _ClassVar[int]
     MACS_FIELD_NUMBER: _ClassVar[int]
@@ -494,6 +511,7 @@ class Endpoints(_message.Message):
     HOST_IPS_FIELD_NUMBER: _ClassVar[int]
     HOSTS_FIELD_NUMBER: _ClassVar[int]
     IDENTITIES_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
     ids: bytes
     revisions: _containers.RepeatedScalarFieldContainer[int]
     macs: bytes
@@ -502,7 +520,8 @@ class Endpoints(_message.Message):
     host_ips: bytes
     hosts: _containers.RepeatedScalarFieldContainer[int]
     identities: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, ids: _Optional[bytes] = ..., revisions: _Optional[_Iterable[int]] = ..., macs: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., ip_counts: _Optional[_Iterable[int]] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ..., identities: _Optional[_Iterable[int]] = ...) -> None: ...
+    claims: _containers.RepeatedCompositeFieldContainer[Endpoints.Claimed]
+    def __init__(self, ids: _Optional[bytes] = ..., revisions: _Optional[_Iterable[int]] = ..., macs: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., ip_counts: _Optional[_Iterable[int]] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ..., identities: _Optional[_Iterable[int]] = ..., claims: _Optional[_Iterable[_Union[Endpoints.Claimed, _Mapping]]] = ...) -> None: ...
 
 class Tombstone(_message.Message):
     __slots__ = ("kind", "id", "revision", "successor")
@@ -623,20 +642,32 @@ class ScopeState(_message.Message):
     def __init__(self, scope: _Optional[bytes] = ..., revision: _Optional[int] = ..., digest: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("sequence", "error", "ports", "scopes", "timings", "members")
+    __slots__ = ("sequence", "error", "ports", "scopes", "timings", "members", "claims")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     error: str
     ports: _containers.RepeatedCompositeFieldContainer[PortAck]
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
     timings: Timings
     members: _containers.RepeatedCompositeFieldContainer[MemberAck]
-    def __init__(self, sequence: _Optional[int] = ..., error: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[PortAck, _Mapping]]] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., members: _Optional[_Iterable[_Union[MemberAck, _Mapping]]] = ...) -> None: ...
+    claims: _containers.RepeatedCompositeFieldContainer[ClaimAck]
+    def __init__(self, sequence: _Optional[int] = ..., error: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[PortAck, _Mapping]]] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., members: _Optional[_Iterable[_Union[MemberAck, _Mapping]]] = ..., claims: _Optional[_Iterable[_Union[ClaimAck, _Mapping]]] = ...) -> None: ...
+
+class ClaimAck(_message.Message):
+    __slots__ = ("port", "vpc", "claim")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    VPC_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    port: bytes
+    vpc: bytes
+    claim: Claim
+    def __init__(self, port: _Optional[bytes] = ..., vpc: _Optional[bytes] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ...) -> None: ...
 
 class MemberAck(_message.Message):
     __slots__ = ("id", "healthy")

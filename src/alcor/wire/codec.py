@@ -50,6 +50,7 @@ from alcor.wire.balancing import (
     encode_member,
     encode_pool,
 )
+from alcor.wire.claims import decode_claims, encode_claim, encode_claimed, with_claims
 from alcor.wire.fields import WireError, check_id, check_ip, check_mac, check_revision, check_text, cut, varint
 from alcor.wire.groups import (
     MAX_IDENTITY,
@@ -291,6 +292,8 @@ def _encode_port(message: pb.Port, goal: PortGoal) -> None:
         encode_eip(message.eips.add(), eip)
     for forwarding in goal.forwardings:
         encode_forwarding(message.forwardings.add(), forwarding)
+    for claim in goal.claims:
+        message.claims.append(encode_claim(claim))
 
 
 def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> None:
@@ -307,6 +310,7 @@ def _encode_endpoints(message: pb.Endpoints, goals: Sequence[EndpointGoal]) -> N
     identities = [goal.identity for goal in goals]
     if any(identities):
         message.identities.extend(identities)
+    encode_claimed(message, goals)
 
 
 def _decode_update(message: pb.ScopeUpdate, where: str) -> ScopeUpdate:
@@ -451,6 +455,7 @@ def _decode_port(message: pb.Port, where: str) -> PortGoal:
         check_id(message.qos_id, f"{where}.qos_id") if message.qos_id else None,
         tuple([decode_eip(eip, f"{where}.eips") for eip in message.eips]),
         tuple([decode_forwarding(one, f"{where}.forwardings") for one in message.forwardings]),
+        decode_claims(message.claims, f"{where}.claims"),
     )
 
 
@@ -482,7 +487,8 @@ def _decode_endpoints(message: pb.Endpoints, where: str) -> Iterable[EndpointGoa
     if len(set(ids)) != len(ids):
         raise WireError(f"{where}.ids: the same id twice")
     named, at = cast("list[Id]", ids), cast("list[Ip]", hosts)
-    return map(EndpointGoal, named, revisions, cast("list[Mac]", macs), cast("_Ips", ips), at, identities)
+    goals = map(EndpointGoal, named, revisions, cast("list[Mac]", macs), cast("_Ips", ips), at, identities)
+    return with_claims(goals, message.claims, f"{where}.claims")
 
 
 def _grouped(ips: Sequence[bytes], counts: Sequence[int], where: str) -> list[tuple[bytes, ...]]:

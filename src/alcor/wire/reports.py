@@ -14,7 +14,9 @@ from google.protobuf.message import DecodeError
 from alcor.goalstate.objects import HOST_SCOPE
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
+from alcor.model.nouns import Claim
 from alcor.wire import alcor_pb2 as pb
+from alcor.wire.claims import decode_claim, encode_claim
 from alcor.wire.fields import MAX_TEXT, WireError, check_id, check_ip, check_text
 from alcor.wire.lookups import Lookup, decode_lookup
 from alcor.wire.probes import Sighting, decode_sightings
@@ -96,6 +98,14 @@ class MemberAck(msgspec.Struct, frozen=True, gc=False):
     healthy: bool
 
 
+class ClaimAck(msgspec.Struct, frozen=True, gc=False):
+    """A host's word that a port's workload announced an address of its pairs."""
+
+    port: Id
+    vpc: Id
+    claim: Claim
+
+
 class Timings(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Where the agent's time for a bundle went."""
 
@@ -116,6 +126,7 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
     scopes: tuple[Held, ...] = ()
     timings: Timings = Timings()
     members: tuple[MemberAck, ...] = ()
+    claims: tuple[ClaimAck, ...] = ()
 
 
 Report: TypeAlias = Hello | Ack | Heartbeat | Feeding | Lookup
@@ -151,6 +162,8 @@ def encode_ack(ack: Ack) -> bytes:
         body.scopes.add(scope=held.scope, revision=held.revision, digest=held.digest)
     for member in ack.members:
         body.members.add(id=member.id, healthy=member.healthy)
+    for one in ack.claims:
+        body.claims.add(port=one.port, vpc=one.vpc, claim=encode_claim(one.claim))
     timings = ack.timings
     body.timings.merge_us = timings.merge_us
     body.timings.journal_us = timings.journal_us
@@ -267,6 +280,16 @@ def _decode_ack(message: pb.Ack) -> Ack:
             total_us=timings.total_us,
         ),
         members=tuple([MemberAck(check_id(one.id, "ack.members.id"), one.healthy) for one in message.members]),
+        claims=tuple(
+            [
+                ClaimAck(
+                    check_id(one.port, "ack.claims.port"),
+                    check_id(one.vpc, "ack.claims.vpc"),
+                    decode_claim(one.claim, "ack.claims"),
+                )
+                for one in message.claims
+            ]
+        ),
     )
 
 

@@ -141,8 +141,8 @@ static __always_inline int from_port_arp(struct __sk_buff *skb, const struct por
 	} else if (!same_mac(mac, port->mac) && !(port->flags & (PORT_OPEN | PORT_PAIRS))) {
 		return -DROP_SPOOFED_MAC;
 	}
-	if (arp->opcode != bpf_htons(ARPOP_REQUEST) || asked == asker)
-		return -DROP_ARP_IGNORED;
+	if (arp->opcode != bpf_htons(ARPOP_REQUEST) || asked == asker) /* C */
+		return asker && is_news(port, ifindex, mac, &key) ? -SERVE : -DROP_ARP_IGNORED;
 	key = address_of(port->vni, asked);
 	here = bpf_map_lookup_elem(&local, &key);
 	if (asked == SERVICE_IP && port->flags & PORT_SERVED) {

@@ -61,11 +61,18 @@ static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *por
 
 	if (bpf_skb_load_bytes(skb, 0, &nd, ND_SOLICITATION_LENGTH))
 		return -DROP_MALFORMED;
+	copy_mac(asker_mac, nd.eth.h_source);
+	if (nd.type == ND_ADVERTISEMENT && !nd.code && nd.ip.hop_limit == ND_HOPS &&
+	    bpf_ntohs(nd.ip.payload_len) >= ND_SOLICITATION_LENGTH - ETH_HLEN - sizeof(nd.ip)) {
+		/* C */
+		asked = address6_of(port->vni, nd.target);
+		if (is_news(port, ifindex, asker_mac, &asked) && !check_sender(port, ifindex, asker_mac, &asked))
+			return -SERVE;
+	}
 	if (nd.type != ICMPV6_SOLICITATION || nd.code || nd.ip.hop_limit != ND_HOPS)
 		return -DROP_ND_IGNORED;
 	if (bpf_ntohs(nd.ip.payload_len) < ND_SOLICITATION_LENGTH - ETH_HLEN - sizeof(nd.ip))
 		return -DROP_MALFORMED;
-	copy_mac(asker_mac, nd.eth.h_source);
 	asker = address6_of(port->vni, &nd.ip.saddr);
 	asked = address6_of(port->vni, nd.target);
 	probe = is_unspecified(asker.ip);

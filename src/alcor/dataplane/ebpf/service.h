@@ -152,6 +152,18 @@ static __noinline int solicit(struct __sk_buff *skb, const struct port *port, __
 	return refused ? refused : -SERVE;
 }
 
+/* Step C: it is a port with pairs that announces the address, which is not at it, at that MAC, yet. */
+static __always_inline bool is_news(const struct port *port, __u32 ifindex, const __u8 *mac,
+				    const struct address_key *ip)
+{
+	struct local_endpoint *own;
+
+	if ((port->flags & (PORT_PAIRS | PORT_OPEN)) != PORT_PAIRS)
+		return false;
+	own = bpf_map_lookup_elem(&local, ip);
+	return !own || own->ifindex != ifindex || !same_mac(own->mac, mac);
+}
+
 static __always_inline bool may_ask(__u32 ifindex)
 {
 	struct miss_rate *rate = bpf_map_lookup_elem(&request_rates, &ifindex);

@@ -362,7 +362,8 @@ def port_endpoints(
 ) -> tuple[tuple[EndpointKey, LocalRow], ...]:
     """The rows of `local` of a port behind `ifindex`, one for each of its addresses."""
     row = port_local(port, ifindex, peer=peer, queues=queues)
-    return tuple((EndpointKey(port.vni, ip), row) for ip in port_ips(port))
+    own = tuple((EndpointKey(port.vni, ip), row) for ip in _own_ips(port))
+    return own + tuple((EndpointKey(port.vni, claim.ip), row._replace(mac=claim.mac)) for claim in port.claims)
 
 
 def port_local(port: LocalPort, ifindex: int, *, peer: bool, queues: Queues = NO_QUEUES) -> LocalRow:
@@ -394,7 +395,12 @@ def unpack_mac_key(raw: bytes) -> MacKey:
 
 
 def port_ips(port: LocalPort) -> tuple[Ip, ...]:
-    """The addresses that the port answers for: its own, and with IPv6 the link-local one that its MAC makes."""
+    """The addresses that the port answers for: its own, and what it claims."""
+    return _own_ips(port) + tuple(claim.ip for claim in port.claims)
+
+
+def _own_ips(port: LocalPort) -> tuple[Ip, ...]:
+    """With IPv6 the link-local address that its MAC makes is among them."""
     return with_link_local(tuple([address.ip for address in port.addresses]), port.mac)
 
 

@@ -20,7 +20,7 @@ from alcor.dataplane.fake.misses import unknown
 from alcor.dataplane.fake.services import ROUTER_SOLICITATION, service_row, solicit
 from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
-from alcor.model.addresses import Ip, format_ip, format_mac
+from alcor.model.addresses import Ip, Mac, format_ip, format_mac
 
 UNSPECIFIED = Ip(frames.mapped(b"\0\0\0\0"))
 UNSPECIFIED_V6 = Ip(bytes(16))
@@ -45,6 +45,9 @@ def from_port_arp(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
     spoofed = None if probe else walk.spoofed(port, ask.sender_mac, ask.sender_ip)
     if spoofed is not None:
         return walk.drop(spoofed, f"6: sender {format_ip(ask.sender_ip)} is not the port's")
+    if ask.operation != ARP_REQUEST or ask.target_ip == ask.sender_ip:
+        if not probe and _is_news(walk, port, ask.sender_mac, ask.sender_ip):
+            return walk.serve(f"C: {format_ip(ask.sender_ip)} is announced")
     if ask.operation != ARP_REQUEST:
         return walk.drop(DropReason.ARP_IGNORED, f"6: opcode {ask.operation} is no request")
     if ask.target_ip == ask.sender_ip:
@@ -64,6 +67,14 @@ def from_port_arp(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
     return walk.reply(reply, f"6: {format_ip(ask.target_ip)} is at {format_mac(answer.mac)}")
 
 
+def _is_news(walk: Walk, port: PortRow, mac: Mac, ip: Ip) -> bool:
+    """Step C: it is a port with pairs that announces the address, which is not at it, at that MAC, yet."""
+    if port.flags & (PortFlag.PAIRS | PortFlag.OPEN) != PortFlag.PAIRS:
+        return False
+    row = walk.tables.local.get(EndpointKey(port.vni, ip))
+    return row is None or (row.ifindex, row.mac) != (walk.ifindex, mac)
+
+
 def is_nd(frame: bytes, ip: Header) -> bool:
     """True for messages of neighbour discovery, right or wrong."""
     at = ETHERNET_LENGTH + IPV6_LENGTH
@@ -78,6 +89,11 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         return solicit(walk, port, ether)
     if len(message) < SOLICITATION_LENGTH:
         return walk.drop(DropReason.MALFORMED, "6b: a message of neighbour discovery cut short")
+    if message[0] == ADVERTISEMENT and not message[1] and ip[7] == ND_HOPS:
+        said = Ip(message[8:24])
+        if int.from_bytes(ip[4:6], "big") >= SOLICITATION_LENGTH and _is_news(walk, port, ether.source, said):
+            if walk.spoofed(port, ether.source, said) is None:
+                return walk.serve(f"C: {format_ip(said)} is announced")
     if message[0] != SOLICITATION or message[1] or ip[7] != ND_HOPS:
         return walk.drop(DropReason.ND_IGNORED, f"6b: type {message[0]}, hop limit {ip[7]}: needs no answer")
     if int.from_bytes(ip[4:6], "big") < SOLICITATION_LENGTH:

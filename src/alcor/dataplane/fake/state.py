@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from alcor.dataplane.base import (
-    Address,
     DataPlaneError,
     Endpoint,
     EndpointKey,
@@ -207,11 +206,13 @@ class Carried:
         self.devices[ifindex] = Device(self.devices[ifindex].name, port)
         self._forget_addresses(ifindex)
         own = {EndpointKey(port.vni, ip) for ip in with_link_local(tuple([one.ip for one in port.addresses]), port.mac)}
-        self._addresses_of[ifindex] = own
+        claimed = {EndpointKey(port.vni, claim.ip): claim.mac for claim in port.claims}
+        self._addresses_of[ifindex] = own | claimed.keys()
         sent, received = queues.numbers(port, ifindex)
         queues.put(self.queues, port, ifindex)
         row = _local_row(ifindex, port)
         self.tables.local.update(dict.fromkeys(own, row))
+        self.tables.local.update((key, msgspec.structs.replace(row, mac=mac)) for key, mac in claimed.items())
         self._forget_mac(ifindex)
         self.tables.macs[MacKey(port.vni, port.mac)] = row
         self.tables.senders[ifindex] = _senders(port)
@@ -312,7 +313,7 @@ class Carried:
             id=row.id,
             vni=row.vni,
             mac=row.mac,
-            addresses=tuple(address for address in wired.addresses if self._answers(ifindex, row.vni, address)),
+            addresses=tuple(address for address in wired.addresses if self._answers(ifindex, row.vni, address.ip)),
             mtu=row.mtu,
             admin_state_up=bool(row.flags & PortFlag.UP),
             routed=bool(row.flags & PortFlag.ROUTED),
@@ -335,14 +336,15 @@ class Carried:
                 if _forwardings(msgspec.structs.replace(wired, forwardings=(one,)), ifindex).items()
                 <= self.tables.forwardings.items()
             ),
+            claims=tuple(claim for claim in wired.claims if self._answers(ifindex, row.vni, claim.ip)),
         )
 
     def _limit(self, number: int) -> RateLimit | None:
         queue = self.queues.get(number)
         return queue.limit if queue is not None else None
 
-    def _answers(self, ifindex: int, vni: int, address: Address) -> bool:
-        row = self.tables.local.get(EndpointKey(vni, address.ip))
+    def _answers(self, ifindex: int, vni: int, ip: Ip) -> bool:
+        row = self.tables.local.get(EndpointKey(vni, ip))
         return row is not None and row.ifindex == ifindex
 
     def _translates(self, ifindex: int, vni: int, eip: Eip) -> bool:
