@@ -4,9 +4,10 @@ import random
 
 from tests.dataplane import packets
 
-from alcor.model.addresses import ROUTER_MAC, SERVICE_IPS, Ip, Mac, ip_version, link_local
+from alcor.model.addresses import ROUTER_MAC, SERVICE_IPS, Ip, Mac, Prefix, ip_version, link_local
 
 ALL_SERVERS = bytes.fromhex("ff020000000000000000000000010002")
+ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
 ALL_ROUTERS = bytes.fromhex("ff020000000000000000000000000002")
 ENDS = ((68, 67), (67, 68), (546, 547), (547, 546), (68, 68), (4000, 53), (4000, 80), (4000, 123))
 
@@ -39,6 +40,21 @@ def random_ask(rng: random.Random, mac: Mac, own: list[Ip]) -> bytes:
     )
     destination = rng.choice((packets.BROADCAST, ROUTER_MAC, ROUTER_MAC, packets.mac(5)))
     return packets.ethernet(destination, source_mac, packet)
+
+
+def random_announcement(rng: random.Random, mac: Mac, own: list[Ip], pairs: list[Prefix]) -> bytes:
+    """A frame of a port that says an address is its: one of its pairs, its own, or anybody's."""
+    mac = rng.choice((mac, mac, Mac(packets.mac(99))))
+    said = rng.choice((*(pair.base for pair in pairs), *own, packets.ip6("2001:db8::3"), packets.ip4("10.0.0.3")))
+    if ip_version(Ip(said)) == 4:
+        said4 = packets.ip4(said)
+        target = rng.choice((said4, said4, bytes((10, 0, 0, 3))))
+        return packets.arp(mac, said4, target, opcode=rng.choice((1, 1, 2, 2, 3)), ethernet_source=mac)
+    body = rng.choice((b"\x20\0\0\0", b"\x60\0\0\0")) + said + rng.choice((b"\x02\x01" + mac, b""))
+    kind, code = rng.choice((136, 136, 136, 135)), rng.choice((0,) * 9 + (1,))
+    told = packets.icmpv6(said, ALL_NODES, kind, body[: rng.choice((len(body),) * 9 + (12,))], code=code)
+    packet = packets.ipv6(said, ALL_NODES, told, protocol=packets.ICMPV6, hops=rng.choice((255,) * 9 + (64,)))
+    return packets.ethernet(b"\x33\x33\0\0\0\1", mac, packet, packets.IPV6)
 
 
 def _v6(rng: random.Random, mac: Mac, source: bytes) -> bytes:

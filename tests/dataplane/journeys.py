@@ -27,7 +27,7 @@ def random_routes(rng: random.Random, tables: Tables, vnis: tuple[int, ...]) -> 
                 if to != vni and rng.random() < 0.8:
                     tables.translations[TranslationKey(vni, identity, to)] = rng.choice(talks.IDENTITIES)
     for ifindex, port in tables.ports.items():
-        (row,) = {row for row in tables.local.values() if row.ifindex == ifindex}
+        (row,) = {row for row in tables.local.values() if (row.ifindex, row.mac) == (ifindex, port.mac)}
         tables.macs[MacKey(port.vni, port.mac)] = row
 
 

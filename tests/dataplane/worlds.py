@@ -73,6 +73,9 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
             tables.local[EndpointKey(vni, link_local(mac))] = local
         for address in own:
             tables.local[EndpointKey(vni, parse_ip(address))] = local
+        if flags & PAIRS and rng.random() < 0.5:  # what it claims may be at another MAC
+            claimed = rng.choice(tables.senders[ifindex])
+            tables.local[EndpointKey(vni, claimed.prefix.base)] = replace(local, mac=claimed.mac)
     tables.policy.policies.update(talks.random_policies(rng, VNIS))
     for vni in VNIS:
         for address in (*GATEWAYS, *GATEWAYS_V6):
@@ -155,6 +158,9 @@ def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> P
     if rng.random() < 0.15:
         frame = asks.random_ask(rng, Mac(source_mac), own)
         return Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.2 else frame)
+    if ifindex in tables.senders and rng.random() < 0.3:
+        frame = asks.random_announcement(rng, Mac(source_mac), own, [one.prefix for one in tables.senders[ifindex]])
+        return Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame)
     if own and rng.random() < 0.1:
         frame = _large(rng, tables, vni, source_mac, rng.choice(own))
         return Packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.2 else frame)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.goalstate import balances, ground
+from tests.goalstate import balances, claims, ground
 
 from alcor.goalstate.balancing import Balancers
 from alcor.goalstate.delta import Commits
@@ -51,7 +51,7 @@ ACTIONS: st.SearchStrategy[Action] = st.tuples(
     st.sampled_from(
         [
             *("port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet", "demand"),
-            *("regroup", "regroup", "rule", "rule", "ungroup"),
+            *("regroup", "regroup", "rule", "rule", "ungroup", "claim", "claim", "claim"),
             *("limit", "limit", "netlimit", "quality", "quality", "unquality"),
             *("router", "router", "unroute", "peer"),
             *balances.VERBS,
@@ -237,7 +237,8 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
             row = ("road", verb == "peer" or index % ROUTERS)
         if row not in touched:  # a row changes at most once a commit
             touched.add(row)
-            _act(commit, verb, index, host, address)
+            (claims.act if verb == "claim" else _act)(commit, verb, index, host, address)
+            touched.update(("port", after.id[13]) for _, after in commit.changed)
     return commit
 
 

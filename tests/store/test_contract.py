@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.store.nouns import make, network, node, port, subnet, write
 
 from alcor.model.addresses import Mac, parse_ip, parse_prefix
-from alcor.model.nouns import DhcpOption, Ipv6Mode, Network, PortKind, PortStatus, Subnet
+from alcor.model.nouns import Claim, DhcpOption, Ipv6Mode, Network, PortKind, PortStatus, Subnet
 from alcor.store.base import (
     ChangeRecord,
     Changes,
@@ -129,6 +129,18 @@ def test_names_options_and_modes_are_kept(store: Store) -> None:
     write(store, changed_ports=[(named, renamed)])
     assert [] == store.named_ports(other.id)
     assert [renamed] == store.get_ports([named.id])
+
+
+def test_claims_are_kept(store: Store) -> None:
+    """The ports that claim something are found without the others; one that claims no more is not."""
+    owner, _ = _cloud(store)
+    claims = (Claim(parse_ip("10.0.0.100"), Mac(make(1)[:6])), Claim(parse_ip("2001:db8::1"), Mac(make(2)[:6])))
+    claiming, plain = port(50, owner, claims=claims), port(51, owner)
+    write(store, new_ports=[claiming, plain])
+    assert [claiming] == store.claiming_ports()
+    assert [claiming, plain] == store.get_ports([claiming.id, plain.id])
+    write(store, changed_ports=[(claiming, replace(claiming, claims=()))])
+    assert [] == store.claiming_ports()
 
 
 def test_what_is_deleted_is_gone(store: Store) -> None:

@@ -87,7 +87,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         "ports": (
             *("fast_path", "path", "attempts", "realised_at"),
             *("security_groups", "port_security_enabled", "address_pairs", "identity"),
-            *("dns_name", "dhcp_options", "qos_policy_id", "eips", "forwardings"),
+            *("dns_name", "dhcp_options", "qos_policy_id", "eips", "forwardings", "claims"),
         ),
     }
     SqliteStore(path).close()
@@ -95,6 +95,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         connection.execute("DROP INDEX port_dns_name")
         connection.execute("DROP INDEX port_qos_policy")
         connection.execute("DROP INDEX network_external")
+        connection.execute("DROP INDEX port_claims")
         for table, columns in added.items():
             for column in columns:
                 connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")

@@ -25,7 +25,7 @@ from alcor.goalstate.objects import (
 )
 from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix, ip_from_int
 from alcor.model.ids import Id
-from alcor.model.nouns import ExtraRoute, PortKind
+from alcor.model.nouns import Claim, ExtraRoute, PortKind
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.codec import (
     BundleHead,
@@ -38,7 +38,7 @@ from alcor.wire.codec import (
 )
 from alcor.wire.fields import MAX_REVISION, MAX_TEXT, WireError
 from alcor.wire.qos import MAX_KBPS
-from alcor.wire.reports import Ack, Held, Hello, PortAck, Timings, decode_report, encode_ack, encode_hello
+from alcor.wire.reports import Ack, ClaimAck, Held, Hello, PortAck, Timings, decode_report, encode_ack, encode_hello
 
 IDS = st.binary(min_size=16, max_size=16).map(Id)
 REVISIONS = st.integers(1, MAX_REVISION)
@@ -86,6 +86,7 @@ PEERINGS = st.builds(
 )
 
 
+CLAIMS = st.lists(st.builds(Claim, IPS, MACS), max_size=2, unique_by=lambda claim: claim.ip).map(tuple)
 PORTS = st.builds(
     PortGoal,
     IDS,
@@ -98,10 +99,11 @@ PORTS = st.builds(
     TEXTS,
     TEXTS,
     qos_id=st.none() | IDS,
+    claims=CLAIMS,
 )
 LIMITS = st.builds(LimitGoal, st.integers(1, MAX_KBPS), st.integers(0, MAX_KBPS))
 QOS = st.builds(QosGoal, IDS, REVISIONS, st.none() | LIMITS, st.none() | LIMITS, st.none() | st.integers(0, 63))
-ENDPOINTS = st.builds(EndpointGoal, IDS, REVISIONS, MACS, st.lists(IPS, max_size=3).map(tuple), IPS)
+ENDPOINTS = st.builds(EndpointGoal, IDS, REVISIONS, MACS, st.lists(IPS, max_size=3).map(tuple), IPS, claims=CLAIMS)
 TOMBSTONES = st.lists(
     st.builds(Tombstone, st.sampled_from(Kind), IDS, REVISIONS), max_size=3, unique_by=lambda grave: grave.key
 ).map(tuple)
@@ -195,10 +197,11 @@ def test_a_hello_comes_back(hello: Hello) -> None:
         ports=st.lists(st.builds(PortAck, IDS, REVISIONS, st.booleans(), TEXTS, UINT32), max_size=3).map(tuple),
         scopes=HELD,
         timings=st.builds(Timings, merge_us=UINT32, journal_us=UINT32, plan_us=UINT32, total_us=UINT32),
+        claims=st.lists(st.builds(ClaimAck, IDS, IDS, st.builds(Claim, IPS, MACS)), max_size=2).map(tuple),
     )
 )
 def test_an_ack_comes_back(ack: Ack) -> None:
-    """Sequence, error, ports, scopes and timings."""
+    """Sequence, error, ports, scopes, timings and claims."""
     assert decode_report(encode_ack(ack)) == ack
 
 

@@ -6,9 +6,10 @@ whoever has it announces it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from alcor.agent.state import Desired
+from alcor.agent.state import Desired, ScopeKey
+from alcor.hostsvc.announcements import announcement
 from alcor.model.ids import Id
 from alcor.model.nouns import Claim
 from alcor.wire.reports import Ack, ClaimAck, encode_ack
@@ -17,6 +18,19 @@ CLAIMS_A_SECOND = 8
 """Of one port that are told. Two ports that both say they have an address cost their VPC's hosts no more than that."""
 MAX_COUNTED = 4096
 """Ports whose claims are counted at a time."""
+
+
+def interested(
+    desired: Desired, vpc: ScopeKey, claims: Iterable[Claim], interface_of: Callable[[Id], int | None]
+) -> list[tuple[int, bytes]]:
+    """What is to be said to which interface: to all local ports of the VPC but the one that has the address."""
+    told = []
+    frames = [(claim, announcement(claim)) for claim in claims]
+    for port in desired.ports_of(vpc):
+        ifindex, goal = interface_of(port), desired.port(port)
+        if ifindex is not None and goal is not None:
+            told += [(ifindex, frame) for claim, frame in frames if claim not in goal.claims]
+    return told
 
 
 class Claiming:

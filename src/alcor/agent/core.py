@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from alcor.agent.bus import BusEnd
-from alcor.agent.claiming import Claiming
+from alcor.agent.claiming import Claiming, interested
 from alcor.agent.config import AgentConfig
 from alcor.agent.directory import Directory
 from alcor.agent.feeds import FeedKey, Feeds
@@ -35,6 +35,7 @@ from alcor.bus.base import Bus
 from alcor.dataplane.base import DataPlaneError, Driver, EndpointKey, PortCounters, Stack
 from alcor.hostsvc.serving import HostServices
 from alcor.model.ids import Id
+from alcor.model.nouns import Claim
 from alcor.paths.link import AGENT, load_credentials
 from alcor.wire.fields import WireError
 from alcor.wire.probes import decode_peers, has_peers
@@ -124,9 +125,11 @@ class Agent:
         self._roll = roll
         self._config = config
         self._driver = driver
-        self._resolver = Resolver(config.host, driver.misses, clock, self._say)
+        self._resolver = Resolver(config.host, driver.misses, clock, self._say, self._tell_moved)
         self._prober = Prober(self._tell_sightings, clock, roll)
-        self._reconciler = Reconciler(config, driver, clock, roll, self._serve)
+        self._reconciler = Reconciler(config, driver, clock, roll, self._serve, self._announce)
+        self.claiming = Claiming(lambda: self._reconciler.desired, self._say, clock)
+        """Hears what workloads announce."""
         self._services = HostServices(
             driver.requests,
             Directory(lambda: self._reconciler.desired),
@@ -134,7 +137,7 @@ class Agent:
             clock=clock,
             roll=roll,
             stack=stack,
-            claimed=Claiming(lambda: self._reconciler.desired, self._say, clock).announced,
+            claimed=self.claiming.announced,
         )
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}
@@ -379,6 +382,20 @@ class Agent:
 
     def _serve(self, vpcs: Mapping[int, ScopeKey], learnt: Sequence[EndpointKey]) -> None:
         self._on_loop(self._resolver.serve, vpcs, learnt)
+
+    def _announce(self, vpc: ScopeKey, claims: Iterable[Claim]) -> None:
+        """Local ports of the VPC hear where these addresses are now, as on a wire."""
+        told = interested(self._reconciler.desired, vpc, claims, self._driver.interface_of)
+        if told:
+            self._on_loop(self._send, told)
+
+    def _send(self, told: list[tuple[int, bytes]]) -> None:
+        for ifindex, frame in told:
+            self._driver.requests.answer(ifindex, frame)
+
+    def _tell_moved(self, vpc: ScopeKey, claims: Sequence[Claim]) -> None:
+        """On the event loop: who has which interface is the worker's to know."""
+        self._work.put(_Call(lambda: self._announce(vpc, claims), Future()))
 
     def _run_worker(self, failure: asyncio.Future[None]) -> None:
         try:

@@ -19,6 +19,7 @@ import msgspec
 from alcor.agent.state import ScopeKey
 from alcor.dataplane.base import Endpoint, EndpointKey, Miss
 from alcor.model.addresses import Ip
+from alcor.model.nouns import Claim
 from alcor.wire.lookups import MAX_LOOKUP, Answer, Lookup, Wanted
 
 
@@ -71,6 +72,8 @@ class Step(msgspec.Struct, kw_only=True):
     absent: list[EndpointKey] = []
     forget: list[EndpointKey] = []
     release: list[Miss] = []
+    moved: dict[ScopeKey, list[Claim]] = {}
+    """Addresses that were known to be at another MAC, by VPC."""
 
 
 class Demand:
@@ -141,6 +144,9 @@ class Demand:
                 continue
             for one in answer.found:
                 endpoint = Endpoint(one.mac, one.host_ip, one.identity)
+                known = self.entries.get(EndpointKey(vni, one.ip))
+                if known is not None and known.endpoint is not None and known.endpoint.mac != one.mac:
+                    step.moved.setdefault(ScopeKey(partition, answer.vpc), []).append(Claim(one.ip, one.mac))
                 self._learn(EndpointKey(vni, one.ip), Entry(answer.revision, endpoint, now + self.limits.idle_s), step)
             for ip in answer.absent:
                 self._learn(EndpointKey(vni, ip), Entry(answer.revision, None, now + self.limits.absent_s), step)

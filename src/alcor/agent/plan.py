@@ -235,10 +235,9 @@ def partial_plan(
         for ip in touched.addresses[key]:
             held = owners.get(ip)
             where = EndpointKey(vpc.vni, ip)
-            if isinstance(held, bytes) and held not in desired.ports:  # nearly always: as _endpoint_of has it
-                goal = goals[held]
-                mac = goal.mac_at(ip) if goal.claims else goal.mac
-                endpoint: Endpoint | None = Endpoint(mac, goal.host_ip, goal.identity)
+            if isinstance(held, bytes) and held not in desired.ports and not (goal := goals[held]).claims:
+                # Nearly always: as _endpoint_of has it.
+                endpoint: Endpoint | None = Endpoint(goal.mac, goal.host_ip, goal.identity)
             else:
                 endpoint = _endpoint_of(ip, held, goals, desired.ports) if held is not None else None
             if endpoint is None:

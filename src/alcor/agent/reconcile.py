@@ -37,6 +37,7 @@ from alcor.dataplane.base import (
 from alcor.kit.memory import no_collection
 from alcor.model.addresses import Mac
 from alcor.model.ids import Id, format_id
+from alcor.model.nouns import Claim
 from alcor.wire.codec import BundleHead, Feed, decode_bundle, decode_scopes, without_feeds
 from alcor.wire.fields import WireError
 from alcor.wire.reports import Ack, Held, Hello, PortAck, ServiceCounts, Timings
@@ -130,6 +131,13 @@ def _nobody(vpcs: Mapping[int, ScopeKey], learnt: Sequence[EndpointKey]) -> None
     """Nobody asks for endpoints."""
 
 
+Announce: TypeAlias = Callable[[ScopeKey, Iterable[Claim]], None]
+
+
+def _silent(vpc: ScopeKey, claims: Iterable[Claim]) -> None:
+    """Nobody is told of claims."""
+
+
 class Reconciler:
     """See the module. `start` first; then `handle` and `tick`, from one thread."""
 
@@ -140,9 +148,11 @@ class Reconciler:
         clock: Callable[[], float],
         roll: Callable[[], float],
         serve: Serve = _nobody,
+        announce: Announce = _silent,
     ) -> None:
         """`clock` answers monotonic seconds, `roll` a random number in [0, 1). `serve` is told which VPCs (by VNI) the
-        data plane holds packets of from now on, and what it was seen to have learnt of them."""
+        data plane holds packets of from now on, and what it was seen to have learnt of them; `announce` what addresses
+        were claimed, once the data plane has it."""
         self.desired = Desired()
         self._config = config
         self._driver = driver
@@ -162,6 +172,7 @@ class Reconciler:
         self._routes: dict[RouteKey, Route] = {}
         self._translations: dict[TranslationKey, int] = {}
         self._serve = serve
+        self._announce = announce
         self._forwards: dict[EndpointKey, float] = {}
         """Addresses of ports that left -> until when their packets are sent after them."""
         self._failed: dict[Id, _Retry] = {}
@@ -417,7 +428,10 @@ class Reconciler:
             *(self.desired, touched, self._ports, self._gateways, self._policies, self._on_demand),
             *(self._routes, self._translations, self._vips, self._services),
         )
-        return self._apply(plan, touched.ports, started)
+        outcome = self._apply(plan, touched.ports, started)
+        for key, claims in touched.claims.items():
+            self._announce(key, claims.values())
+        return outcome
 
     def _full(self, touched: Touched) -> _Outcome:
         """Observes, and brings everything up to date; answers for the touched ports and for what it mended."""

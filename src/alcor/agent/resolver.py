@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from alcor.agent.demand import Demand, Step
 from alcor.agent.state import ScopeKey
 from alcor.dataplane.base import DataPlaneError, EndpointKey, Misses
+from alcor.model.nouns import Claim
 from alcor.wire.fields import WireError
 from alcor.wire.lookups import decode_answers, encode_lookup
 
@@ -26,13 +27,20 @@ class Resolver:
     """See the module. Everything on one event loop."""
 
     def __init__(
-        self, host: str, misses: Misses, clock: Callable[[], float], say: Callable[[int, bytes], bool]
+        self,
+        host: str,
+        misses: Misses,
+        clock: Callable[[], float],
+        say: Callable[[int, bytes], bool],
+        moved: Callable[[ScopeKey, Sequence[Claim]], None],
     ) -> None:
-        """`say(partition, report)` sends to the partition's controller; False: none is there."""
+        """`say(partition, report)` sends to the partition's controller; False: none is there. `moved` is told which
+        addresses of a VPC are at another MAC now, once the data plane has it."""
         self._host = host
         self._misses = misses
         self._clock = clock
         self._say = say
+        self._moved = moved
         self._demand = Demand()
         self._live: set[int] = set()
         self._woken = asyncio.Event()
@@ -78,7 +86,10 @@ class Resolver:
         told = decode_answers(bundle)
         if told.host != self._host or told.partition != partition:
             raise WireError(f"bundle.answers: for host '{told.host}' and partition {told.partition}")
-        self._do(self._demand.answered(partition, told.answers, self._clock()))
+        step = self._demand.answered(partition, told.answers, self._clock())
+        self._do(step)
+        for vpc, claims in step.moved.items():
+            self._moved(vpc, claims)
         self._ask()
 
     def drain(self) -> None:

@@ -31,6 +31,7 @@ from alcor.goalstate.objects import (
 )
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
+from alcor.model.nouns import Claim
 from alcor.wire.reports import Held
 
 Owners = dict[Ip, Id | tuple[Id, ...]]
@@ -50,6 +51,7 @@ class Touched:
     __slots__ = (
         "addresses",
         "balancing",
+        "claims",
         "followed",
         "forwards",
         "fresh",
@@ -79,6 +81,8 @@ class Touched:
         """Routes or translations may differ."""
         self.balancing: set[ScopeKey] = set()
         """Whose load balancers, pools or members may differ."""
+        self.claims: dict[ScopeKey, dict[Ip, Claim]] = {}
+        """Claims that are new, by VPC: local ports may remember another MAC."""
         self.addresses: dict[ScopeKey, dict[Ip, None]] = {}
         """Whose endpoints may differ, by VPC; in the order in which they were named."""
         self.fresh: dict[ScopeKey, set[Ip]] = {}
@@ -306,6 +310,10 @@ class Desired:
                         addresses[ip] = None
                         continue
                 self._endpoint(owners, change, addresses, fresh)
+                if isinstance(after, EndpointGoal) and after.claims:
+                    known = before.claims if isinstance(before, EndpointGoal) else ()
+                    new = {claim.ip: claim for claim in after.claims if claim not in known}
+                    touched.claims.setdefault(key, {}).update(new)
             elif change.kind is Kind.PORT:
                 self._port(key.partition, change, touched, left)
             elif change.kind is Kind.VPC:

@@ -1,5 +1,4 @@
-"""Claims: which of the ports that may use an address has it now. Pure: (indexes, ports named, command, stamp) -> outcome,
-but that the store is asked who has an address.
+"""Claims: which of the ports that may use an address has it now. Pure, but that the store is asked who has an address.
 
 Called by services.dispatch with what hosts saw announced, and by loops.commit (`settle`) for each batch. An address of
 an allowed pair is at whichever port announced it last: the newest claim wins. Addresses that ports carry as their own,

@@ -45,9 +45,9 @@ def from_port_arp(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
     spoofed = None if probe else walk.spoofed(port, ask.sender_mac, ask.sender_ip)
     if spoofed is not None:
         return walk.drop(spoofed, f"6: sender {format_ip(ask.sender_ip)} is not the port's")
-    if ask.operation != ARP_REQUEST or ask.target_ip == ask.sender_ip:
-        if not probe and _is_news(walk, port, ask.sender_mac, ask.sender_ip):
-            return walk.serve(f"C: {format_ip(ask.sender_ip)} is announced")
+    told = not probe and (ask.operation != ARP_REQUEST or ask.target_ip == ask.sender_ip)
+    if told and _is_news(walk, port, ask.sender_mac, ask.sender_ip):
+        return walk.serve(f"C: {format_ip(ask.sender_ip)} is announced")
     if ask.operation != ARP_REQUEST:
         return walk.drop(DropReason.ARP_IGNORED, f"6: opcode {ask.operation} is no request")
     if ask.target_ip == ask.sender_ip:
@@ -89,16 +89,15 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         return solicit(walk, port, ether)
     if len(message) < SOLICITATION_LENGTH:
         return walk.drop(DropReason.MALFORMED, "6b: a message of neighbour discovery cut short")
-    if message[0] == ADVERTISEMENT and not message[1] and ip[7] == ND_HOPS:
-        said = Ip(message[8:24])
-        if int.from_bytes(ip[4:6], "big") >= SOLICITATION_LENGTH and _is_news(walk, port, ether.source, said):
-            if walk.spoofed(port, ether.source, said) is None:
-                return walk.serve(f"C: {format_ip(said)} is announced")
+    target, whole = Ip(message[8:24]), int.from_bytes(ip[4:6], "big") >= SOLICITATION_LENGTH
+    told = message[0] == ADVERTISEMENT and not message[1] and ip[7] == ND_HOPS and whole
+    if told and _is_news(walk, port, ether.source, target) and walk.spoofed(port, ether.source, target) is None:
+        return walk.serve(f"C: {format_ip(target)} is announced")
     if message[0] != SOLICITATION or message[1] or ip[7] != ND_HOPS:
         return walk.drop(DropReason.ND_IGNORED, f"6b: type {message[0]}, hop limit {ip[7]}: needs no answer")
-    if int.from_bytes(ip[4:6], "big") < SOLICITATION_LENGTH:
+    if not whole:
         return walk.drop(DropReason.MALFORMED, "6b: a solicitation cut short")
-    asker, target = Ip(ip[8:24]), Ip(message[8:24])
+    asker = Ip(ip[8:24])
     probe = asker == UNSPECIFIED_V6
     spoofed = None if probe else walk.spoofed(port, ether.source, asker)
     if spoofed is not None:
