@@ -11,8 +11,8 @@ from alcor.model.nouns import Claim, Port
 
 
 def act(commit: Any, verb: str, index: int, host: int, address: int) -> None:
-    """The port has one of two addresses now (0: none); who of the other ports of its VPC had it has it no more. Nothing,
-    when one of them changed in this commit already."""
+    """The port has one of two addresses now (0: none); who of the other ports of its VPC had it has it no more.
+    Nothing, when one of them changed in this commit already."""
     revision = commit.after.revision
     live = [port for port in commit.after.ports.values() if port.id[13] == index]
     for port in live[:1]:

@@ -32,6 +32,7 @@ from alcor.lab import (
     scenario,
     services,
     survival,
+    virtual,
 )
 from alcor.lab.facts import facts
 from alcor.lab.goals import fault_goals, goals
@@ -231,6 +232,8 @@ class _Session:
             self._proofs += balancing.prove(lab.client, world, lab.drops, lab.check)
         with self._stages.stage("IPv6"):
             self._proofs += dualstack.prove(lab.client, lab.hosts, lab.check)
+        with self._stages.stage("addresses that move between ports"):
+            self._proofs += virtual.prove(lab.client, lab.hosts, lab.check)
         with self._stages.stage("routers and peerings"):
             self._proofs += routing.prove(lab.client, lab.hosts, lab.check)
         with self._stages.stage("addresses, names and metadata from the host"):
