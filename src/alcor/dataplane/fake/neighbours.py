@@ -90,8 +90,8 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
     if len(message) < SOLICITATION_LENGTH:
         return walk.drop(DropReason.MALFORMED, "6b: a message of neighbour discovery cut short")
     target, whole = Ip(message[8:24]), int.from_bytes(ip[4:6], "big") >= SOLICITATION_LENGTH
-    told = message[0] == ADVERTISEMENT and not message[1] and ip[7] == ND_HOPS and whole
-    if told and _is_news(walk, port, ether.source, target) and walk.spoofed(port, ether.source, target) is None:
+    announced = message[0] == ADVERTISEMENT and not message[1] and ip[7] == ND_HOPS and whole
+    if announced and _is_news(walk, port, ether.source, target) and walk.spoofed(port, ether.source, target) is None:
         return walk.serve(f"C: {format_ip(target)} is announced")
     if message[0] != SOLICITATION or message[1] or ip[7] != ND_HOPS:
         return walk.drop(DropReason.ND_IGNORED, f"6b: type {message[0]}, hop limit {ip[7]}: needs no answer")
