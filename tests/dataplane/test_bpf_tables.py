@@ -27,7 +27,7 @@ from alcor.dataplane.ebpf.tables import (
 )
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import AddressPair, Eip, Forwarding, PortKind
+from alcor.model.nouns import AddressPair, Claim, Eip, Forwarding, PortKind
 
 HEADER = Path(tables.__file__).with_name("alcor.h")
 FIELDS = {
@@ -273,6 +273,7 @@ def test_a_port_becomes_its_rows() -> None:
         {"eips": (Eip(parse_ip("203.0.113.5"), PORT.addresses[0].ip, 24, None),)},
         {"forwardings": (Forwarding(parse_ip("203.0.113.5"), 6, 80, PORT.addresses[0].ip, 80, 24, None),)},
         {"balanced": True},
+        {"claims": (Claim(parse_ip("10.9.0.9"), PORT.mac),)},
     ],
 )
 def test_the_digest_sees_every_field(change: dict[str, object]) -> None:
@@ -285,7 +286,7 @@ def test_the_digest_cases_are_complete() -> None:
     """A field that is added to LocalPort must be added to the cases above."""
     named = {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"}
     named |= {"identity", "port_security", "pairs", "served", "egress_limit", "ingress_limit", "dscp"}
-    named |= {"routes", "eips", "forwardings", "balanced"}
+    named |= {"routes", "eips", "forwardings", "balanced", "claims"}
     assert named == set(LocalPort.__struct_fields__)
 
 
