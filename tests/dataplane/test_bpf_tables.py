@@ -62,6 +62,7 @@ FIELDS = {
         ("prefix_length", "vni", "identity", "side", "protocol", "remote", "selector"),
     ),
     "prefix_key": (rules.PREFIX_KEY, ("prefix_length", "vni", "identity", "side", "zero", "ip")),
+    "router": (tables.ROUTER, ("ip", "ip6")),
     "mac_key": (tables.MAC_KEY, ("vni", "mac", "zero")),
     "route_key": (routes.ROUTE_KEY, ("prefix_length", "vni", "ip")),
     "route": (routes.ROUTE, ("kind", "count", "hops")),

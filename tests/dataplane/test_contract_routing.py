@@ -18,6 +18,7 @@ from tests.dataplane.test_contract import (
 
 from alcor.dataplane.base import (
     NO_ADDRESS,
+    Address,
     Endpoint,
     EndpointKey,
     Hop,
@@ -216,3 +217,51 @@ def test_removed_ports_leave_no_mac_behind(host: Host) -> None:
     host.reopen()
     assert ({}, ()) == ((found := host.driver.observe()).ports, found.orphans)
     assert host.driver.apply(Plan()).error == ""
+
+
+def router_error(kind: int, code: int, packet: bytes) -> bytes:
+    """What the router of NEAR's subnet tells 10.0.0.1 of its packet."""
+    bare = bytes((kind, code)) + bytes(6) + packet[: 68 if len(packet) >= 68 else 28]
+    told = bare[:2] + packets.internet_checksum(bare).to_bytes(2, "big") + bare[4:]
+    return packets.ipv4(NEAR, "10.0.0.1", told, protocol=packets.ICMP, ttl=64)
+
+
+def test_the_router_tells_what_it_cannot_pass_on(host: Host) -> None:
+    """TTL that runs out, no route, a blackhole, nobody there: an ICMP error from the subnet's gateway, and a counted
+    drop. Of an error it tells nothing."""
+    a = traveller(1)
+    hole = (RouteKey(VNI, parse_prefix("198.51.100.0/24")), Route(RouteKind.BLACKHOLE))
+    put(host, a, put_routes=(*ROUTES, hole), put_gateways=(*gateways(), *gateways(OTHER_VNI)))
+    cases = (
+        *(("10.0.1.9", 1, 11, 0, 40), ("203.0.113.9", 64, 3, 0, 8)),
+        *(("198.51.100.9", 64, 3, 0, 90), ("10.0.1.9", 64, 3, 1, 60)),
+    )
+    with host.wire(a) as wire:
+        for target, ttl, kind, code, size in cases:
+            data = packets.udp("10.0.0.1", target, bytes(size))
+            packet = packets.ipv4("10.0.0.1", target, data, protocol=packets.UDP, ttl=ttl)
+            quiet = packets.icmp_echo(kind=3, data=packet)
+            quiet = packets.ipv4("10.0.0.1", target, quiet, protocol=packets.ICMP, ttl=ttl)
+            wire.send(packets.ethernet(ROUTER_MAC, a.mac, quiet))
+            wire.send(packets.ethernet(ROUTER_MAC, a.mac, packet))
+            seen = wire.wait(packets.ethernet(a.mac, ROUTER_MAC, router_error(kind, code, packet)))
+            assert 1 == sum(frame[26:30] == packets.ip4(NEAR) for frame in seen)
+    dropped = host.driver.counters()[a.id].dropped
+    reasons = ("ttl_exceeded", "no_route", "blackhole", "no_endpoint")
+    assert (2, 2, 2, 2) == tuple(dropped[reason] for reason in reasons)
+
+
+def test_the_router_tells_in_ipv6_too(host: Host) -> None:
+    """RFC 4443: time exceeded and no route, from the port's own gateway."""
+    a = msgspec.structs.replace(
+        traveller(1), addresses=(Address(parse_ip("2001:db8::1"), 64, parse_ip("2001:db8::fe")),)
+    )
+    put(host, a)
+    with host.wire(a) as wire:
+        for hops, kind in ((1, 3), (64, 1)):
+            data = packets.ports(packets.UDP, 4000, 5000, data=bytes(8))
+            packet = packets.ipv6("2001:db8::1", "2001:db8:9::9", data, protocol=packets.UDP, hops=hops)
+            wire.send(packets.ethernet(ROUTER_MAC, a.mac, packet, packets.IPV6))
+            told = packets.icmpv6("2001:db8::fe", "2001:db8::1", kind, bytes(4) + packet[:48])
+            error = packets.ipv6("2001:db8::fe", "2001:db8::1", told, protocol=packets.ICMPV6, hops=64)
+            wire.wait(packets.ethernet(a.mac, ROUTER_MAC, error, packets.IPV6))

@@ -114,6 +114,7 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
         *(program.ports, program.local, program.remote, program.senders, program.counters, program.drops),
         *(program.policies, program.rules, program.prefixes, program.flows, program.fragments),
         *(program.forwards, program.on_demand, program.request_rates, program.eips, program.forwardings),
+        *(program.routers, program.told_rates),
         *(program.routes, program.translations, program.macs),
         *(program.services, program.backends, program.balanced),
     ):
@@ -167,6 +168,8 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
         for key, row in tables.macs.items()
     ]
     program.macs.update_batch(*rows.pack_macs(macs), len(macs))
+    for ifindex, (v4, v6) in tables.routers.items():
+        program.routers.put(rows.pack_ifindex(ifindex), rows.ROUTER.pack(v4 or bytes(16), v6 or bytes(16)))
     program.on_demand.update_batch(*rows.pack_vnis(sorted(tables.on_demand)), len(tables.on_demand))
     _load_outside(program, tables)
     program.zero_counters(sorted(tables.ports))

@@ -89,6 +89,9 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
         if rng.random() < 0.4:
             _put_on_demand(rng, tables, vni)
     journeys.random_routes(rng, tables, VNIS)
+    for ifindex in tables.ports:
+        v4, v6 = parse_ip(GATEWAYS[0]), parse_ip(GATEWAYS_V6[0])
+        tables.routers[ifindex] = rng.choice(((v4, v6), (v4, v6), (v4, None), (None, v6)))
     balances.random_balancers(rng, tables, VNIS)
     return outside.put_eips(rng, tables)
 

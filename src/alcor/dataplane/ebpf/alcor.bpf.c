@@ -306,6 +306,7 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 }
 
 #include "ipv6.h"
+#include "unreachable.h"
 
 /* Where a packet was before it came to the port's program. */
 enum came_from {
@@ -396,6 +397,8 @@ int from_port(struct __sk_buff *skb)
 		action = serve(skb, ifindex, from == FROM_AGENT);
 	else if (action <= -MISSED)
 		action = hold(skb, ifindex, action, from == FROM_AGENT);
+	if (is_told_of(action))
+		action = unreachable(skb, ifindex, -action);
 	return action < 0 ? drop(skb, -action) : action;
 }
 

@@ -187,7 +187,13 @@ struct request {
 /* The mark of a frame that comes back: the port's ifindex; with this bit the frame is for the port, not from it. */
 #define MARK_TO_PORT 0x80000000
 
-/* miss_rates and request_rates: ifindex -> this. */
+/* routers: ifindex -> where the port's routers are, as it sees them: its first gateway of each family; 0: none. */
+struct router {
+	__be32 ip[4]; /* v4-mapped */
+	__be32 ip6[4];
+};
+
+/* miss_rates, request_rates and told_rates: ifindex -> this. */
 struct miss_rate {
 	__u64 since_ns;
 	__u32 count;

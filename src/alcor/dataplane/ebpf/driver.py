@@ -199,6 +199,7 @@ class EbpfDriver:
             queues=self._queues.observe(),
             eips={tables.unpack_key(key): value for key, value in self._program.eips.items()},
             forwardings=dict(self._program.forwardings.items()),
+            routers={tables.unpack_ifindex(key): value for key, value in self._program.routers.items()},
         )
         self._hands.blocks.reserve(blocks.values())
         self._indexes.reserve([*there, *seen.rows, *seen.records])
@@ -487,6 +488,8 @@ class EbpfDriver:
             self._program.macs.update_batch(*tables.pack_macs(macs), len(macs))
             senders = [key for job in jobs for key in tables.sender_keys(job.port, job.ifindex)]
             self._program.senders.update_batch(b"".join(senders), tables.SENDER_VALUE * len(senders), len(senders))
+            routers = b"".join([tables.port_routers(job.port) for job in jobs])
+            self._program.routers.update_batch(tables.pack_ifindexes(ifindexes), routers, len(jobs))
             self._outside.put(jobs)
             if zero:
                 self._program.zero_counters(ifindexes)

@@ -72,18 +72,14 @@ static __always_inline struct remote_endpoint *find_remote(const struct address_
 	return there;
 }
 
-/* So many packets of a port may be held in a second. */
-static __always_inline bool may_miss(__u32 ifindex)
+/* Counts one more of a port in this second; false: they are more than that. */
+static __always_inline bool count_rate(void *rates, __u32 ifindex, __u32 most)
 {
-	struct miss_rate *rate = bpf_map_lookup_elem(&miss_rates, &ifindex);
+	struct miss_rate *rate = bpf_map_lookup_elem(rates, &ifindex);
 	struct miss_rate first = {.since_ns = bpf_ktime_get_ns(), .count = 1};
-	__u32 zero = 0;
-	struct host_config *host = bpf_map_lookup_elem(&config, &zero);
 
-	if (!host || !host->miss_rate)
-		return true;
 	if (!rate) {
-		bpf_map_update_elem(&miss_rates, &ifindex, &first, BPF_ANY);
+		bpf_map_update_elem(rates, &ifindex, &first, BPF_ANY);
 		return true;
 	}
 	if (first.since_ns - rate->since_ns >= SECOND_NS) {
@@ -91,7 +87,16 @@ static __always_inline bool may_miss(__u32 ifindex)
 		rate->count = 0;
 	}
 	rate->count++; /* a port sends on one CPU, nearly always */
-	return rate->count <= host->miss_rate;
+	return rate->count <= most;
+}
+
+/* So many packets of a port may be held in a second. */
+static __always_inline bool may_miss(__u32 ifindex)
+{
+	__u32 zero = 0;
+	struct host_config *host = bpf_map_lookup_elem(&config, &zero);
+
+	return !host || !host->miss_rate || count_rate(&miss_rates, ifindex, host->miss_rate);
 }
 
 /* Hands the packet to the agent. 0, or a negative drop reason. */

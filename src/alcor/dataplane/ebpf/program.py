@@ -55,6 +55,8 @@ MAPS: Final = (
     "balanced",
     "requests",
     "request_rates",
+    "routers",
+    "told_rates",
     "counters",
     "drops",
     "config",
@@ -95,6 +97,8 @@ _SHAPES: Final = {
     "service_counters": (services.SLOT.size, services.SERVICE_TRAFFIC.size),
     "balanced": (tables.FLOW_KEY.size, services.BALANCED.size),
     "request_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
+    "routers": (tables.IFINDEX.size, tables.ROUTER.size),
+    "told_rates": (tables.IFINDEX.size, tables.MISS_RATE.size),
     "external": (len(tables.CONFIG_KEY), tables.EXTERNAL.size),
     "eips": (tables.ADDRESS_KEY.size, tables.EIP.size),
     "forwardings": (tables.FORWARDING_KEY.size, tables.FORWARDING.size),
@@ -138,6 +142,8 @@ class Program:
         self.balanced = maps["balanced"]
         self.requests = maps["requests"]
         self.request_rates = maps["request_rates"]
+        self.routers = maps["routers"]
+        self.told_rates = maps["told_rates"]
         self.counters = maps["counters"]
         self.drops = maps["drops"]
         self.config = maps["config"]
@@ -223,10 +229,11 @@ class Program:
         )
 
     def forget_counters(self, ifindexes: list[int]) -> None:
-        """Removes what was counted for ports that are gone. An ifindex without rows is passed over."""
+        """Removes what is kept by the interfaces of ports that are gone: counts, and where their routers are. An
+        ifindex without rows is passed over."""
         self.counters.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
-        self.miss_rates.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
-        self.request_rates.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
+        for one in (self.miss_rates, self.request_rates, self.told_rates, self.routers):
+            one.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
         keys = [tables.pack_drop_key(ifindex, reason) for ifindex in ifindexes for reason in DropReason]
         self.drops.delete_batch(b"".join(keys), len(keys))
 

@@ -164,23 +164,6 @@ static __always_inline bool is_news(const struct port *port, __u32 ifindex, cons
 	return !own || own->ifindex != ifindex || !same_mac(own->mac, mac);
 }
 
-static __always_inline bool may_ask(__u32 ifindex)
-{
-	struct miss_rate *rate = bpf_map_lookup_elem(&request_rates, &ifindex);
-	struct miss_rate first = {.since_ns = bpf_ktime_get_ns(), .count = 1};
-
-	if (!rate) {
-		bpf_map_update_elem(&request_rates, &ifindex, &first, BPF_ANY);
-		return true;
-	}
-	if (first.since_ns - rate->since_ns >= SECOND_NS) {
-		rate->since_ns = first.since_ns;
-		rate->count = 0;
-	}
-	rate->count++;
-	return rate->count <= SERVICE_RATE;
-}
-
 static __always_inline int bring(struct __sk_buff *skb, const struct port *port, __u32 ifindex, const __u32 room)
 {
 	struct request *request = bpf_ringbuf_reserve(&requests, sizeof(*request) + room, 0);
@@ -210,7 +193,7 @@ static __noinline int serve(struct __sk_buff *skb, __u32 ifindex, bool held)
 
 	if (held || !port)
 		return -DROP_UNSERVED;
-	if (!may_ask(ifindex))
+	if (!count_rate(&request_rates, ifindex, SERVICE_RATE))
 		return -DROP_SERVICE_LIMIT;
 	refused = skb->len <= MISS_SMALL ? bring(skb, port, ifindex, MISS_SMALL) : bring(skb, port, ifindex, MISS_LARGE);
 	return refused ? refused : verdict(skb, VERDICT_SERVE, ifindex, TC_ACT_STOLEN);

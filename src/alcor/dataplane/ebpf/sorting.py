@@ -27,6 +27,7 @@ from alcor.dataplane.ebpf.tables import (
     port_endpoints,
     port_ips,
     port_local,
+    port_routers,
     port_row,
     unpack_key,
 )
@@ -50,6 +51,7 @@ class Snapshot(NamedTuple):
     queues: Mapping[int, Shape]
     eips: Mapping[EndpointKey, bytes] = {}
     forwardings: Mapping[bytes, bytes] = {}
+    routers: Mapping[int, bytes] = {}
 
 
 class Carried(NamedTuple):
@@ -185,6 +187,7 @@ def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Li
     limited = fits(port, row.queues, seen.queues)
     up = link.up or port.kind is PortKind.ADOPTED
     reached = reached and all(seen.eips.get(unpack_key(key)) == value for key, value in eip_rows(port, ifindex).items())
+    reached = reached and seen.routers.get(ifindex) == port_routers(port)
     reached = reached and forwarding_rows(port, ifindex).items() <= seen.forwardings.items()
     return Carried(port, ifindex, attached, attached and reached and same and limited and up, row.queues)
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Miss, PortCounters, Request
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, with_link_local
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, with_link_local
 from alcor.model.ids import Id
 
 IFINDEX: Final = struct.Struct("=I")
@@ -42,6 +42,8 @@ FLOW: Final = struct.Struct("=QIH2sBBB5x")
 TRAFFIC: Final = struct.Struct("=4Q")
 DROP_KEY: Final = struct.Struct("=II")
 DROP_COUNT: Final = struct.Struct("=Q")
+ROUTER: Final = struct.Struct("=16s16s")
+"""Value of `routers`."""
 CONFIG: Final = struct.Struct("=16sI2s2x4sII")
 CONFIG_KEY: Final = IFINDEX.pack(0)
 EXTERNAL: Final = struct.Struct("=I6s2x")
@@ -376,6 +378,15 @@ def port_local(port: LocalPort, ifindex: int, *, peer: bool, queues: Queues = NO
     if port.balanced:
         flags |= EndpointFlag.BALANCED
     return LocalRow(ifindex, flags, port.mac, port.identity, queues.received)
+
+
+def port_routers(port: LocalPort) -> bytes:
+    """Value of `routers`: the first gateway of each family, zeros where there is none or nothing routes."""
+    found: dict[int, Ip] = {}
+    for one in port.addresses if port.routed else ():
+        if one.gateway is not None:
+            found.setdefault(ip_version(one.gateway), one.gateway)
+    return ROUTER.pack(found.get(4, bytes(16)), found.get(6, bytes(16)))
 
 
 def pack_macs(rows: Sequence[tuple[MacKey, LocalRow]]) -> tuple[bytes, bytes]:

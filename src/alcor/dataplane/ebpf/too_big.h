@@ -34,10 +34,6 @@ struct too_big_ipv6 {
 	__u8 quote[QUOTE_IPV6];
 } __attribute__((packed, aligned(4)));
 
-/* Without the padding that alignment adds. */
-#define TOO_BIG_IPV4 (offsetof(struct too_big_ipv4, quote) + QUOTE_IPV4)
-#define TOO_BIG_IPV6 (offsetof(struct too_big_ipv6, quote) + QUOTE_IPV6)
-
 /* The length of the IP packets that leave: of each segment, where the kernel has yet to cut. */
 static __always_inline __u32 segment_length(const struct __sk_buff *skb, __u32 length, __u32 header, __u8 protocol)
 {
@@ -69,38 +65,87 @@ static __always_inline int turn_back(struct __sk_buff *skb, struct ethhdr *eth)
 	       bpf_skb_load_bytes(skb, 2 * ETH_ALEN, &eth->h_proto, sizeof(eth->h_proto));
 }
 
-/* Step M, IPv4. */
-static __noinline int too_big(struct __sk_buff *skb, __u32 mtu, __u32 ifindex)
+/* What an error says. */
+struct told {
+	__u8 type;
+	__u8 code;
+	__u32 mtu;
+};
+
+/* The packet becomes an error about itself, from that address, that quotes so much of it. Not 0: it could not be. */
+static __always_inline int tell4(struct __sk_buff *skb, const struct iphdr *quoted, __be32 source, struct told told,
+				 const __u32 quote)
 {
 	struct scratch *on = get_scratch();
 	struct too_big_ipv4 *frame;
-	struct iphdr quoted;
 
-	if (!on || bpf_skb_load_bytes(skb, ETH_HLEN, &quoted, sizeof(quoted)) ||
-	    !(quoted.frag_off & bpf_htons(IP_DONT_FRAGMENT)) || !may_tell(skb, &on->packet, 4))
-		return -DROP_TOO_BIG;
+	if (!on)
+		return -1;
 	frame = (struct too_big_ipv4 *)on->error;
-	if (turn_back(skb, &frame->eth) || bpf_skb_load_bytes(skb, ETH_HLEN, frame->quote, QUOTE_IPV4))
-		return -DROP_TOO_BIG;
+	if (turn_back(skb, &frame->eth) || bpf_skb_load_bytes(skb, ETH_HLEN, frame->quote, quote))
+		return -1;
 	frame->ip = (struct iphdr){
 		.version = 4,
 		.ihl = 5,
 		.ttl = 64,
 		.protocol = IPPROTO_ICMP,
 		.frag_off = bpf_htons(IP_DONT_FRAGMENT),
-		.tot_len = bpf_htons(TOO_BIG_IPV4 - ETH_HLEN),
-		.saddr = quoted.daddr,
-		.daddr = quoted.saddr,
+		.tot_len = bpf_htons(sizeof(frame->ip) + ICMP_LENGTH + quote),
+		.saddr = source,
+		.daddr = quoted->saddr,
 	};
 	frame->ip.check = header_checksum(&frame->ip);
-	frame->type = ICMP_UNREACHABLE;
-	frame->code = ICMP_FRAGMENTATION_NEEDED;
+	frame->type = told.type;
+	frame->code = told.code;
 	frame->checksum = 0;
 	frame->zero = 0;
-	frame->mtu = bpf_htons(mtu);
-	frame->checksum = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)&frame->type, ICMP_LENGTH + QUOTE_IPV4, 0));
-	if (make_room(skb, QUOTE_IPV4, sizeof(frame->ip) + ICMP_LENGTH) ||
-	    bpf_skb_store_bytes(skb, 0, frame, TOO_BIG_IPV4, 0))
+	frame->mtu = bpf_htons(told.mtu);
+	frame->checksum = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)&frame->type, ICMP_LENGTH + quote, 0));
+	return make_room(skb, quote, sizeof(frame->ip) + ICMP_LENGTH) ||
+	       bpf_skb_store_bytes(skb, 0, frame, offsetof(struct too_big_ipv4, quote) + quote, 0);
+}
+
+static __always_inline int tell6(struct __sk_buff *skb, const struct ipv6hdr *quoted, const void *source,
+				 struct told told, const __u32 quote)
+{
+	struct scratch *on = get_scratch();
+	struct too_big_ipv6 *frame;
+	__s64 sum;
+
+	if (!on)
+		return -1;
+	frame = (struct too_big_ipv6 *)on->error;
+	if (turn_back(skb, &frame->eth) || bpf_skb_load_bytes(skb, ETH_HLEN, frame->quote, quote))
+		return -1;
+	frame->ip = (struct ipv6hdr){
+		.version = 6,
+		.nexthdr = IPPROTO_ICMPV6,
+		.hop_limit = 64,
+		.payload_len = bpf_htons(ICMP_LENGTH + quote),
+		.daddr = quoted->saddr,
+	};
+	__builtin_memcpy(&frame->ip.saddr, source, 16);
+	frame->type = told.type;
+	frame->code = told.code;
+	frame->checksum = 0;
+	frame->mtu = bpf_htonl(told.mtu);
+	/* RFC 8200 section 8.1: the sum starts with both addresses, the length and the protocol. */
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&frame->ip.saddr, 32, bpf_htonl(ICMP_LENGTH + quote + IPPROTO_ICMPV6));
+	frame->checksum = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)&frame->type, ICMP_LENGTH + quote, sum));
+	return make_room(skb, quote, sizeof(frame->ip) + ICMP_LENGTH) ||
+	       bpf_skb_store_bytes(skb, 0, frame, offsetof(struct too_big_ipv6, quote) + quote, 0);
+}
+
+/* Step M, IPv4. */
+static __noinline int too_big(struct __sk_buff *skb, __u32 mtu, __u32 ifindex)
+{
+	struct scratch *on = get_scratch();
+	struct told told = {.type = ICMP_UNREACHABLE, .code = ICMP_FRAGMENTATION_NEEDED, .mtu = mtu};
+	struct iphdr quoted;
+
+	if (!on || bpf_skb_load_bytes(skb, ETH_HLEN, &quoted, sizeof(quoted)) ||
+	    !(quoted.frag_off & bpf_htons(IP_DONT_FRAGMENT)) || !may_tell(skb, &on->packet, 4) ||
+	    tell4(skb, &quoted, quoted.daddr, told, QUOTE_IPV4))
 		return -DROP_TOO_BIG;
 	count_drop(ifindex, DROP_TOO_BIG);
 	return reply(skb, ifindex);
@@ -110,33 +155,11 @@ static __noinline int too_big(struct __sk_buff *skb, __u32 mtu, __u32 ifindex)
 static __noinline int too_big6(struct __sk_buff *skb, __u32 mtu, __u32 ifindex)
 {
 	struct scratch *on = get_scratch();
-	struct too_big_ipv6 *frame;
+	struct told told = {.type = ICMPV6_TOO_BIG, .mtu = mtu};
 	struct ipv6hdr quoted;
-	__s64 sum;
 
-	if (!on || bpf_skb_load_bytes(skb, ETH_HLEN, &quoted, sizeof(quoted)) || !may_tell(skb, &on->packet, 6))
-		return -DROP_TOO_BIG;
-	frame = (struct too_big_ipv6 *)on->error;
-	if (turn_back(skb, &frame->eth) || bpf_skb_load_bytes(skb, ETH_HLEN, frame->quote, QUOTE_IPV6))
-		return -DROP_TOO_BIG;
-	frame->ip = (struct ipv6hdr){
-		.version = 6,
-		.nexthdr = IPPROTO_ICMPV6,
-		.hop_limit = 64,
-		.payload_len = bpf_htons(ICMP_LENGTH + QUOTE_IPV6),
-		.saddr = quoted.daddr,
-		.daddr = quoted.saddr,
-	};
-	frame->type = ICMPV6_TOO_BIG;
-	frame->code = 0;
-	frame->checksum = 0;
-	frame->mtu = bpf_htonl(mtu);
-	/* RFC 8200 section 8.1: the sum starts with both addresses, the length and the protocol. */
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&frame->ip.saddr, 32,
-			    bpf_htonl(ICMP_LENGTH + QUOTE_IPV6 + IPPROTO_ICMPV6));
-	frame->checksum = ~fold(bpf_csum_diff(NULL, 0, (__be32 *)&frame->type, ICMP_LENGTH + QUOTE_IPV6, sum));
-	if (make_room(skb, QUOTE_IPV6, sizeof(frame->ip) + ICMP_LENGTH) ||
-	    bpf_skb_store_bytes(skb, 0, frame, TOO_BIG_IPV6, 0))
+	if (!on || bpf_skb_load_bytes(skb, ETH_HLEN, &quoted, sizeof(quoted)) || !may_tell(skb, &on->packet, 6) ||
+	    tell6(skb, &quoted, &quoted.daddr, told, QUOTE_IPV6))
 		return -DROP_TOO_BIG;
 	count_drop(ifindex, DROP_TOO_BIG);
 	return reply(skb, ifindex);

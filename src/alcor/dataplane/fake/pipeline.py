@@ -32,7 +32,7 @@ from alcor.dataplane.fake.frames import (
     Header,
 )
 from alcor.dataplane.fake.lb import Choice, balance, choose
-from alcor.dataplane.fake.misses import check_length, unknown
+from alcor.dataplane.fake.misses import check_length, tell, unknown
 from alcor.dataplane.fake.nat import to_external
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
 from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST, read_packet
@@ -50,7 +50,7 @@ from alcor.dataplane.fake.tables import (
     RemoteRow,
     Tables,
 )
-from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, ip_version
 
 OUTER_END = ETHERNET_LENGTH + IPV4_LENGTH + UDP_LENGTH
@@ -63,7 +63,13 @@ def from_port(
     connections that time out; `held`: it was here before, and waited for an address; `queued`: and waited for its turn.
     Never raises."""
     walk = Walk(tables, ifindex, frame, now_ns, held=held)
-    port = tables.ports.get(ifindex)
+    verdict = _from_port(walk, ifindex, frame, held=held, queued=queued)
+    return tell(walk, verdict) if verdict.kind is VerdictKind.DROP else verdict
+
+
+def _from_port(walk: Walk, ifindex: int, frame: bytes, *, held: bool, queued: bool) -> Verdict:
+    """Steps 1 to 5, and what follows."""
+    port = walk.tables.ports.get(ifindex)
     if port is None:
         walk.ifindex = 0
         return walk.drop(DropReason.NO_PORT, f"1: interface {ifindex} is no port")

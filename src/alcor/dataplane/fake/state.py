@@ -50,7 +50,7 @@ from alcor.dataplane.fake.tables import (
     Use,
 )
 from alcor.dataplane.fake.walk import ENCAP_MAX_LENGTH, Count, Direction, DropReason
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, with_link_local
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, ip_version, with_link_local
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Eip, PortKind
 
@@ -142,6 +142,7 @@ class Carried:
             senders={ifindex: _senders(device.port) for ifindex, device in kept.devices.items()},
             routes=dict(kept.routes),
             translations=dict(kept.translations),
+            routers={ifindex: _routers(device.port) for ifindex, device in kept.devices.items()},
             macs={
                 MacKey(row.vni, row.mac): _local_row(ifindex, kept.devices[ifindex].port)
                 for ifindex, row in kept.ports.items()
@@ -215,6 +216,7 @@ class Carried:
         self.tables.local.update((key, msgspec.structs.replace(row, mac=mac)) for key, mac in claimed.items())
         self._forget_mac(ifindex)
         self.tables.macs[MacKey(port.vni, port.mac)] = row
+        self.tables.routers[ifindex] = _routers(port)
         self.tables.senders[ifindex] = _senders(port)
         self.tables.eips.update(_eips(port, ifindex))
         self.tables.forwardings.update(_forwardings(port, ifindex))
@@ -277,6 +279,7 @@ class Carried:
         self._forget_mac(ifindex)
         self.tables.ports.pop(ifindex, None)
         self.tables.senders.pop(ifindex, None)
+        self.tables.routers.pop(ifindex, None)
         self._forget_addresses(ifindex)
         queues.remove(self.queues, ifindex)
         self._traffic.pop(ifindex, None)
@@ -462,6 +465,15 @@ class Carried:
 
 def _senders(port: LocalPort) -> tuple[Sender, ...]:
     return tuple(Sender(pair.mac, pair.prefix) for pair in port.pairs)
+
+
+def _routers(port: LocalPort) -> tuple[Ip | None, Ip | None]:
+    """The first gateway of each family."""
+    found: dict[int, Ip] = {}
+    for one in port.addresses if port.routed else ():
+        if one.gateway is not None:
+            found.setdefault(ip_version(one.gateway), one.gateway)
+    return found.get(4), found.get(6)
 
 
 def _local_row(ifindex: int, port: LocalPort) -> LocalRow:

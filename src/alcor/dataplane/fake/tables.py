@@ -171,6 +171,8 @@ class Tables(msgspec.Struct, frozen=True, gc=False):
     routes: dict[RouteKey, Route] = msgspec.field(default_factory=dict)
     translations: dict[TranslationKey, int] = msgspec.field(default_factory=dict)
     macs: dict[MacKey, LocalRow] = msgspec.field(default_factory=dict)
+    routers: dict[int, tuple[Ip | None, Ip | None]] = msgspec.field(default_factory=dict)
+    """By ifindex: where the port's routers are, IPv4 and IPv6."""
     policy: PolicyTables = msgspec.field(default_factory=PolicyTables)
     external: ExternalDevice | None = None
     eips: dict[EndpointKey, EipRow] = msgspec.field(default_factory=dict)
