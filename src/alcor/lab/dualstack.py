@@ -22,6 +22,7 @@ from alcor.dataplane.kernel import netns
 from alcor.lab.client import Client, Resource, await_true
 from alcor.lab.results import Proof
 from alcor.lab.topology import Machine
+from alcor.lab.traces import TIME_EXCEEDED, Word, hop
 from alcor.model.addresses import format_ip, link_local, parse_mac
 
 HOSTS = 4
@@ -119,6 +120,7 @@ def _proofs(first: Sequence[Member], second: Sequence[Member], twins: Sequence[M
         answered = [_ping(one, target, TIMEOUT_S) for one, target in asked]
         measured = f"{sum(answered)}/{len(asked)} answered"
         found.append(Proof(name=name, expectation=expectation, measured=measured, passed=all(answered)))
+    found.append(_traced(first[0], second[0]))
     # The same prefix in both networks: an address that only the first has.
     crossed = _ping(twins[0], first[-1].ip, SILENCE_S)
     found.append(
@@ -130,6 +132,17 @@ def _proofs(first: Sequence[Member], second: Sequence[Member], twins: Sequence[M
         )
     )
     return found
+
+
+def _traced(one: Member, other: Member) -> Proof:
+    words = [hop(one.netns, other.ip, hops) for hops in (1, 2)]
+    shown = ", ".join(word.source if word is not None else "nobody" for word in words)
+    return Proof(
+        name="traceroute between IPv6 subnets",
+        expectation="the gateway says that the hop limit was exceeded (RFC 4443), the destination is the second hop",
+        measured=shown,
+        passed=words == [Word(TIME_EXCEEDED[6], 0, one.gateway), Word(ECHO_REPLY, 0, other.ip)],
+    )
 
 
 def _both(one: Member, other: Member) -> list[tuple[Member, str]]:

@@ -17,9 +17,11 @@ from alcor.lab.client import Client, Resource, await_true
 from alcor.lab.pings import Ping, ping_all
 from alcor.lab.results import Proof
 from alcor.lab.topology import Machine
+from alcor.lab.traces import ECHO_REPLY, TIME_EXCEEDED, UNREACHABLE, Word, hop
 
 HOSTS = 3
 SILENCE_S = 1.0
+NOWHERE = "203.0.113.77"
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +52,12 @@ def prove(client: Client, hosts: Sequence[Machine], check: Callable[[], None]) -
         for vpc in (one, two):
             _put(client, router, "add_router_interface", {"subnet_id": vpc.subnet_id})
         proofs.append(_together("a router joins two VPCs", one, two, began))
+        proofs.append(_traced(one, two))
         proofs.append(_apart("a third VPC is not joined", "it is reached by neither", one, three))
         hole = {"router": {"routes": [{"destination": "10.78.0.0/25", "nexthop": None}]}}
         _put(client, router, "add_extraroutes", hole)
         _settle(one, two, answered=False)
+        proofs.append(_told(one, two))
         proofs.append(_apart("a blackhole inside the other VPC", "the longest prefix has the packets", one, two))
         _put(client, router, "remove_extraroutes", hole)
         _settle(one, two, answered=True)
@@ -124,6 +128,33 @@ def _together(name: str, one: Vpc, other: Vpc, began: float) -> Proof:
         expectation="every container reaches those of the other and their gateway, on the same host and across hosts",
         measured=f"{answered}/{len(answers)} answered, {time.monotonic() - began:.2f} s after the first request",
         passed=answered == len(answers),
+    )
+
+
+def _traced(one: Vpc, other: Vpc) -> Proof:
+    """Every container of the one to every one of the other, as traceroute does it."""
+    found = 0
+    ends = [(a, b) for a in one.members for b in other.members]
+    for a, b in ends:
+        first, second = (hop(a.netns, b.ip, ttl) for ttl in (1, 2))
+        found += first == Word(TIME_EXCEEDED[4], 0, one.gateway) and second == Word(ECHO_REPLY, 0, b.ip)
+    return Proof(
+        name="traceroute through the router",
+        expectation="the gateway says that the TTL ran out (RFC 792), the destination is the second hop",
+        measured=f"{found}/{len(ends)} ways: {one.gateway}, then the destination",
+        passed=found == len(ends),
+    )
+
+
+def _told(one: Vpc, other: Vpc) -> Proof:
+    """Where there is no way: a prefix that nobody has, and a blackhole."""
+    words = [hop(member.netns, to, 64) for member in one.members for to in (NOWHERE, other.members[0].ip)]
+    right = sum(word == Word(UNREACHABLE[4], 0, one.gateway) for word in words)
+    return Proof(
+        name="a router that has no way says so",
+        expectation="destination unreachable from the gateway, for a prefix without a route and for a blackhole",
+        measured=f"{right}/{len(words)} told",
+        passed=right == len(words),
     )
 
 
