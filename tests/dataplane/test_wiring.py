@@ -12,7 +12,16 @@ from alcor.dataplane.ebpf import sorting, wiring
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.queues import shape_of
 from alcor.dataplane.ebpf.sorting import Snapshot
-from alcor.dataplane.ebpf.tables import EndpointFlag, LocalRow, MacKey, Queues, port_endpoints, port_local, port_row
+from alcor.dataplane.ebpf.tables import (
+    EndpointFlag,
+    LocalRow,
+    MacKey,
+    Queues,
+    port_endpoints,
+    port_local,
+    port_routers,
+    port_row,
+)
 from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
@@ -231,6 +240,7 @@ def seen(*ports: LocalPort, first: int = INDEX) -> Snapshot:
         links={index: a_link(index, port) for index, port in at.items()},
         attached=frozenset(at),
         queues={},
+        routers={index: port_routers(port) for index, port in at.items()},
     )
 
 
@@ -257,6 +267,7 @@ class TestSorting:
             {"local": {}},
             {"links": {INDEX: a_link(INDEX, a_port(), up=False)}},
             {"rows": {INDEX: port_row(a_port(mtu=1300), peer=True)}},
+            {"routers": {}},
         ],
     )
     def test_what_is_damaged_is_to_mend(self, changes: dict[str, object]) -> None:
