@@ -1,6 +1,7 @@
 """The simulator: seeds that hold, seeds that once failed, the same seed twice; and that broken code is found."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -44,6 +45,15 @@ def test_any_mix_of_paths_ends_as_one_path_does(seed: int, paths: tuple[PathName
     """What a host carries in the end is a function of the store alone, by whatever paths it was told, in whatever
     weather; and what it was told piece by piece is what it would have been told whole."""
     assert play(seed, 3, paths).broken == ""
+
+
+def test_a_schedule_leaves_no_descriptor_open() -> None:
+    """Thousands are played in one process."""
+    play(7)
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    for seed in range(8, 11):
+        play(seed)
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
 
 
 def test_seeds_that_once_failed_hold() -> None:

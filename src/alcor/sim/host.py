@@ -73,7 +73,9 @@ class SimAgent(Agent):
         """Reads the journal, observes, listens. Raises JournalError."""
         self._reconciler.start()
         failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._tasks = [asyncio.create_task(self._speak(failure), name="agent")]
+        speaking = asyncio.create_task(self._speak(failure), name="agent")
+        speaking.add_done_callback(lambda _: self.driver.close())  # until then its descriptors are listened to
+        self._tasks = [speaking]
         self._network.listening[self._config.host] = self
         self._wake()
 

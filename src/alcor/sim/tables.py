@@ -98,6 +98,10 @@ class DictionaryMisses:
     def release(self, misses: Sequence[Miss]) -> None:
         self.released += misses
 
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        self._bell.close()
+
 
 class DictionaryRequests:
     """Fills dataplane.base.Requests: no port asks anything."""
@@ -119,6 +123,10 @@ class DictionaryRequests:
 
     def refuse(self, request: Request) -> None:
         pass
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        self._bell.close()
 
 
 class DictionaryDriver:
@@ -212,4 +220,5 @@ class DictionaryDriver:
         return {key: ServiceCounters() for key in self.tables.services}
 
     def close(self) -> None:
-        pass
+        self.misses.close()
+        self.requests.close()
