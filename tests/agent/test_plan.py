@@ -33,9 +33,10 @@ class World(NamedTuple):
         tables = self.driver.tables
         carried = {key: policy.digest() for key, policy in tables.policies.items()}
         services = {key: service.digest() for key, service in tables.services.items()}
+        shared = {ip: address.digest() for ip, address in tables.shared.items()}
         plan = partial_plan(
             *(self.desired, touched, tables.ports, tables.gateways, carried, tables.on_demand),
-            *(tables.routes, tables.translations, tables.vips, services),
+            *(tables.routes, tables.translations, tables.vips, services, shared),
         )
         self.driver.apply(plan)
         return plan
@@ -50,7 +51,7 @@ Contents = tuple[dict[Id, LocalPort], *tuple[object, ...]]
 
 def contents(tables: Tables) -> Contents:
     rest = (tables.endpoints, tables.gateways, tables.policies, tables.routes, tables.translations)
-    return tables.ports, *rest, tables.vips, tables.services
+    return tables.ports, *rest, tables.vips, tables.services, tables.shared
 
 
 @given(HISTORIES, st.data())
@@ -164,7 +165,7 @@ def test_a_vpc_goes_with_its_last_port() -> None:
     change = of(gone)
     plan = world.take(change.hosts["a"])
     assert (len(plan.remove_ports), len(plan.remove_gateways)) == (1, 1)
-    assert contents(world.driver.tables) == ({}, {}, set(), {}, {}, {}, {}, {})
+    assert contents(world.driver.tables) == ({}, {}, set(), {}, {}, {}, {}, {}, {})
     assert world.take(change.vpcs[vpc]).empty
     assert list(world.desired.scopes) == [ScopeKey(1, HOST_SCOPE)]
     assert world.desired.held_of(ScopeKey(1, vpc)).revision == 0
@@ -177,7 +178,7 @@ def test_a_vpc_that_nobody_here_uses_is_forgotten_once_in_sync() -> None:
     world.take(whole(commit.after, network_id(0)))
     assert len(world.driver.tables.endpoints) == 1
     world.take(synced=True)
-    assert contents(world.driver.tables) == ({}, {}, set(), {}, {}, {}, {}, {})
+    assert contents(world.driver.tables) == ({}, {}, set(), {}, {}, {}, {}, {}, {})
 
 
 def test_an_address_that_changes_hands_is_never_lost() -> None:
@@ -252,7 +253,7 @@ def test_a_vpc_that_comes_back_at_once_keeps_its_policies() -> None:
     tables = world.driver.tables
     digests = {key: policy.digest() for key, policy in carried.items()}
     plan = partial_plan(
-        world.desired, touched, tables.ports, tables.gateways, digests, tables.on_demand, {}, {}, {}, {}
+        world.desired, touched, tables.ports, tables.gateways, digests, tables.on_demand, {}, {}, {}, {}, {}
     )
     assert plan.remove_policies == ()
     world.driver.apply(plan)

@@ -44,10 +44,13 @@ async def test_a_router_shows_its_gateway(client: httpx.AsyncClient) -> None:
     expected = {
         "network_id": network["id"],
         "external_fixed_ips": [{"subnet_id": subnet["id"], "ip_address": "203.0.113.9"}],
-        "enable_snat": False,
+        "enable_snat": True,
+        "alcor:hosts_without_snat": [],
     }
     assert expected == router["external_gateway_info"]
     where = f"/v2.0/routers/{router['id']}"
+    off = await client.put(where, json={"router": {"external_gateway_info": {**info, "enable_snat": False}}})
+    assert expected | {"enable_snat": False} == off.json()["router"]["external_gateway_info"]
     for nothing in (None, {}):
         cleared = await client.put(where, json={"router": {"external_gateway_info": nothing}})
         assert cleared.json()["router"]["external_gateway_info"] is None
@@ -121,11 +124,11 @@ async def test_what_cannot_be_is_refused(
 
 
 async def test_what_hosts_do_not_do_is_refused(client: httpx.AsyncClient) -> None:
-    """Shared source NAT, ports of external networks on hosts, IPv6 outside."""
+    """Ports of external networks on hosts, IPv6 outside, a switch that is neither on nor off."""
     network, _ = await outside(client)
-    info = {"network_id": network["id"], "enable_snat": True}
+    info = {"network_id": network["id"], "enable_snat": "perhaps"}
     refused = error(await client.post("/v2.0/routers", json={"router": {"external_gateway_info": info}}))
-    assert (400, "InvalidInput") == refused[:2]
+    assert (400, "HTTPBadRequest") == refused[:2]
     six = {"network_id": network["id"], "cidr": "2001:db8::/64", "ip_version": 6}
     assert (400, "InvalidInput") == error(await client.post("/v2.0/subnets", json={"subnet": six}))[:2]
 

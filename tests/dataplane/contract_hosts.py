@@ -279,6 +279,10 @@ class _OnThread:
         self._driver = inside.submit(EbpfDriver, config).result()
 
     @property
+    def external(self) -> bool:
+        return self._driver.external
+
+    @property
     def misses(self) -> Misses:
         return self._driver.misses
 

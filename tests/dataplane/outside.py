@@ -116,7 +116,9 @@ def random_word(rng: random.Random, tables: Tables, talk: talks.Talk) -> tuple[i
 
 def random_frame(rng: random.Random, tables: Tables) -> bytes:
     """A frame that the external device receives: a question, or a packet of any kind for any address."""
-    eips = sorted(key.ip for key in tables.eips if key.vni == OUTSIDE) or [parse_ip(EIPS[0])]
+    eips = sorted([*(key.ip for key in tables.eips if key.vni == OUTSIDE), *tables.sharing.shared]) or [
+        parse_ip(EIPS[0])
+    ]
     target: Ip = rng.choice((*eips, *eips, parse_ip(EIPS[0]), parse_ip("192.0.2.1")))
     source = parse_ip(rng.choice(OTHERS))
     if rng.random() < 0.25:

@@ -25,7 +25,7 @@ import pytest
 from tests.dataplane import balances, outside, talks, worlds
 
 from alcor.dataplane.base import Endpoint, Miss, Request
-from alcor.dataplane.ebpf import routes, services
+from alcor.dataplane.ebpf import routes, services, sharing
 from alcor.dataplane.ebpf import tables as rows
 from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.policing import Policing
@@ -35,6 +35,7 @@ from alcor.dataplane.fake.lb import BalancedKey
 from alcor.dataplane.fake.nat import from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
+from alcor.dataplane.fake.sharing import Binding, BindingKey
 from alcor.dataplane.fake.tables import RemoteRow, Sender, Tables
 from alcor.dataplane.fake.walk import Direction, DropReason, Verdict, VerdictKind
 from alcor.dataplane.kernel import bpf, links, netns
@@ -116,7 +117,7 @@ def _load(program: Program, tables: Tables, onlink_length: int = 0) -> None:
         *(program.forwards, program.on_demand, program.request_rates, program.eips, program.forwardings),
         *(program.routers, program.told_rates),
         *(program.routes, program.translations, program.macs),
-        *(program.services, program.backends, program.balanced),
+        *(program.services, program.backends, program.balanced, program.shared, program.blocks, program.bindings),
     ):
         keys = [key for key, _ in opened.items()]
         opened.delete_batch(b"".join(keys), len(keys))
@@ -184,12 +185,27 @@ def _load_outside(program: Program, tables: Tables) -> None:
         gateway = row.gateway[12:] if row.gateway else bytes(4)
         value = rows.EIP.pack(row.ip, row.vni, row.ifindex, gateway, row.mask.to_bytes(4, "big"))
         program.eips.put(rows.pack_key(key), value)
+    sharing.put(program, tables.config.underlay_ip, sorted(tables.sharing.shared.items(), key=lambda one: one[0]))
+    bindings = {_pack_binding_key(key): _pack_binding(row) for key, row in tables.sharing.bindings.items()}
+    program.bindings.update_batch(b"".join(bindings), b"".join(bindings.values()), len(bindings))
     for named, forwarding in tables.forwardings.items():
         row = forwarding.other
         gateway = row.gateway[12:] if row.gateway else bytes(4)
         head = (row.ip, row.vni, row.ifindex, gateway, row.mask.to_bytes(4, "big"))
         raw = rows.FORWARDING_KEY.pack(named.vni, named.ip, named.port.to_bytes(2, "big"), named.protocol)
         program.forwardings.put(raw, rows.FORWARDING.pack(*head, forwarding.port.to_bytes(2, "big")))
+
+
+def _pack_binding_key(key: BindingKey) -> bytes:
+    local, remote, ifindex, *ports, protocol = key.flow
+    packed = rows.FLOW_KEY.pack(local, remote, ifindex, *(port.to_bytes(2, "big") for port in ports), protocol)
+    return packed[:-3] + bytes((key.back, 0, 0))
+
+
+def _pack_binding(row: Binding) -> bytes:
+    """As if it had been used just now."""
+    now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return rows.BINDING.pack(row.ip, row.vni, row.ifindex, now_ns, row.port.to_bytes(2, "big"), int(row.flags))
 
 
 def _remote(row: RemoteRow) -> bytes:
@@ -218,6 +234,32 @@ def _flows(program: Program) -> dict[FlowKey, tuple[object, ...]]:
         named = FlowKey(Ip(local), Ip(remote), ifindex, *ports, protocol)
         found[named] = generation, identity, int.from_bytes(selector, "big"), state, bool(egress), fins
     return found
+
+
+def _bindings(program: Program) -> dict[BindingKey, tuple[object, ...]]:
+    """The connections through shared addresses that the program knows, without their clocks."""
+    found = {}
+    for key, value in program.bindings.items():
+        local, remote, ifindex, local_port, remote_port, protocol = rows.FLOW_KEY.unpack(key)
+        ports = int.from_bytes(local_port, "big"), int.from_bytes(remote_port, "big")
+        flow = FlowKey(Ip(local), Ip(remote), ifindex, *ports, protocol)
+        ip, vni, index, _, port, flags = rows.BINDING.unpack(value)
+        found[BindingKey(flow, back=bool(key[-3]))] = ip, vni, index, int.from_bytes(port, "big"), flags
+    return found
+
+
+def _modelled_bindings(tables: Tables) -> dict[BindingKey, tuple[object, ...]]:
+    return {
+        key: (row.ip, row.vni, row.ifindex, row.port, int(row.flags)) for key, row in tables.sharing.bindings.items()
+    }
+
+
+def _age_bindings(program: Program, tables: Tables, ns: int) -> None:
+    for key, value in list(program.bindings.items()):
+        ip, vni, ifindex, seen_ns, *rest = rows.BINDING.unpack(value)
+        program.bindings.put(key, rows.BINDING.pack(ip, vni, ifindex, (seen_ns - ns) % (1 << 64), *rest))
+    for row in tables.sharing.bindings.values():
+        row.seen_ns -= ns
 
 
 def _balanced(program: Program) -> dict[BalancedKey, tuple[object, ...]]:
@@ -272,6 +314,7 @@ def _age(program: Program, tables: Tables, seconds: int) -> None:
     for flow in tables.policy.flows.values():
         flow.seen_ns -= seconds * 10**9
     _age_balanced(program, tables, seconds * 10**9)
+    _age_bindings(program, tables, seconds * 10**9)
 
 
 def _can_run(frame: bytes) -> bool:
@@ -374,6 +417,7 @@ def _run_world(kernel: Kernel, seed: int) -> Counter[tuple[str, str]]:
         _run_packets(kernel, seed, tables, packets, expected, met)
         assert _modelled_flows(tables) == _flows(program), f"seed {seed}"
         assert _modelled_balanced(tables) == _balanced(program), f"seed {seed}"
+        assert _modelled_bindings(tables) == _bindings(program), f"seed {seed}"
         assert tables.balance.counters() == dict(sorted(Balancing(program).counters().items())), f"seed {seed}"
         _age(program, tables, rng.choice((0, 0, 20, 70, 200, 400)))
         if rng.random() < 0.7:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from tests.dataplane import asks, balances, journeys, outside, packets, talks
+from tests.dataplane import asks, balances, journeys, outside, packets, shares, talks
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake.tables import DSCP_MARKED, HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
@@ -93,7 +93,10 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
         v4, v6 = parse_ip(GATEWAYS[0]), parse_ip(GATEWAYS_V6[0])
         tables.routers[ifindex] = rng.choice(((v4, v6), (v4, v6), (v4, None), (None, v6)))
     balances.random_balancers(rng, tables, VNIS)
-    return outside.put_eips(rng, tables)
+    tables = outside.put_eips(rng, tables)
+    if rng.random() < 0.6:
+        shares.put_shared(rng, tables)
+    return tables
 
 
 def _remote(rng: random.Random, number: int) -> RemoteRow:
@@ -123,11 +126,19 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
 
     kept = [talks.random_talk(rng, tables) for _ in range(8)]
     abroad = [talk for _ in range(5) if (talk := outside.random_talk(rng, tables)) is not None]
+    sharing = [talk for _ in range(6) if (talk := shares.random_talk(rng, tables)) is not None]
     dealings = [one for _ in range(8) if (one := balances.random_dealing(rng, tables)) is not None]
     found = []
     for _ in range(count):
+        if rng.random() < 0.03:
+            found.append(_request(rng, tables))
+            continue
         if rng.random() < 0.25:
             ifindex, frame = journeys.random_journey(rng, tables)
+            found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
+            continue
+        if sharing and tables.sharing.shared and rng.random() < 0.2:
+            ifindex, frame = shares.random_word(rng, tables, rng.choice(sharing))
             found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
             continue
         if abroad and rng.random() < 0.3:
@@ -143,6 +154,15 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
             ifindex, frame = talks.random_word(rng, tables, rng.choice(kept))
         found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
     return found
+
+
+def _request(rng: random.Random, tables: Tables) -> Packet:
+    """A question to a host, of a port that it serves if there is one; at times it comes back unanswered."""
+    ports = sorted(tables.ports.items())
+    served = [one for one in ports if one[1].flags & SERVED and one[1].flags & UP]
+    ifindex, port = rng.choice(served or ports)
+    own = sorted(key.ip for key, row in tables.local.items() if row.ifindex == ifindex)
+    return Packet(ifindex, asks.random_ask(rng, port.mac, own), held=rng.random() < 0.4)
 
 
 def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> Packet:

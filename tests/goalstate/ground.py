@@ -1,10 +1,12 @@
-"""What histories stand on: hosts and subnets."""
+"""What histories stand on: hosts, subnets and ways outside."""
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import Node, Subnet
+from alcor.model.nouns import Node, PortBlock, RouterGateway, Subnet
 
 
 def subnet(identifier: Id, network: Id, index: int, revision: int) -> Subnet:
@@ -36,3 +38,13 @@ def node(name: str, index: int, revision: int) -> Node:
         updated_at=0,
         revision=revision,
     )
+
+
+def gateway(port: Id, network: Id, subnet: Id, hosts: int) -> RouterGateway:
+    """Outside; its address is shared by so many hosts, or (0) not."""
+    bare = RouterGateway(port, network, subnet, parse_ip("203.0.113.2"), bool(hosts))
+    if not hosts:
+        return bare
+    ends = {host: parse_ip(f"172.16.0.{number}") for number, host in enumerate("abc"[:hosts], 1)}
+    blocks = tuple(PortBlock(number, host, ip) for number, (host, ip) in enumerate(ends.items(), 2))
+    return replace(bare, prefix_length=24, next_hop=parse_ip("203.0.113.1"), blocks=blocks, answerer="a")

@@ -421,6 +421,7 @@ def _route(commit: Commit, number: int, up: int, what: int) -> None:
         admin_state_up=bool(up),
         routes=routes,
         interfaces=interfaces,
+        gateway=ground.gateway(port_id(99, 1), network_id(9), subnet_id(9), what) if up > 1 else None,
         **times,
     )
     before = rows.routers.get(router.id)

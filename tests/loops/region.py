@@ -23,6 +23,7 @@ from alcor.kit.backoff import Backoff
 from alcor.loops.commit import Committer
 from alcor.loops.health import HealthMonitor
 from alcor.loops.publish import Publisher
+from alcor.loops.sharing import SharingLoop
 from alcor.loops.status import StatusLoop
 from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.ids import Id
@@ -160,6 +161,8 @@ class Region:
             on_commit=committed,
         )
         status = StatusLoop(self.committer, random.random)
+        sharing = SharingLoop(self.committer, publisher, self.monitor)
+        publisher.moved = sharing.moved
         credentials = load_credentials(tls_dir or self.directory / "tls", CONTROLLER)
         fast = GrpcDialer(partition=1, epoch=self.committer.epoch, credentials=credentials)
         dialers: dict[PathName, Dialer] = {PathName.FAST: fast}
@@ -185,6 +188,7 @@ class Region:
         self._tasks = [
             asyncio.create_task(publisher.run(self.path, status.add, status.add_members, status.add_claims)),
             asyncio.create_task(status.run()),
+            asyncio.create_task(sharing.run()),
             asyncio.create_task(self.path.run()),
             asyncio.create_task(self.monitor.run()),
         ]

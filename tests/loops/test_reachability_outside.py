@@ -23,6 +23,7 @@ from alcor.services.balancing_commands import (
 )
 from alcor.services.commands import (
     AddRouterInterface,
+    Carrier,
     CreateFloatingIps,
     CreatePortForwardings,
     CreateRouters,
@@ -34,7 +35,9 @@ from alcor.services.commands import (
     RouterSpec,
     SecurityGroupRuleSpec,
     SecurityGroupSpec,
+    ShareAddress,
     UpdateFloatingIp,
+    UpdateRouter,
 )
 from alcor.services.errors import FloatingIPNotFound
 from alcor.services.reachability import Answer, Outcome, Question
@@ -107,7 +110,19 @@ def words(answer: Answer) -> tuple[Outcome, str]:
 
 
 def test_to_the_outside(cloud: Cloud) -> None:
-    """With a floating IP a packet leaves, from its address; without one nothing stands for it."""
+    """With a floating IP a packet leaves, from its address; without one from its router's, if its host has ports of
+    that, and if the router shares it; else nothing stands for it."""
+    (router,) = [one for one in cloud.world.indexes.routers.values() if cloud.vpc.id in one.networks]
+    gateway = router.gateway
+    assert gateway is not None
+    assert (Outcome.DROPPED, "no_block") == words(cloud.ask(cloud.sender, WORLD))
+    carriers = (Carrier("a", cloud.world.indexes.nodes[cloud.world.indexes.node_named["a"]].underlay_ip, 1, True),)
+    cloud.world.do(ShareAddress(id=router.id, gateway_port_id=gateway.port_id, carriers=carriers))
+    shared = cloud.ask(cloud.sender, WORLD)
+    assert (Outcome.LEFT, "") == words(shared)
+    assert any(format_ip(gateway.ip) in step for step in shared.steps)
+    kept = GatewaySpec(network_id=gateway.network_id, enable_snat=False)
+    cloud.world.do(UpdateRouter(id=router.id, gateway=kept))
     refused = cloud.ask(cloud.sender, WORLD)
     assert (Outcome.DROPPED, "no_translation") == words(refused)
     assert refused.decided_by.startswith("a: X1")

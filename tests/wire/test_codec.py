@@ -19,11 +19,12 @@ from alcor.goalstate.objects import (
     QosGoal,
     RouterGoal,
     ScopeUpdate,
+    SharedGoal,
     SubnetGoal,
     Tombstone,
     VpcGoal,
 )
-from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix, ip_from_int
+from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix, ip_from_int, ip_version
 from alcor.model.ids import Id
 from alcor.model.nouns import Claim, ExtraRoute, PortKind
 from alcor.wire import alcor_pb2 as pb
@@ -73,6 +74,14 @@ def interfaces(draw: Any) -> InterfaceGoal:
     return InterfaceGoal(draw(IDS), draw(IDS), cidr, cidr.base)
 
 
+@st.composite
+def shared(draw: Any) -> SharedGoal:
+    ends = IPS.filter(lambda ip: ip_version(ip) == 4)
+    blocks = draw(st.dictionaries(st.integers(2, 127), ends, max_size=3))
+    length = draw(st.integers(0, 32))
+    return SharedGoal(draw(ends), length, draw(st.none() | ends), draw(st.none() | ends), tuple(sorted(blocks.items())))
+
+
 ROUTES = st.builds(ExtraRoute, prefixes(), st.none() | IPS)
 ROUTERS = st.builds(
     RouterGoal,
@@ -80,6 +89,8 @@ ROUTERS = st.builds(
     REVISIONS,
     st.lists(interfaces(), max_size=2).map(tuple),
     st.lists(ROUTES, max_size=2).map(tuple),
+    st.booleans(),
+    st.none() | shared(),
 )
 PEERINGS = st.builds(
     PeeringGoal, IDS, REVISIONS, st.lists(IDS, min_size=2, max_size=2, unique=True).map(lambda ids: tuple(sorted(ids)))

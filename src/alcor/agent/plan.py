@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from alcor.agent.balancing import full_balancing, partial_balancing
-from alcor.agent.roads import attached, has_roads, roads, router_addresses
+from alcor.agent.roads import RoadsPlan, attached, has_roads, plan_roads, roads, router_addresses
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import (
     Address,
@@ -179,10 +179,7 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
             extra.discard(where)
             if observed.endpoints.get(where) != endpoint:
                 put_endpoints.append((where, endpoint))
-    ways = roads(desired)
-    put_routes = [one for one in ways.routes.items() if observed.routes.get(one[0]) != one[1]]
-    known = observed.translations
-    put_translations = [one for one in ways.translations.items() if known.get(one[0]) != one[1]]
+    ways = plan_roads(roads(desired), observed.routes, observed.translations, observed.shared, may_remove=may_remove)
     balancing = full_balancing(desired, observed.vips, observed.services, may_remove=may_remove)
     on_demand = desired.on_demand().keys()
     unused = observed.policies.keys() - {policy.key for policy in wanted_policies}
@@ -193,14 +190,11 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
         put_policies=tuple([one for one in wanted_policies if observed.policies.get(one.key) != one.digest()]),
         put_gateways=tuple(sorted(wanted_gateways - observed.gateways)),
         put_endpoints=tuple(sorted(put_endpoints, key=_where)),
-        put_translations=tuple(sorted(put_translations)),
-        put_routes=tuple(sorted(put_routes, key=_named)),
         put_ports=tuple(put_ports),
-        remove_routes=tuple(sorted(observed.routes.keys() - ways.routes.keys())) if may_remove else (),
-        remove_translations=tuple(sorted(known.keys() - ways.translations.keys())) if may_remove else (),
         remove_policies=tuple(sorted(unused)) if may_remove else (),
         put_on_demand=tuple(sorted(on_demand - observed.on_demand)),
         remove_on_demand=tuple(sorted(observed.on_demand - on_demand)) if may_remove else (),
+        **ways._asdict(),
         **balancing._asdict(),
     )
 
@@ -216,9 +210,10 @@ def partial_plan(
     carried_translations: Mapping[TranslationKey, int],
     carried_vips: Mapping[EndpointKey, Mac],
     carried_services: Mapping[ServiceKey, int],
+    carried_shared: Mapping[Ip, int],
 ) -> Plan:
-    """What the touched objects ask for. `ports` and all that is `carried_` is what the data plane carries: of policies
-    and services the digests, of VPCs on demand the VNIs.
+    """What the touched objects ask for. `ports` and all that is `carried_` is what the data plane carries: of policies,
+    services and shared addresses the digests, of VPCs on demand the VNIs.
 
     Endpoints are put or removed, and ports removed, without asking what is there: doing so twice changes nothing, no
     copy of the endpoints has to be kept, and what a failed attempt left half-made goes too.
@@ -255,7 +250,9 @@ def partial_plan(
     put_policies, remove_policies = _policy_plan(desired, touched, carried_policies)
     on_demand = desired.on_demand().keys() if touched.vpcs or touched.gone_vnis else carried_on_demand
     carried = {gateway for gateway in carried_gateways if gateway.vni in touched_vnis} if touched_vnis else set()
-    routes, translations = roads(desired) if touched.roads else (carried_routes, carried_translations)
+    ways = RoadsPlan()
+    if touched.roads:
+        ways = plan_roads(roads(desired), carried_routes, carried_translations, carried_shared, may_remove=True)
     return Plan(
         remove_ports=tuple(remove_ports),
         remove_endpoints=tuple(sorted(remove_endpoints)),
@@ -263,16 +260,13 @@ def partial_plan(
         put_policies=tuple(put_policies),
         put_gateways=tuple(sorted(wanted - carried)),
         put_endpoints=tuple(put_endpoints),
-        put_translations=tuple(sorted(_fresh(translations, carried_translations))),
-        put_routes=tuple(sorted(_fresh(routes, carried_routes), key=_named)),
         put_ports=tuple(put_ports),
-        remove_routes=tuple(sorted(carried_routes.keys() - routes.keys())),
-        remove_translations=tuple(sorted(carried_translations.keys() - translations.keys())),
         remove_policies=tuple(sorted(remove_policies)),
         put_forwards=tuple(sorted(touched.forwards.items(), key=_where)),
         put_on_demand=tuple(sorted(on_demand - carried_on_demand)),
         remove_on_demand=tuple(sorted(carried_on_demand - on_demand)),
         remove_forwards=tuple(sorted(touched.followed - touched.forwards.keys())),
+        **ways._asdict(),
         **partial_balancing(desired, touched, carried_vips, carried_services)._asdict(),
     )
 
@@ -338,14 +332,3 @@ def _age(goal: EndpointGoal) -> tuple[int, Id]:
 
 def _where(row: tuple[EndpointKey, Endpoint]) -> EndpointKey:
     return row[0]
-
-
-def _named(row: tuple[RouteKey, Route]) -> RouteKey:
-    return row[0]
-
-
-def _fresh(wanted: Mapping[_Key, _Value], carried: Mapping[_Key, _Value]) -> list[tuple[_Key, _Value]]:
-    """What is not carried so."""
-    if wanted is carried:
-        return []
-    return [(key, value) for key, value in wanted.items() if carried.get(key) != value]

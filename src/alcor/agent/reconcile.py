@@ -35,7 +35,7 @@ from alcor.dataplane.base import (
     TranslationKey,
 )
 from alcor.kit.memory import no_collection
-from alcor.model.addresses import Mac
+from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Claim
 from alcor.wire.codec import BundleHead, Feed, decode_bundle, decode_scopes, without_feeds
@@ -170,6 +170,8 @@ class Reconciler:
         self._on_demand: set[int] = set()
         """VNIs."""
         self._routes: dict[RouteKey, Route] = {}
+        self._shared: dict[Ip, int] = {}
+        """Digests."""
         self._translations: dict[TranslationKey, int] = {}
         self._serve = serve
         self._announce = announce
@@ -215,7 +217,8 @@ class Reconciler:
         self.desired.begin(partition)
         self._asked.clear()
         heartbeat_ms = int(self._config.heartbeat_s * 1000)
-        return Hello(self._config.host, epoch, self.desired.held(partition), self._config.standby, heartbeat_ms)
+        held = self.desired.held(partition)
+        return Hello(self._config.host, epoch, held, self._config.standby, heartbeat_ms, self._driver.external)
 
     def status(self) -> AgentStatus:
         """How the host does, for local tooling."""
@@ -426,7 +429,7 @@ class Reconciler:
         touched.ports.update(touched.mentioned)
         plan = partial_plan(
             *(self.desired, touched, self._ports, self._gateways, self._policies, self._on_demand),
-            *(self._routes, self._translations, self._vips, self._services),
+            *(self._routes, self._translations, self._vips, self._services, self._shared),
         )
         outcome = self._apply(plan, touched.ports, started)
         for key, claims in touched.claims.items():
@@ -448,6 +451,7 @@ class Reconciler:
         self._services = dict(observed.services)
         self._on_demand = set(observed.on_demand)
         self._routes = dict(observed.routes)
+        self._shared = dict(observed.shared)
         self._translations = dict(observed.translations)
         self._forwards = {key: self._forwards.get(key, started + FORWARD_S) for key in observed.forwards}
         learnt = observed.learnt
@@ -522,6 +526,8 @@ class Reconciler:
             for named in plan.remove_policies:
                 self._policies.pop(named, None)
             _renew(self._routes, plan.put_routes, plan.remove_routes)
+            shared = [(ip, one.digest()) for ip, one in plan.put_shared]
+            _renew(self._shared, shared, plan.remove_shared)
             _renew(self._translations, plan.put_translations, plan.remove_translations)
             _renew(self._vips, plan.put_vips, plan.remove_vips)
             digests = [(service.key, service.digest()) for service in plan.put_services]

@@ -5,35 +5,82 @@ Called by plan; dataplane.roads says what a VPC's routes are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from alcor.agent.state import Desired, ScopeKey
 from alcor.dataplane import roads as ways
-from alcor.dataplane.base import EndpointKey, Route, RouteKey, TranslationKey
+from alcor.dataplane.base import EndpointKey, Route, RouteKey, SharedAddress, TranslationKey
+from alcor.model.addresses import Ip
 from alcor.model.ids import Id
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class Roads(NamedTuple):
-    """All routes and translations of a host."""
+    """All routes and translations of a host, and the addresses outside that it shares with others."""
 
     routes: dict[RouteKey, Route]
     translations: dict[TranslationKey, int]
+    shared: dict[Ip, SharedAddress]
 
 
 def roads(desired: Desired) -> Roads:
     """What the VPCs of local ports ask for."""
-    found = Roads({}, {})
+    found = Roads({}, {}, {})
     for key in desired.carried():
         vpc = _vpc(desired, key)
         if vpc is None or not has_roads(desired, key):
             continue
         near = {one.scope: other for one in desired.neighbours(key) if (other := _vpc(desired, one)) is not None}
-        routes = ways.routes_of(vpc, {key.scope: vpc, **near})
+        known = {key.scope: vpc, **near}
+        routes = ways.routes_of(vpc, known)
+        found.shared.update(ways.shared_of(vpc, known))
         found.routes.update((RouteKey(vpc.goal.vni, prefix), route) for prefix, route in routes.items())
         for other in near.values():
             found.translations.update(ways.translations_of(vpc, other))
     return found
+
+
+class RoadsPlan(NamedTuple):
+    """The fields of a Plan that are about roads."""
+
+    put_translations: tuple[tuple[TranslationKey, int], ...] = ()
+    put_shared: tuple[tuple[Ip, SharedAddress], ...] = ()
+    put_routes: tuple[tuple[RouteKey, Route], ...] = ()
+    remove_routes: tuple[RouteKey, ...] = ()
+    remove_shared: tuple[Ip, ...] = ()
+    remove_translations: tuple[TranslationKey, ...] = ()
+
+
+def plan_roads(
+    wanted: Roads,
+    routes: Mapping[RouteKey, Route],
+    translations: Mapping[TranslationKey, int],
+    shared: Mapping[Ip, int],
+    *,
+    may_remove: bool,
+) -> RoadsPlan:
+    """What differs from what the data plane carries; of shared addresses it has digests."""
+    put_shared = [one for one in wanted.shared.items() if shared.get(one[0]) != one[1].digest()]
+    return RoadsPlan(
+        put_translations=tuple(sorted(_fresh(wanted.translations, translations))),
+        put_shared=tuple(sorted(put_shared, key=_first)),
+        put_routes=tuple(sorted(_fresh(wanted.routes, routes), key=_first)),
+        remove_routes=tuple(sorted(routes.keys() - wanted.routes.keys())) if may_remove else (),
+        remove_shared=tuple(sorted(shared.keys() - wanted.shared.keys())) if may_remove else (),
+        remove_translations=tuple(sorted(translations.keys() - wanted.translations.keys())) if may_remove else (),
+    )
+
+
+def _fresh(wanted: Mapping[_Key, _Value], carried: Mapping[_Key, _Value]) -> list[tuple[_Key, _Value]]:
+    """What is not carried so."""
+    return [(key, value) for key, value in wanted.items() if carried.get(key) != value]
+
+
+def _first(row: tuple[Any, object]) -> Any:
+    return row[0]
 
 
 def has_roads(desired: Desired, key: ScopeKey) -> bool:

@@ -160,7 +160,12 @@ def _spec(body: RouterCreate, owner: str) -> RouterSpec:
 
 def _gateway_view(gateway: RouterGateway) -> GatewayView:
     address = GatewayAddressView(subnet_id=id_text(gateway.subnet_id), ip_address=format_ip(gateway.ip))
-    return GatewayView(network_id=id_text(gateway.network_id), external_fixed_ips=[address])
+    return GatewayView(
+        network_id=id_text(gateway.network_id),
+        external_fixed_ips=[address],
+        enable_snat=gateway.enable_snat,
+        hosts_without_snat=list(gateway.without),
+    )
 
 
 def _gateway(body: GatewayBody | None) -> GatewaySpec | None:
@@ -168,7 +173,6 @@ def _gateway(body: GatewayBody | None) -> GatewaySpec | None:
     if body is None:
         return None
     where = "external_gateway_info"
-    only(f"{where}.enable_snat", not body.enable_snat, "shared source NAT is not offered yet; leave it out")
     subnet_id = address = None
     for one in body.external_fixed_ips:
         if one.subnet_id is not UNSET:
@@ -177,7 +181,8 @@ def _gateway(body: GatewayBody | None) -> GatewaySpec | None:
             address = ip(one.ip_address, f"{where}.external_fixed_ips.ip_address")
     if body.network_id is None:
         return None
-    return GatewaySpec(network_id=identifier(body.network_id, f"{where}.network_id"), subnet_id=subnet_id, ip=address)
+    network_id = identifier(body.network_id, f"{where}.network_id")
+    return GatewaySpec(network_id=network_id, subnet_id=subnet_id, ip=address, enable_snat=body.enable_snat)
 
 
 def _check_neutral(body: RouterCreate | RouterUpdate) -> None:

@@ -48,7 +48,8 @@ class GatewayBody(Input, kw_only=True):
     """Where the router leaves for outside: an external network. Without one it has no gateway."""
 
     network_id: UuidText | None = None
-    enable_snat: OnlyFalse = False
+    enable_snat: bool = True
+    """Ports without a floating IP have the router's address outside."""
     external_fixed_ips: Annotated[tuple[GatewayAddress, ...], Meta(max_length=1)] = ()
 
 
@@ -60,7 +61,9 @@ class GatewayAddressView(msgspec.Struct, gc=False):
 class GatewayView(msgspec.Struct, gc=False):
     network_id: UuidText
     external_fixed_ips: list[GatewayAddressView]
-    enable_snat: OnlyFalse = False
+    enable_snat: bool
+    hosts_without_snat: list[str] = msgspec.field(name="alcor:hosts_without_snat", default_factory=list)
+    """Whose ports do not reach outside, because all ports of the router's address are given out; at most 16 of them."""
 
 
 class RouterCreate(Input, kw_only=True):

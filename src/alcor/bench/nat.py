@@ -1,8 +1,9 @@
 """`alcor bench nat`: what an EIP costs a packet, beside the plain overlay of the same data plane, and 1,000 of them.
 
 Called by the command line. Two containers on two hosts, whose external devices are one wire: by the overlay, and from
-EIP to EIP, which translates every packet twice (source at the one host, destination at the other). The same with 10 and
-with 1,000 EIPs on the sending host. And how long a host takes to be given 1,000 EIPs, for ports that it carries.
+EIP to EIP, which translates every packet twice (source at the one host, destination at the other); from a shared
+address to an EIP likewise. EIP to EIP with 10 and with 1,000 EIPs on the sending host. And how long a host takes to be
+given 1,000 EIPs, for ports that it carries.
 """
 
 from __future__ import annotations
@@ -29,17 +30,21 @@ from alcor.dataplane.base import (
     Route,
     RouteKey,
     RouteKind,
+    SharedAddress,
 )
 from alcor.lab.results import Goal
 from alcor.lab.rundir import DEFAULT_RUN_DIR
 from alcor.model.addresses import format_ip, ip_from_int, parse_ip, parse_prefix
+from alcor.model.blocks import FIRST_BLOCK
 from alcor.model.nouns import Eip
 
 FEW, MANY = 10, 1000
 GOAL_COST, GOAL_GROWTH, GOAL_LOAD_S = 1.3, 1.2, 1.0
 GATEWAY = parse_ip("10.9.0.1")
 EIPS = (parse_ip("198.18.0.11"), parse_ip("198.18.0.12"))
+SHARED = parse_ip("198.18.0.13")
 OUTER_PREFIX = 16
+EVERYWHERE = RouteKey(VNI, parse_prefix("0.0.0.0/0"))
 _FIRST_OTHER = int.from_bytes(parse_ip("198.18.1.0")[12:], "big")
 
 
@@ -67,13 +72,17 @@ def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAU
         at.stack.callback(lambda: hosts[0].apply(Plan(remove_ports=tuple(one.id for one in others))))
         programmed_s = _program(hosts[0], others, MANY)
 
-        def case(name: str, eips: int, target: str) -> Case:
-            cost = partial(flow_ns, at.program, bed, target)
-            return Case(name, partial(_program, hosts[0], others, eips), {PACKET: cost})
+        def case(name: str, eips: int, target: str, *, shares: bool = False) -> Case:
+            def prepare() -> None:
+                hosts[0].apply(_leaving(shares=shares))
+                _program(hosts[0], others, eips)
+
+            return Case(name, prepare, {PACKET: partial(flow_ns, at.program, bed, target)})
 
         cases = [
             case("overlay", 0, bed.server_ip),
             *(case(f"EIP to EIP, {count:,} on the host", count, format_ip(EIPS[1])) for count in (FEW, MANY)),
+            case("shared address to EIP", FEW, format_ip(EIPS[1]), shares=True),
         ]
         ways = take_turns(cases, rounds, at.say)
     return NatBench(
@@ -88,21 +97,37 @@ def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAU
 
 def _outside(number: int) -> Plan:
     """One of the two containers with an EIP, in a network whose router leads outside."""
-    port = msgspec.structs.replace(
-        port_of(number),
-        addresses=(Address(IPS[number], PREFIX, GATEWAY),),
-        routes=True,
-        eips=(Eip(EIPS[number], IPS[number], OUTER_PREFIX, None),),
-    )
+    port = _port(number, eip=True)
     inner = RouteKey(VNI, parse_prefix("10.9.0.0/24"))
     return Plan(
         put_gateways=(EndpointKey(VNI, GATEWAY),),
         put_endpoints=(endpoint_of(1 - number),),
         put_routes=(
-            (RouteKey(VNI, parse_prefix("0.0.0.0/0")), Route(RouteKind.OUTSIDE)),
+            (EVERYWHERE, Route(RouteKind.OUTSIDE)),
             (inner, Route(RouteKind.CONNECTED, (Hop(VNI, port.mtu, NO_ADDRESS),))),
         ),
         put_ports=(port,),
+    )
+
+
+def _port(number: int, *, eip: bool) -> LocalPort:
+    return msgspec.structs.replace(
+        port_of(number),
+        addresses=(Address(IPS[number], PREFIX, GATEWAY),),
+        routes=True,
+        eips=(Eip(EIPS[number], IPS[number], OUTER_PREFIX, None),) if eip else (),
+    )
+
+
+def _leaving(*, shares: bool) -> Plan:
+    """The first host's container leaves by its EIP, or by the host's block of a shared address."""
+    here = endpoint_of(0)[1].host_ip
+    address = SharedAddress(OUTER_PREFIX, None, port_of(0).mtu, here, ((FIRST_BLOCK, here),))
+    hops = (Hop(0, 0, SHARED),) if shares else ()
+    return Plan(
+        put_shared=((SHARED, address),),
+        put_routes=((EVERYWHERE, Route(RouteKind.OUTSIDE, hops)),),
+        put_ports=(_port(0, eip=not shares),),
     )
 
 
@@ -119,13 +144,20 @@ def _program(host: Host, ports: Sequence[LocalPort], count: int) -> float:
 
 
 def _goals(ways: Sequence[Way], programmed_s: float) -> tuple[Goal, ...]:
-    plain, few, many = (way[PACKET] for way in ways)
+    plain, few, many, shared = (way[PACKET] for way in ways)
     return (
         ratio_goal(
             "CPU per packet, EIP to EIP across hosts",
             GOAL_COST,
             "the plain overlay",
             (plain, few),
+            ", translated at both hosts",
+        ),
+        ratio_goal(
+            "CPU per packet, from a shared address to an EIP",
+            GOAL_COST,
+            "the plain overlay",
+            (plain, shared),
             ", translated at both hosts",
         ),
         ratio_goal(f"CPU per packet, {MANY:,} EIPs on the host", GOAL_GROWTH, f"{FEW}", (few, many)),

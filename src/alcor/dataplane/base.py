@@ -150,7 +150,8 @@ class RouteKind(IntEnum):
     BLACKHOLE = 3
     """Nowhere."""
     OUTSIDE = 4
-    """To external networks, from an address that stands for the sender's there."""
+    """To external networks, from an address that stands for the sender's there; or, with a hop, whose VNI is 0, from
+    its address, which hosts share (SharedAddress)."""
 
 
 class Hop(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -168,6 +169,30 @@ class Route(msgspec.Struct, frozen=True, gc=False, array_like=True):
     hops: tuple[Hop, ...] = ()
 
 
+class SharedAddress(msgspec.Struct, frozen=True, gc=False):
+    """An external address (IPv4) that ports without one of their own have outside, of all hosts that hold blocks of its
+    ports: the 512 ports of block n begin at 512 n."""
+
+    prefix_length: int
+    gateway: Ip | None
+    """Of the external subnet: what is not in it is sent there."""
+    mtu: int
+    """The smallest of the ports'. What is larger is not sent on to another host."""
+    answerer: Ip | None
+    """The tunnel end of the host that answers for the address on the external network, and sends on what comes."""
+    blocks: tuple[tuple[int, Ip], ...]
+    """Block -> tunnel end of the host that has it; sorted. At most MAX_OWN_BLOCKS of a host."""
+
+    def own(self, host_ip: Ip) -> list[int]:
+        """A host's blocks, sorted."""
+        return [block for block, holder in self.blocks if holder == host_ip][:MAX_OWN_BLOCKS]
+
+    def digest(self) -> int:
+        """64 bits over all of it: equal digests mean nothing to do."""
+        return int.from_bytes(blake2b(msgspec.msgpack.encode(self), digest_size=8).digest(), "little")
+
+
+MAX_OWN_BLOCKS = 16
 MAX_HOPS = 8
 NO_ADDRESS = Ip(bytes(16))
 
@@ -413,9 +438,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     put_endpoints: tuple[tuple[EndpointKey, Endpoint], ...] = ()
     put_translations: tuple[tuple[TranslationKey, int], ...] = ()
     """What stands for the groups of the key's identity in the other VNI."""
+    put_shared: tuple[tuple[Ip, SharedAddress], ...] = ()
     put_routes: tuple[tuple[RouteKey, Route], ...] = ()
     put_ports: tuple[LocalPort, ...] = ()
     remove_routes: tuple[RouteKey, ...] = ()
+    remove_shared: tuple[Ip, ...] = ()
     remove_translations: tuple[TranslationKey, ...] = ()
     remove_policies: tuple[PolicyKey, ...] = ()
     remove_on_demand: tuple[int, ...] = ()
@@ -457,6 +484,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     policies: dict[PolicyKey, int] = {}
     """Digests; 0 for one that is not whole."""
     routes: dict[RouteKey, Route] = {}
+    shared: dict[Ip, int] = {}
+    """Digests; 0 for one that is not whole."""
     translations: dict[TranslationKey, int] = {}
     vips: dict[EndpointKey, Mac] = {}
     services: dict[ServiceKey, int] = {}
@@ -485,6 +514,11 @@ class Driver(Protocol):
     """A data plane of one host. Not thread-safe: the agent calls it from one worker thread."""
 
     name: str
+
+    @property
+    def external(self) -> bool:
+        """It has an external device: ports may have addresses outside."""
+        ...
 
     @property
     def misses(self) -> Misses:

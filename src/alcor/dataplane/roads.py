@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from alcor.dataplane.base import NO_ADDRESS, Hop, Route, RouteKind, TranslationKey
+from alcor.dataplane.base import NO_ADDRESS, Hop, Route, RouteKind, SharedAddress, TranslationKey
 from alcor.goalstate.objects import IdentityGoal, PeeringGoal, RouterGoal, SubnetGoal, VpcGoal
 from alcor.model.addresses import Ip, Prefix, parse_prefix
 from alcor.model.ids import Id
@@ -49,8 +49,9 @@ def routes_of(vpc: Vpc, known: Mapping[Id, Vpc]) -> dict[Prefix, Route]:
     Connected subnets come before extra routes to the same destination; of two routers' the older's.
     """
     found: dict[Prefix, Route] = {}
-    if any(router.outside for router in vpc.routers):
-        found[EVERYWHERE] = Route(RouteKind.OUTSIDE)
+    leading = [router for router in vpc.routers if router.outside]
+    if leading:
+        found[EVERYWHERE] = _outside(min(leading, key=lambda router: (router.shared is None, router.id)))
     for router in sorted(vpc.routers, key=lambda router: router.id, reverse=True):
         found |= _extra_routes(router, known)
     connected: dict[Prefix, VpcGoal] = {}
@@ -68,6 +69,18 @@ def routes_of(vpc: Vpc, known: Mapping[Id, Vpc]) -> dict[Prefix, Route]:
     return found
 
 
+def shared_of(vpc: Vpc, known: Mapping[Id, Vpc]) -> Iterator[tuple[Ip, SharedAddress]]:
+    """The addresses outside that hosts share for ports of the VPC; `known` as for routes."""
+    for router in vpc.routers:
+        shared = router.shared
+        if shared is not None:
+            mtu = min([known[one].goal.mtu for one in router.vpcs if one in known], default=vpc.goal.mtu)
+            yield (
+                shared.ip,
+                SharedAddress(shared.prefix_length, shared.gateway, mtu, shared.answerer, shared.blocks),
+            )
+
+
 def translations_of(vpc: Vpc, near: Vpc) -> dict[TranslationKey, int]:
     """The numbers of the sets of groups that both VPCs know, both ways."""
     there = {one.groups: one.number for one in near.identities}
@@ -78,6 +91,12 @@ def translations_of(vpc: Vpc, near: Vpc) -> dict[TranslationKey, int]:
             found[TranslationKey(vpc.goal.vni, one.number, near.goal.vni)] = other
             found[TranslationKey(near.goal.vni, other, vpc.goal.vni)] = one.number
     return found
+
+
+def _outside(router: RouterGoal) -> Route:
+    """What is nowhere else; from the router's address, if it is shared."""
+    hops = () if router.shared is None else (Hop(0, 0, router.shared.ip),)
+    return Route(RouteKind.OUTSIDE, hops)
 
 
 def _connected(vpc: VpcGoal) -> Route:

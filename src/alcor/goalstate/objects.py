@@ -269,6 +269,19 @@ class InterfaceGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ip: Ip
 
 
+class SharedGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A router's address outside (IPv4), which hosts share by blocks of its ports (dataplane.base.SharedAddress)."""
+
+    ip: Ip
+    prefix_length: int
+    gateway: Ip | None
+    """Of the external subnet."""
+    answerer: Ip | None
+    """The tunnel end of the host that answers for it outside."""
+    blocks: tuple[tuple[int, Ip], ...]
+    """Block -> tunnel end of the host that has it; sorted."""
+
+
 class RouterGoal(msgspec.Struct, frozen=True, gc=False):
     """A router that is up, in the scope of every VPC that it has an interface in."""
 
@@ -278,6 +291,8 @@ class RouterGoal(msgspec.Struct, frozen=True, gc=False):
     routes: tuple[ExtraRoute, ...]
     outside: bool = False
     """It has a gateway: what is nowhere else is outside."""
+    shared: SharedGoal | None = None
+    """What ports without an address of their own outside have there."""
 
     @property
     def key(self) -> Key:

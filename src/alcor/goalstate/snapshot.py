@@ -23,6 +23,7 @@ from alcor.goalstate.objects import (
     RouterGoal,
     RuleGoal,
     ScopeUpdate,
+    SharedGoal,
     SubnetGoal,
     VpcGoal,
     identity_id,
@@ -38,6 +39,7 @@ from alcor.model.nouns import (
     Peering,
     Port,
     Router,
+    RouterGateway,
     SecurityGroup,
     SecurityGroupRule,
     Subnet,
@@ -198,7 +200,16 @@ def router_goal(router: Router) -> RouterGoal | None:
     if not router.admin_state_up:
         return None
     interfaces = [InterfaceGoal(one.network_id, one.subnet_id, one.cidr, one.ip) for one in router.interfaces]
-    return RouterGoal(router.id, router.revision, tuple(interfaces), router.routes, router.gateway is not None)
+    gateway = router.gateway
+    shared = shared_goal(gateway) if gateway is not None and gateway.enable_snat else None
+    return RouterGoal(router.id, router.revision, tuple(interfaces), router.routes, gateway is not None, shared)
+
+
+def shared_goal(gateway: RouterGateway) -> SharedGoal:
+    """A router's address that hosts share."""
+    ends = {one.host: one.host_ip for one in gateway.blocks}
+    blocks = tuple([(one.block, one.host_ip) for one in gateway.blocks])
+    return SharedGoal(gateway.ip, gateway.prefix_length, gateway.next_hop, ends.get(gateway.answerer), blocks)
 
 
 def peering_goal(peering: Peering) -> PeeringGoal:

@@ -64,6 +64,10 @@ class Subscriptions:
         """The VPC's bound ports; it takes a step for each of its hosts."""
         return sum(self._counts.get(vpc, {}).values())
 
+    def carriers(self, vpc: Id) -> dict[str, int]:
+        """Host -> its ports of the VPC."""
+        return self._counts.get(vpc, {})
+
     def vpcs(self, host: str) -> list[Id]:
         """The VPCs that the host needs, sorted."""
         return sorted(self._vpcs.get(host, ()))

@@ -1,6 +1,7 @@
 """Floating IPs, proved with real packets: the world behind hosts' external devices pings and is pinged. Called by run.
 
-A few containers on two hosts, a router with a gateway, floating IPs for some of them. One moves under pings.
+A few containers on two hosts, a router with a gateway, floating IPs for some of them. One moves under pings. Then the
+router shares its address with the others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from alcor.dataplane.kernel import netns
+from alcor.lab import sharing
 from alcor.lab.client import Client, Resource, await_true
 from alcor.lab.frames import Captures
 from alcor.lab.pings import ICMP_HEADER, NONCE_BYTES, Ping, Stream, ping_all
@@ -52,6 +54,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """`first` and `second` have floating IPs, `alone` has none, `closed` has one and a group that lets nobody in."""
 
     world: Path
+    router: str
+    """Its id; it shares no address."""
     first: Member
     second: Member
     alone: Member
@@ -77,6 +81,8 @@ def prove(client: Client, topology: Topology, hosts: Sequence[Machine], check: C
         found.proofs.append(_transfers(scene))
         found.proofs.append(_moves(client, scene, found.moved_ms))
         found.proofs.append(_forwarded(client, scene, check))
+        # The second has no floating IP any more: it went with the moves.
+        found.proofs += sharing.prove(client, scene.router, scene.world, (scene.alone.netns, scene.second.netns))
     finally:
         for method, path, body in reversed(made):
             client.request(method, path, body)
@@ -99,11 +105,12 @@ def _scene(client: Client, topology: Topology, hosts: Sequence[Machine], made: l
         "POST", "/v2.0/subnets", {"subnet": {"network_id": inner["id"], "cidr": CIDR, "ip_version": 4}}
     )["subnet"]
     group = make("security-groups", "security_group", name="open to the world")
-    for protocol in ("icmp", "tcp"):
+    for protocol in ("icmp", "tcp", "udp"):
         rule = {"security_group_id": group["id"], "direction": "ingress", "protocol": protocol}
         client.request("POST", "/v2.0/security-group-rules", {"security_group_rule": rule})
     shut = make("security-groups", "security_group", name="closed to the world")
-    router = make("routers", "router", name="to the world", external_gateway_info={"network_id": external["id"]})
+    gateway = {"network_id": external["id"], "enable_snat": False}
+    router = make("routers", "router", name="to the world", external_gateway_info=gateway)
     interface = {"subnet_id": inside["id"]}
     client.request("PUT", f"/v2.0/routers/{router['id']}/add_router_interface", interface)
     made.append(("PUT", f"/v2.0/routers/{router['id']}/remove_router_interface", interface))
@@ -134,7 +141,7 @@ def _scene(client: Client, topology: Topology, hosts: Sequence[Machine], made: l
 
     await_true(active, "ports with floating IPs to be ACTIVE", 30.0, 0.02, check)
     names = ("first", "second", "alone", "closed")
-    return Scene(world=world(topology), **dict(zip(names, members, strict=True)))
+    return Scene(world=world(topology), router=router["id"], **dict(zip(names, members, strict=True)))
 
 
 def _reached(scene: Scene) -> list[Proof]:
@@ -177,7 +184,7 @@ def _not_reached(scene: Scene) -> list[Proof]:
     return [
         Proof(
             name="a port without a floating IP does not reach the world",
-            expectation="no answer from outside; its neighbour answers",
+            expectation="where its router shares no address: no answer from outside; its neighbour answers",
             measured=f"{'answered' if out[0].answered else 'no answer'} from outside, "
             f"{'answered' if inside[0].answered else 'no answer'} inside",
             passed=not out[0].answered and inside[0].answered and not seen[0],

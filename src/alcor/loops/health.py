@@ -127,7 +127,7 @@ class HealthMonitor:
         interval_s = hello.heartbeat_ms / 1000 or DEFAULT_INTERVAL_S
         self._hear(session.host, session.path, interval_s, hello.standby, session=True)
         known = self._hosts[session.host]
-        self._hosts[session.host] = msgspec.structs.replace(known, attempts=session.attempts)
+        self._hosts[session.host] = msgspec.structs.replace(known, attempts=session.attempts, outside=hello.outside)
         for other in self._also:
             other.greeted(session)
         self._events.greeted(session, hello)

@@ -34,7 +34,7 @@ from alcor.loops.preload import AT_ONCE, Preloads
 from alcor.loops.scopes import VpcScopes
 from alcor.loops.views import Views
 from alcor.model.ids import Id
-from alcor.model.nouns import Network, Port, PortStatus
+from alcor.model.nouns import Network, Node, Port, PortStatus, Router
 from alcor.paths.base import Parcel, Path, PathName, Session
 from alcor.services.balancing_commands import MemberReport
 from alcor.services.commands import ClaimReport, PortReport
@@ -75,6 +75,8 @@ class Publisher:
         self._reports: Reports = _nobody
         self._member_reports: MemberReports = _nobody
         self._claim_reports: ClaimReports = _nobody
+        self.moved: Callable[[Iterable[Id]], None] = _nobody
+        """Told of networks whose ports came to or left hosts, and of routers that changed (SharingLoop)."""
         self.traffic = Traffic()
         """What load balancers carried."""
         self._views = Views(store)
@@ -93,6 +95,24 @@ class Publisher:
         self._refusals: dict[str, str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
+
+    # What is published: see loops.sharing.World.
+
+    def sharers(self) -> dict[Id, Router]:
+        """The routers whose addresses hosts share."""
+        return self._views.sharers
+
+    def sharers_of(self, identifier: Id) -> Iterable[Id]:
+        """Those that have the network, or are that router."""
+        return (identifier,) if identifier in self._views.sharers else self._views.sharers_of.get(identifier, ())
+
+    def carriers(self, network_id: Id) -> dict[str, int]:
+        """Host -> its ports of the network."""
+        return self._views.subscriptions.carriers(network_id)
+
+    def node(self, name: str) -> Node | None:
+        """A host."""
+        return self._views.nodes.get(name)
 
     # What wakes it.
 
@@ -265,6 +285,8 @@ class Publisher:
         for host, parcels in outbox.items():
             if parcels:
                 path.offer(host, parcels)
+        if views.sharers:
+            self.moved([*(vpc for _, vpc in changed.bound), *changed.roads])
         if len(changed.hosts) <= SMALL_WORK:
             for host in changed.hosts:
                 path.hurry(host)

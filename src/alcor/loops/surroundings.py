@@ -58,11 +58,12 @@ class Surroundings:
         return vpc is not None and not roads.attached(vpc).isdisjoint(fixed.subnet_id for fixed in port.fixed_ips)
 
     def fill(self, tables: Tables) -> None:
-        """Puts routes and translations of the network into the tables of a host."""
+        """Puts routes and translations of the network, and what it shares outside, into the tables of a host."""
         if self.has_roads:
             routes = roads.routes_of(self.own, self.vpcs)
             tables.routes.update((RouteKey(self.own.goal.vni, prefix), route) for prefix, route in routes.items())
             tables.translations.update(self.translations())
+            tables.sharing.shared.update(roads.shared_of(self.own, self.vpcs))
 
     def translations(self) -> dict[TranslationKey, int]:
         """What stands for whose groups elsewhere."""

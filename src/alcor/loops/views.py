@@ -42,6 +42,11 @@ class Views:
         goals = [*map(router_goal, routers), *map(peering_goal, peerings)]
         roads = {goal.id: goal.vpcs for goal in goals if goal is not None}
         self.subscriptions = Subscriptions(store.hosts_of_networks(), roads)
+        self.sharers: dict[Id, Router] = {}
+        """Routers whose addresses outside hosts share."""
+        self.sharers_of: dict[Id, set[Id]] = {}
+        """Network -> those that have it."""
+        self._share(routers, ())
         self.on_demand: set[Id] = {network.id for network in self.networks.values() if network.on_demand}
         self._places: dict[Id, _Places] = {}
         if store.revision() != self.revision:
@@ -53,10 +58,24 @@ class Views:
         gone: tuple[Router | Peering, ...] = (*changes.deleted_routers, *changes.deleted_peerings)
         commits.add_roads(revision, self.roads, changes.routers, changes.peerings, gone)
         self.claims.apply(changes)
+        self._share(changes.routers, changes.deleted_routers)
         self.groups.put(changes.security_groups, changes.rules, changes.identities)
         self.groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
         self.qos.put(changes.qos_policies, changes.qos_rules, changes.qos_bindings)
         self.qos.drop(changes.deleted_qos_policies, changes.deleted_qos_rules, changes.deleted_qos_bindings)
+
+    def _share(self, routers: Iterable[Router], deleted: Iterable[Router]) -> None:
+        for router in (*routers, *deleted):
+            before = self.sharers.pop(router.id, None)
+            for network_id in before.networks if before is not None else ():
+                self.sharers_of[network_id].discard(router.id)
+                if not self.sharers_of[network_id]:
+                    del self.sharers_of[network_id]
+        for router in routers:
+            if router.admin_state_up and router.gateway is not None and router.gateway.enable_snat:
+                self.sharers[router.id] = router
+                for network_id in router.networks:
+                    self.sharers_of.setdefault(network_id, set()).add(router.id)
 
     def take_balancing(self, changes: Changes) -> None:
         """One commit's rows of load balancing."""

@@ -365,13 +365,35 @@ class RouterInterface(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ip: Ip
 
 
+class PortBlock(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A block of ports of a router's address outside (model.blocks), the host that has it, and its tunnel end."""
+
+    block: int
+    host: str
+    host_ip: Ip
+
+
 class RouterGateway(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Where a router leaves for outside: its address in a subnet of an external network, and the port that has it."""
+    """Where a router leaves for outside: its address in a subnet of an external network, and the port that has it.
+
+    With `enable_snat` hosts share the address for those of their ports that have none of their own there: the rest says
+    how, and is services.sharing's.
+    """
 
     port_id: Id
     network_id: Id
     subnet_id: Id
     ip: Ip
+    enable_snat: bool = False
+    prefix_length: int = 32
+    next_hop: Ip | None = None
+    """The subnet's gateway."""
+    blocks: tuple[PortBlock, ...] = ()
+    """Sorted."""
+    answerer: str = ""
+    """The host that answers for the address; empty: none can."""
+    without: tuple[str, ...] = ()
+    """Hosts for which no block is left, sorted, the first few: their ports do not reach outside."""
 
 
 class Router(msgspec.Struct, frozen=True, gc=False, kw_only=True):

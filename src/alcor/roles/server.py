@@ -30,6 +30,7 @@ from alcor.loops.health import HealthMonitor
 from alcor.loops.metrics import Metrics
 from alcor.loops.publish import Publisher
 from alcor.loops.reachability import Reachability
+from alcor.loops.sharing import SharingLoop
 from alcor.loops.status import StatusLoop
 from alcor.paths.link import CONTROLLER, Credentials, CredentialsError, load_credentials
 from alcor.roles import ways
@@ -95,6 +96,8 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
     status = StatusLoop(committer, random.random)
     metrics = Metrics()
     monitor = HealthMonitor(publisher, SystemClock().now_ms, time.monotonic, also=(metrics,))
+    sharing = SharingLoop(committer, publisher, monitor)
+    publisher.moved = sharing.moved
     committer.start()
     try:
         async with ways.delivery(config, credentials, committer.epoch, monitor) as path, asyncio.TaskGroup() as group:
@@ -114,6 +117,7 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
                 group.create_task(path.run()),
                 group.create_task(publisher.run(path, status.add, status.add_members, status.add_claims)),
                 group.create_task(status.run()),
+                group.create_task(sharing.run()),
             ]
             app = create_app(
                 committer,

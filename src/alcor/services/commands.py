@@ -431,6 +431,24 @@ class DeletePortForwarding(Command, frozen=True, gc=False, kw_only=True):
     if_match: int | None = None
 
 
+class Carrier(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A host that is to share a router's address: how many ports it has of the router's networks, and whether it can
+    answer for the address."""
+
+    host: str
+    host_ip: Ip
+    ports: int
+    answers: bool
+
+
+class ShareAddress(Command, frozen=True, gc=False, kw_only=True):
+    """-> None. These hosts, sorted, share the address of that router; nothing is done once its gateway is another."""
+
+    id: Id
+    gateway_port_id: Id
+    carriers: tuple[Carrier, ...]
+
+
 class GatewaySpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Where a router is to leave for outside."""
 
@@ -438,6 +456,8 @@ class GatewaySpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """An external network."""
     subnet_id: Id | None = None
     ip: Ip | None = None
+    enable_snat: bool = True
+    """Ports without an address of their own there have its address."""
 
 
 class NodeSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):

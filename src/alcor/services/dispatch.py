@@ -28,6 +28,7 @@ from alcor.services import (
     qos,
     routers,
     security_groups,
+    sharing,
     status,
     subnets,
 )
@@ -79,6 +80,7 @@ from alcor.services.commands import (
     RecordClaims,
     RecordPortReports,
     RemoveRouterInterface,
+    ShareAddress,
     UpdateFloatingIp,
     UpdateNetwork,
     UpdateNode,
@@ -178,6 +180,8 @@ def _compute_more(indexes: Indexes, named: Mapping[Id, Port], command: Command, 
             return routers.add_interface(indexes, named, command, stamp)
         case RemoveRouterInterface():
             return routers.remove_interface(indexes, named, command, stamp)
+        case ShareAddress():
+            return sharing.share_address(indexes, command, stamp)
         case ChangeExtraRoutes():
             return routers.change_extra_routes(indexes, command, stamp)
         case CreatePeerings():
@@ -269,6 +273,8 @@ def rows_named(indexes: Indexes, command: Command) -> Sequence[Id]:
     match command:
         case AddRouterInterface() | RemoveRouterInterface():
             return routers.ports_of_interface(indexes, command)
+        case ShareAddress():
+            return (command.id,)
         case UpdateRouter() | DeleteRouter():
             return routers.ports_of_gateway(indexes, command)
         case UpdateFloatingIp():

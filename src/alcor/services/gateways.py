@@ -30,8 +30,10 @@ def with_gateway(
 ) -> tuple[Router, Allocations]:
     """The router with that gateway (None: without one), the ports that this makes and unmakes in `changes`."""
     old = router.gateway
-    if (old is None and spec is None) or (old is not None and spec is not None and _same(old, spec)):
+    if old is None and spec is None:
         return router, ()
+    if old is not None and spec is not None and _same(old, spec):
+        return replace(router, gateway=_sharing(indexes, old, spec.enable_snat)), ()
     if old is not None and indexes.floating_ips_via.get(router.id):
         raise RouterExternalGatewayInUseByFloatingIp(
             f"Gateway cannot be updated for router {format_id(router.id)}, since a gateway to external network "
@@ -63,6 +65,7 @@ def with_gateway(
     (identifier,) = stamp.spare(1)
     changes.new_ports.append(service_port(identifier, network.id, source.mac(), found[0], OWNER, router.id, stamp))
     gateway = RouterGateway(identifier, network.id, found[0].subnet_id, found[0].ip)
+    gateway = _sharing(indexes, gateway, spec.enable_snat)
     for one in router.interfaces:
         check_apart(indexes, gateway, one)
     return replace(router, gateway=gateway), (*allocations, *_plan(indexes, others))
@@ -83,6 +86,17 @@ def check_apart(indexes: Indexes, gateway: RouterGateway | None, interface: Rout
 def _same(old: RouterGateway, spec: GatewaySpec) -> bool:
     wanted = (spec.subnet_id or old.subnet_id, spec.ip or old.ip)
     return old.network_id == spec.network_id and wanted == (old.subnet_id, old.ip)
+
+
+def _sharing(indexes: Indexes, gateway: RouterGateway, enable: bool) -> RouterGateway:
+    """Whether hosts share its address. Which do comes when it is known (services.sharing)."""
+    if enable == gateway.enable_snat:
+        return gateway
+    bare = RouterGateway(gateway.port_id, gateway.network_id, gateway.subnet_id, gateway.ip)
+    if not enable:
+        return bare
+    subnet = indexes.subnets[gateway.subnet_id]
+    return replace(bare, enable_snat=True, prefix_length=subnet.cidr.length, next_hop=subnet.gateway)
 
 
 def _plan(indexes: Indexes, demands: Mapping[Id, NetworkDemand]) -> Allocations:

@@ -60,6 +60,8 @@ class HostHealth(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     """Dials that its present or last session took."""
     peers: Peers = Peers()
+    outside: bool = False
+    """It has an external device, as it said when its last session began."""
 
 
 class HealthEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +101,7 @@ def heard(before: HostHealth, *, now: int, interval_s: float, path: str, standby
         standby=standby,
         attempts=before.attempts,
         peers=before.peers,
+        outside=before.outside,
     )
 
 

@@ -28,11 +28,12 @@ from alcor.dataplane.base import (
     Service,
     ServiceCounters,
     ServiceKey,
+    SharedAddress,
     TranslationKey,
 )
 from alcor.dataplane.fake.driver import FakeProber
 from alcor.kit.bell import Bell
-from alcor.model.addresses import Mac
+from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
 
 
@@ -52,6 +53,9 @@ class Tables:
         self.forwards: dict[EndpointKey, Endpoint] = {}
         self.routes: dict[RouteKey, Route] = {}
         self.translations: dict[TranslationKey, int] = {}
+        self.shared: dict[Ip, SharedAddress] = {}
+        self.external = False
+        """It has an external device."""
         self.orphans: tuple[str, ...] = ()
         self.refused_ports: dict[Id, str] = {}
         self.refused_interfaces: dict[str, str] = {}
@@ -154,6 +158,7 @@ class DictionaryDriver:
             on_demand=frozenset(self.tables.on_demand),
             routes=dict(self.tables.routes),
             translations=dict(self.tables.translations),
+            shared={ip: one.digest() for ip, one in self.tables.shared.items()},
             learnt=tuple(sorted(self.tables.learnt)),
             forwards=dict(self.tables.forwards),
             orphans=self.tables.orphans,
@@ -185,6 +190,7 @@ class DictionaryDriver:
             tables.policies.update((policy.key, policy) for policy in plan.put_policies)
             tables.endpoints.update(plan.put_endpoints)
             tables.translations.update(plan.put_translations)
+            tables.shared.update(plan.put_shared)
             tables.routes.update(plan.put_routes)
         for port in plan.put_ports:
             error = tables.refused_ports.get(port.id, "") or tables.refused_interfaces.get(port.interface, "")
@@ -195,6 +201,8 @@ class DictionaryDriver:
         if not tables.tables_error:
             for route in plan.remove_routes:
                 tables.routes.pop(route, None)
+            for ip in plan.remove_shared:
+                tables.shared.pop(ip, None)
             for translation in plan.remove_translations:
                 tables.translations.pop(translation, None)
             for named in plan.remove_policies:
@@ -206,6 +214,11 @@ class DictionaryDriver:
                 del tables.learnt[key]
         tables.changed.set()
         return Applied(ports=tuple(results), error=tables.tables_error, wiring_us=1, tables_us=1)
+
+    @property
+    def external(self) -> bool:
+        """See dataplane.base."""
+        return self.tables.external
 
     def interface_of(self, port_id: Id) -> int | None:
         return 1 if port_id in self.tables.ports else None

@@ -241,7 +241,7 @@ class Rule(_message.Message):
     def __init__(self, egress: _Optional[bool] = ..., ip_version: _Optional[int] = ..., protocol: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., group: _Optional[bytes] = ...) -> None: ...
 
 class Router(_message.Message):
-    __slots__ = ("id", "revision", "interfaces", "routes", "outside")
+    __slots__ = ("id", "revision", "interfaces", "routes", "outside", "shared")
     class Interface(_message.Message):
         __slots__ = ("vpc", "subnet_id", "base", "prefix_length", "ip_version", "ip")
         VPC_FIELD_NUMBER: _ClassVar[int]
@@ -268,17 +268,34 @@ class Router(_message.Message):
         ip_version: int
         nexthop: bytes
         def __init__(self, base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., ip_version: _Optional[int] = ..., nexthop: _Optional[bytes] = ...) -> None: ...
+    class Shared(_message.Message):
+        __slots__ = ("ip", "prefix_length", "gateway", "answerer", "blocks", "holders")
+        IP_FIELD_NUMBER: _ClassVar[int]
+        PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+        GATEWAY_FIELD_NUMBER: _ClassVar[int]
+        ANSWERER_FIELD_NUMBER: _ClassVar[int]
+        BLOCKS_FIELD_NUMBER: _ClassVar[int]
+        HOLDERS_FIELD_NUMBER: _ClassVar[int]
+        ip: bytes
+        prefix_length: int
+        gateway: bytes
+        answerer: bytes
+        blocks: _containers.RepeatedScalarFieldContainer[int]
+        holders: bytes
+        def __init__(self, ip: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ..., answerer: _Optional[bytes] = ..., blocks: _Optional[_Iterable[int]] = ..., holders: _Optional[bytes] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     INTERFACES_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     OUTSIDE_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     interfaces: _containers.RepeatedCompositeFieldContainer[Router.Interface]
     routes: _containers.RepeatedCompositeFieldContainer[Router.Route]
     outside: bool
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., interfaces: _Optional[_Iterable[_Union[Router.Interface, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Router.Route, _Mapping]]] = ..., outside: _Optional[bool] = ...) -> None: ...
+    shared: Router.Shared
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., interfaces: _Optional[_Iterable[_Union[Router.Interface, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Router.Route, _Mapping]]] = ..., outside: _Optional[bool] = ..., shared: _Optional[_Union[Router.Shared, _Mapping]] = ...) -> None: ...
 
 class Peering(_message.Message):
     __slots__ = ("id", "revision", "vpcs")
@@ -618,18 +635,20 @@ class Feeding(_message.Message):
     def __init__(self, vpcs: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("host", "epoch", "scopes", "standby", "heartbeat_ms")
+    __slots__ = ("host", "epoch", "scopes", "standby", "heartbeat_ms", "outside")
     HOST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_FIELD_NUMBER: _ClassVar[int]
     host: str
     epoch: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
     standby: bool
     heartbeat_ms: int
-    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
+    outside: bool
+    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., heartbeat_ms: _Optional[int] = ..., outside: _Optional[bool] = ...) -> None: ...
 
 class ScopeState(_message.Message):
     __slots__ = ("scope", "revision", "digest")

@@ -5,7 +5,9 @@ Decoding trusts nobody: what is malformed is a WireError that names the field.
 
 from __future__ import annotations
 
+from alcor.goalstate.objects import SharedGoal
 from alcor.model.addresses import Ip, ip_version
+from alcor.model.blocks import FIRST_BLOCK, LAST_BLOCK
 from alcor.model.nouns import Eip, Forwarding
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import WireError, check_ip
@@ -39,6 +41,35 @@ def decode_forwarding(message: pb.Port.Forwarding, where: str) -> Forwarding:
         message.inside_port,
         address.prefix_length,
         address.gateway,
+    )
+
+
+def encode_shared(message: pb.Router.Shared, goal: SharedGoal) -> None:
+    """Fills the message in."""
+    message.ip = goal.ip
+    message.prefix_length = goal.prefix_length
+    message.gateway = goal.gateway or b""
+    message.answerer = goal.answerer or b""
+    message.blocks.extend([block for block, _ in goal.blocks])
+    message.holders = b"".join([holder for _, holder in goal.blocks])
+
+
+def decode_shared(message: pb.Router.Shared, where: str) -> SharedGoal:
+    """Raises WireError."""
+    blocks, holders = list(message.blocks), message.holders
+    if len(holders) != len(blocks) * 16 or sorted(set(blocks)) != blocks:
+        raise WireError(f"{where}.blocks: {len(blocks)}, with {len(holders)} bytes of holders: one each, sorted")
+    if blocks and not FIRST_BLOCK <= blocks[0] <= blocks[-1] <= LAST_BLOCK:
+        raise WireError(f"{where}.blocks: {blocks[0]} to {blocks[-1]} is not in {FIRST_BLOCK}..{LAST_BLOCK}")
+    if message.prefix_length > 32:
+        raise WireError(f"{where}.prefix_length: {message.prefix_length} is not in 0..32")
+    ends = [_ipv4(holders[at : at + 16], f"{where}.holders") for at in range(0, len(holders), 16)]
+    return SharedGoal(
+        _ipv4(message.ip, f"{where}.ip"),
+        message.prefix_length,
+        _ipv4(message.gateway, f"{where}.gateway") if message.gateway else None,
+        _ipv4(message.answerer, f"{where}.answerer") if message.answerer else None,
+        tuple(zip(blocks, ends, strict=True)),
     )
 
 

@@ -47,6 +47,8 @@ class Hello(msgspec.Struct, frozen=True):
     """The standby speaks: the agent is dead or hung."""
     heartbeat_ms: int = 0
     """How often it will send heartbeats; 0: it will not."""
+    outside: bool = False
+    """It has an external device."""
 
 
 class ServiceCounts(msgspec.Struct, frozen=True, gc=False):
@@ -139,6 +141,7 @@ def encode_hello(hello: Hello) -> bytes:
     message.hello.epoch = hello.epoch
     message.hello.standby = hello.standby
     message.hello.heartbeat_ms = hello.heartbeat_ms
+    message.hello.outside = hello.outside
     for held in hello.scopes:
         message.hello.scopes.add(scope=held.scope, revision=held.revision, digest=held.digest)
     return message.SerializeToString()
@@ -212,6 +215,7 @@ def decode_report(data: bytes) -> Report:
             _decode_held(hello.scopes, "hello.scopes"),
             hello.standby,
             hello.heartbeat_ms,
+            hello.outside,
         )
     if which == "ack":
         return _decode_ack(message.ack)

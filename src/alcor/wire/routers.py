@@ -10,6 +10,7 @@ from alcor.model.nouns import ExtraRoute
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import WireError, check_id, check_ip, check_revision
 from alcor.wire.groups import check_prefix
+from alcor.wire.outside import decode_shared, encode_shared
 
 MAX_INTERFACES = 10_000
 """Of one router."""
@@ -33,6 +34,8 @@ def encode_router(message: pb.Router, goal: RouterGoal) -> None:
     for route in goal.routes:
         encode_route(message.routes.add(), route)
     message.outside = goal.outside
+    if goal.shared is not None:
+        encode_shared(message.shared, goal.shared)
 
 
 def decode_router(message: pb.Router, where: str) -> RouterGoal:
@@ -47,6 +50,7 @@ def decode_router(message: pb.Router, where: str) -> RouterGoal:
         tuple([_decode_interface(one, f"{where}.interfaces") for one in message.interfaces]),
         tuple([decode_route(one, f"{where}.routes") for one in message.routes]),
         message.outside,
+        decode_shared(message.shared, f"{where}.shared") if message.HasField("shared") else None,
     )
 
 

@@ -69,7 +69,7 @@ static __always_inline int to_underlay(const struct host_config *host, __be32 to
 }
 
 /* Step 12. */
-static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port, __u32 vni, __u16 identity,
+static __always_inline int tunnel(struct __sk_buff *skb, __u8 dscp, __u32 vni, __u16 identity,
 				  const struct ethhdr *eth, const struct remote_endpoint *to)
 {
 	__u32 zero = 0;
@@ -78,7 +78,7 @@ static __always_inline int tunnel(struct __sk_buff *skb, const struct port *port
 	struct overlay outer = {
 		.ip.version = 4,
 		.ip.ihl = 5,
-		.ip.tos = (__u8)(port->dscp << 2), /* shifts the flag out */
+		.ip.tos = (__u8)(dscp << 2), /* shifts the flag out */
 		.ip.ttl = 64,
 		.ip.protocol = IPPROTO_UDP,
 		.ip.frag_off = bpf_htons(IP_DONT_FRAGMENT),
@@ -229,7 +229,7 @@ static __always_inline int hand_over(struct __sk_buff *skb, const struct port *p
 		return deliver(skb, target->here);
 	if (!target->there)
 		return -DROP_NO_ENDPOINT;
-	return tunnel(skb, port, target->vni, translate(port->vni, port->identity, target->vni), eth,
+	return tunnel(skb, port->dscp, target->vni, translate(port->vni, port->identity, target->vni), eth,
 		      target->there);
 }
 
@@ -266,7 +266,7 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	refused = find_target(skb, port, eth, &key, 4, ip->ttl, routed, &target);
 	if (refused == -LEAVES) {
 		outside = true;
-		refused = find_outside(skb, port->vni, ifindex);
+		refused = find_outside(skb, port->vni, ifindex, key.ip[3]);
 	}
 	if (refused)
 		return refused;
@@ -299,7 +299,7 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 		return too_big(skb, target.mtu, ifindex);
 	mark_ipv4(ip, port->dscp);
 	if (outside)
-		return to_external(skb, port->identity != 0);
+		return to_external(skb, port->identity != 0, port->vni, ifindex);
 	if (routed)
 		set_ttl(ip, ip->ttl - 1);
 	return hand_over(skb, port, eth, routed, &target, 4);
@@ -501,6 +501,13 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	outer = data + ETH_HLEN;
 	copy_mac(inner.h_dest, outer->inner.h_dest);
 	copy_mac(inner.h_source, outer->inner.h_source);
+	if (vni == OUTSIDE && !v6) {
+		/* 6 */
+		if (bpf_skb_adjust_room(skb, -OVERLAY_LENGTH, BPF_ADJ_ROOM_MAC, how) ||
+		    bpf_skb_store_bytes(skb, 0, &inner, 2 * ETH_ALEN, 0))
+			return -DROP_ENCAP_FAILED;
+		return from_shared(skb, 1);
+	}
 	/* 3 */
 	here = bpf_map_lookup_elem(&local, &key);
 	if (!here || here->flags & (ENDPOINT_GATEWAY | ENDPOINT_VIP) || !same_mac(inner.h_dest, here->mac)) {

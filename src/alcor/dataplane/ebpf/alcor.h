@@ -22,6 +22,8 @@
 #define MAX_TRANSLATIONS 1048576
 #define MAX_EIPS 131072
 #define MAX_FORWARDINGS 131072
+#define MAX_SHARED 4096
+#define MAX_BLOCKS 524288
 /* Least recently used are forgotten first; these two are preallocated. A loader may choose another size for `flows`. */
 #define MAX_FLOWS 262144
 #define MAX_FRAGMENTS 4096
@@ -30,6 +32,8 @@
 #define MAX_SERVICES 4096
 #define MAX_BACKEND_ROWS 1048576
 #define MAX_BALANCED 262144
+/* Connections through shared external addresses, two rows each; likewise. */
+#define MAX_BINDINGS 262144
 #define MAX_BACKENDS 1024 /* of one service */
 #define MAGLEV_SIZE 16381 /* a prime */
 
@@ -104,6 +108,9 @@ enum drop_reason {
 	DROP_NO_SERVICE = 45,
 	DROP_UNSERVED = 46,
 	DROP_SERVICE_LIMIT = 47,
+	DROP_SNAT_FULL = 50,
+	DROP_NO_BLOCK = 51,
+	DROP_UNSOLICITED = 52,
 	DROP_RATE_LIMIT = 48, /* by a queue that is full: the kernel's to count, not the programs' */
 };
 
@@ -312,6 +319,58 @@ struct forwarding {
 	struct eip other;
 	__be16 port; /* the other one */
 	__u16 zero;
+};
+
+/* Blocks of ports of a shared external address. */
+#define BLOCK_BITS 9
+#define BLOCK_PORTS 512
+#define MAX_OWN_BLOCKS 16 /* of one address, on one host */
+#define PORT_TRIES 32
+
+enum shared_flag {
+	SHARED_ANSWERS = 1, /* this host answers for it on the external network */
+};
+
+/* shared: (OUTSIDE, external address) -> this. */
+struct shared_address {
+	__be32 gateway; /* of the external subnet; 0: none */
+	__be32 mask;	/* of the external subnet */
+	__u32 mtu;	/* the smallest of those that share it */
+	__u32 flags;
+	__u32 count;		    /* of this host's blocks */
+	__u16 own[MAX_OWN_BLOCKS]; /* them */
+	__u32 zero;
+	__u64 digest; /* of the whole desired address: the program ignores it, the driver compares it */
+};
+
+/* Key of blocks: which host has that block of the address's ports. */
+struct block_key {
+	__be32 ip[4];
+	__u32 block;
+};
+
+struct block_holder {
+	__be32 host_ip[4];
+};
+
+/* flow_key.zero[0] of a row of bindings; a row back has the shared address as its local side, and ifindex 0. Of an ICMP echo
+ * the identifier is the local port, the remote one is 0. */
+#define BINDING_BACK 1
+
+enum binding_flag {
+	BINDING_ANSWERED = 1, /* the remote has spoken */
+	BINDING_CLOSED = 2,   /* TCP: a FIN or RST went either way */
+};
+
+/* bindings: the other side of a connection through a shared address; clock and flags are kept in the row back. */
+struct binding {
+	__be32 ip[4];
+	__u32 vni;
+	__u32 ifindex; /* of the port whose connection it is */
+	__u64 seen_ns; /* CLOCK_MONOTONIC, to a quarter of a second */
+	__be16 port;
+	__u8 flags;
+	__u8 zero[5];
 };
 
 /* ---- policy ---- */

@@ -29,7 +29,7 @@ from alcor.dataplane.base import (
     ServiceCounters,
     ServiceKey,
 )
-from alcor.dataplane.ebpf import attaching, queues, routing, sorting, tables, wiring
+from alcor.dataplane.ebpf import attaching, queues, routing, sharing, sorting, tables, wiring
 from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.misses import EbpfMisses
@@ -149,6 +149,11 @@ class EbpfDriver:
         self._records.close()
         self._program.close()
 
+    @property
+    def external(self) -> bool:
+        """See dataplane.base."""
+        return bool(self._outside.ifindex)
+
     def interface_of(self, port_id: Id) -> int | None:
         """See dataplane.base."""
         one = self._known.carried.get(port_id) if self._known is not None else None
@@ -175,6 +180,7 @@ class EbpfDriver:
             services=self._balancing.observe(),
             policies=self._policing.observe(),
             routes=routing.observe_routes(self._program),
+            shared=sharing.observe(self._program),
             translations=routing.observe_translations(self._program),
             on_demand=self._on_demand(),
             learnt=tuple(learnt),
@@ -290,10 +296,12 @@ class EbpfDriver:
         self._policing.put(plan.put_policies)
         program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
         program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))
+        self._outside.announce(sharing.put(program, self._config.underlay_ip, plan.put_shared))
         routing.put(program, plan)
 
     def _end(self, plan: Plan) -> None:
         routing.remove(self._program, plan)
+        sharing.remove(self._program, plan.remove_shared)
         self._policing.remove(plan.remove_policies)
         self.misses.end(plan.remove_on_demand)
         self._program.forwards.delete_batch(tables.pack_keys(plan.remove_forwards), len(plan.remove_forwards))

@@ -90,6 +90,15 @@ static __noinline int readdress(struct __sk_buff *skb, __u32 source, __be32 to, 
 				on->packet.destination_port = on->packet.selector = port;
 		}
 	}
+	if (port && on->packet.protocol == PROTOCOL_ICMP && !is_icmp_error(&on->packet) &&
+	    on->packet.fragment != FRAGMENT_LATER) {
+		/* An echo's identifier. */
+		at = ETH_HLEN + on->packet.payload;
+		if (bpf_l4_csum_replace(skb, at + 2, on->packet.source_port, port, sizeof(port)) ||
+		    bpf_skb_store_bytes(skb, at + 4, &port, sizeof(port), 0))
+			return -DROP_MALFORMED;
+		on->packet.source_port = on->packet.destination_port = port;
+	}
 	if (bpf_l3_csum_replace(skb, IP_CHECK_AT, from, to, sizeof(to)) ||
 	    bpf_skb_store_bytes(skb, source ? IP_SOURCE_AT : IP_DESTINATION_AT, &to, sizeof(to), 0))
 		return -DROP_MALFORMED;
@@ -127,6 +136,18 @@ static __noinline int readdress_quoted(struct __sk_buff *skb, __u32 source, __be
 		return -DROP_MALFORMED;
 	if (!port)
 		return 0;
+	if (ip.protocol == PROTOCOL_ICMP) {
+		/* The identifier of an echo, and its checksum: the sum over the message stays. */
+		port_at = at + ip.ihl * 4 + 4;
+		if (bpf_skb_load_bytes(skb, port_at, &old, sizeof(old)) ||
+		    bpf_skb_load_bytes(skb, port_at - 2, &check, sizeof(check)))
+			return -DROP_MALFORMED;
+		check = checksum_replace(check, old, port);
+		if (bpf_skb_store_bytes(skb, port_at, &port, sizeof(port), 0) ||
+		    bpf_skb_store_bytes(skb, port_at - 2, &check, sizeof(check), 0))
+			return -DROP_MALFORMED;
+		return 0;
+	}
 	port_at = at + ip.ihl * 4 + (source ? 0 : 2);
 	if (bpf_skb_load_bytes(skb, port_at, &old, sizeof(old)) ||
 	    bpf_skb_store_bytes(skb, port_at, &port, sizeof(port), 0) ||
@@ -182,10 +203,88 @@ static __always_inline struct ethhdr *hop(struct __sk_buff *skb)
 	return eth;
 }
 
-/* Step X1: what stands outside for the source of a port's IPv4 packet, and where the packet goes. 0 with both in scratch,
- * or a negative drop reason. */
-static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifindex)
+/* Step 4, and reading for step 5: an IPv4 packet for an address of ours is in scratch then. 0, or a negative drop reason. */
+static __noinline int check_outside(struct __sk_buff *skb)
 {
+	struct scratch *on = get_scratch();
+	struct iphdr ip;
+	__u32 total;
+
+	if (!on)
+		return -DROP_FLOWS_FULL;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.ihl < 5)
+		return -DROP_MALFORMED;
+	total = bpf_ntohs(ip.tot_len);
+	if (total < ip.ihl * 4 || total > skb->len - ETH_HLEN)
+		return -DROP_MALFORMED;
+	if (ip.ttl <= 1)
+		return -DROP_TTL_EXCEEDED;
+	on->snatting.length = segment_length(skb, total, ip.ihl * 4, ip.protocol);
+	return read_packet(skb, ETH_HLEN, &on->packet, 4, 0);
+}
+
+/* The rest of step 5, and 6: the packet is for the port that `inner` says, which is here, or it is dropped. `overlay`: it
+ * came by another host, who would have told its sender of an MTU. */
+static __noinline int inward(struct __sk_buff *skb, __u32 overlay)
+{
+	struct scratch *on = get_scratch();
+	struct local_endpoint *here;
+	struct address_key key;
+	struct binding *to;
+	struct port *port;
+	struct ethhdr *eth;
+	__u32 ifindex;
+	int refused;
+
+	if (!on)
+		return -DROP_FLOWS_FULL;
+	to = &on->snatting.inner;
+	key.vni = to->vni;
+	__builtin_memcpy(key.ip, to->ip, sizeof(key.ip));
+	here = bpf_map_lookup_elem(&local, &key);
+	if (!here || here->flags & ENDPOINT_GATEWAY)
+		return -DROP_NO_ENDPOINT;
+	if (here->flags & ENDPOINT_DOWN)
+		return -DROP_PORT_DOWN;
+	ifindex = here->ifindex;
+	port = bpf_map_lookup_elem(&ports, &ifindex);
+	if (!port)
+		return -DROP_NO_ENDPOINT;
+	/* M */
+	if (on->snatting.length > port->mtu)
+		return overlay ? -DROP_TOO_BIG : too_big(skb, port->mtu, skb->ifindex);
+	/* 6 */
+	refused = readdress_quoted(skb, 1, on->packet.destination[3], to->ip[3], to->port);
+	if (!refused)
+		refused = readdress(skb, 0, to->ip[3], to->port);
+	if (refused)
+		return refused;
+	/* P */
+	if (here->identity) {
+		on->party.vni = to->vni;
+		on->party.ifindex = ifindex;
+		on->party.identity = here->identity;
+		on->party.remote_identity = 0;
+		on->party.egress = 0;
+		refused = permit(skb, ETH_HLEN);
+		if (refused)
+			return blame(skb, ifindex, refused);
+	}
+	eth = hop(skb);
+	if (!eth)
+		return -DROP_MALFORMED;
+	copy_mac(eth->h_dest, here->mac);
+	from_router(eth->h_source);
+	return deliver(skb, here);
+}
+
+#include "snat.h"
+
+/* Step X1: what stands outside for the source of a port's IPv4 packet, and where the packet goes. `shares`: the address that
+ * its router shares out; 0: none. 0 with both in scratch, or a negative drop reason. */
+static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifindex, __be32 shares)
+{
+	struct shared_address *address;
 	struct external_device *out = external_device();
 	struct scratch *on = get_scratch();
 	struct forwarding *forwarding;
@@ -197,6 +296,7 @@ static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifind
 	if (!on)
 		return -DROP_FLOWS_FULL;
 	on->outside.port = 0;
+	on->outside.shared = 0;
 	if (!out)
 		return -DROP_NO_EXTERNAL;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
@@ -208,6 +308,15 @@ static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifind
 		if (refused)
 			return refused;
 		forwarding = find_forwarding(skb, vni, true);
+		if (!forwarding && shares) {
+			address = find_shared(shares);
+			if (!address || !address->count)
+				return -DROP_NO_BLOCK;
+			on->outside.shared = 1;
+			on->outside.source = shares;
+			on->outside.next = (ip.daddr ^ shares) & address->mask ? address->gateway : ip.daddr;
+			return on->outside.next ? 0 : -DROP_NO_EXTERNAL;
+		}
 		if (!forwarding)
 			return -DROP_NO_TRANSLATION;
 		as = &forwarding->other;
@@ -221,7 +330,7 @@ static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifind
 }
 
 /* Steps X2 and X3, once policy and length are seen to. `read`: the packet is in scratch already. */
-static __noinline int to_external(struct __sk_buff *skb, bool read)
+static __noinline int to_external(struct __sk_buff *skb, bool read, __u32 vni, __u32 ifindex)
 {
 	struct external_device *out = external_device();
 	struct scratch *on = get_scratch();
@@ -233,6 +342,8 @@ static __noinline int to_external(struct __sk_buff *skb, bool read)
 		return -DROP_NO_EXTERNAL;
 	/* X2 */
 	refused = read ? 0 : read_packet(skb, ETH_HLEN, &on->packet, 4, 0);
+	if (!refused && on->outside.shared)
+		refused = bind(skb, vni, ifindex);
 	if (!refused)
 		refused = readdress_quoted(skb, 0, on->packet.source[3], on->outside.source, on->outside.port);
 	if (!refused)
@@ -244,7 +355,7 @@ static __noinline int to_external(struct __sk_buff *skb, bool read)
 		return -DROP_MALFORMED;
 	/* X3 */
 	key = address_of(OUTSIDE, on->packet.destination[3]);
-	if (bpf_map_lookup_elem(&eips, &key)) {
+	if (bpf_map_lookup_elem(&eips, &key) || answers_for(on->packet.destination[3])) {
 		copy_mac(eth->h_dest, out->mac);
 		from_router(eth->h_source);
 		verdict(skb, VERDICT_TURN, out->ifindex, 0);
@@ -272,7 +383,7 @@ static __always_inline int external_arp(struct __sk_buff *skb, const struct exte
 	asker = arp->sender_ip;
 	asked = arp->target_ip;
 	key = address_of(OUTSIDE, asked);
-	if (!bpf_map_lookup_elem(&eips, &key))
+	if (!bpf_map_lookup_elem(&eips, &key) && !answers_for(asked))
 		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);
 	copy_mac(asker_mac, arp->sender_mac);
 	copy_mac(arp->eth.h_dest, asker_mac);
@@ -289,74 +400,27 @@ static __always_inline int external_arp(struct __sk_buff *skb, const struct exte
 static __always_inline int from_outside(struct __sk_buff *skb, const struct eip *to)
 {
 	struct scratch *on = get_scratch();
-	struct address_key key;
-	struct local_endpoint *here;
 	struct forwarding *forwarding;
-	struct port *port;
-	struct ethhdr *eth;
-	struct iphdr ip;
-	__u32 total, ifindex;
-	__be16 inside_port = 0;
+	struct binding *inner;
 	int refused;
 
 	if (!on)
 		return -DROP_FLOWS_FULL;
-	/* 4 */
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.ihl < 5)
-		return -DROP_MALFORMED;
-	total = bpf_ntohs(ip.tot_len);
-	if (total < ip.ihl * 4 || total > skb->len - ETH_HLEN)
-		return -DROP_MALFORMED;
-	if (ip.ttl <= 1)
-		return -DROP_TTL_EXCEEDED;
-	/* 5 */
-	refused = read_packet(skb, ETH_HLEN, &on->packet, 4, 0);
+	refused = check_outside(skb);
 	if (refused)
 		return refused;
+	inner = &on->snatting.inner;
+	inner->port = 0;
 	if (to->vni == OUTSIDE) {
 		forwarding = find_forwarding(skb, OUTSIDE, false);
 		if (!forwarding)
 			return -DROP_NO_TRANSLATION;
 		to = &forwarding->other;
-		inside_port = forwarding->port;
+		inner->port = forwarding->port;
 	}
-	key.vni = to->vni;
-	__builtin_memcpy(key.ip, to->ip, sizeof(key.ip));
-	here = bpf_map_lookup_elem(&local, &key);
-	if (!here || here->flags & ENDPOINT_GATEWAY)
-		return -DROP_NO_ENDPOINT;
-	if (here->flags & ENDPOINT_DOWN)
-		return -DROP_PORT_DOWN;
-	ifindex = here->ifindex;
-	port = bpf_map_lookup_elem(&ports, &ifindex);
-	if (!port)
-		return -DROP_NO_ENDPOINT;
-	/* M */
-	if (segment_length(skb, total, ip.ihl * 4, ip.protocol) > port->mtu)
-		return too_big(skb, port->mtu, skb->ifindex);
-	/* 6 */
-	refused = readdress_quoted(skb, 1, ip.daddr, to->ip[3], inside_port);
-	if (!refused)
-		refused = readdress(skb, 0, to->ip[3], inside_port);
-	if (refused)
-		return refused;
-	/* P */
-	if (here->identity) {
-		on->party.vni = to->vni;
-		on->party.ifindex = ifindex;
-		on->party.identity = here->identity;
-		on->party.remote_identity = 0;
-		on->party.egress = 0;
-		refused = permit(skb, ETH_HLEN);
-		if (refused)
-			return blame(skb, ifindex, refused);
-	}
-	eth = hop(skb);
-	if (!eth)
-		return -DROP_MALFORMED;
-	copy_mac(eth->h_dest, here->mac);
-	from_router(eth->h_source);
-	return deliver(skb, here);
+	inner->vni = to->vni;
+	__builtin_memcpy(inner->ip, to->ip, sizeof(inner->ip));
+	return inward(skb, 0);
 }
 
 SEC("tc")
@@ -385,10 +449,10 @@ int from_external(struct __sk_buff *skb)
 	ip = (struct iphdr *)(eth + 1);
 	key = address_of(OUTSIDE, ip->daddr);
 	to = ip->version == 4 ? bpf_map_lookup_elem(&eips, &key) : NULL;
-	if (!to)
+	if (!to && (ip->version != 4 || !find_shared(ip->daddr)))
 		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);
 	skb->cb[2] = skb->ifindex;
-	action = from_outside(skb, to);
+	action = to ? from_outside(skb, to) : from_shared(skb, 0);
 	return action < 0 ? drop(skb, -action) : action;
 }
 

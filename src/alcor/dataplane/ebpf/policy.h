@@ -103,7 +103,15 @@ struct outside {
 	__be32 source; /* what it has as its source there */
 	__be32 next;   /* the neighbour that it is sent to */
 	__be16 port;   /* its source port there; 0: as it is */
-	__u16 zero;
+	__u16 shared;  /* the source is an address that others have, too (snat.h) */
+};
+
+/* A packet through a shared address (snat.h). */
+struct snatting {
+	struct flow_key forth, back;   /* the connection's rows of bindings */
+	struct binding inner, outer; /* and what they say */
+	__u32 length;		       /* of what comes from outside, or of each segment of it */
+	__u32 zero;
 };
 
 /* Too large for the stack, and known to every step. One user at a time on a CPU: the programs run with bottom halves off
@@ -118,6 +126,7 @@ struct scratch {
 	struct address_key sought; /* what a step did not find (miss.h) */
 	__u8 error[192] __attribute__((aligned(8))); /* an ICMP error in the making (too_big.h) */
 	struct balancing balancing; /* a packet for a load balancer's address (lb.h) */
+	struct snatting snatting;
 };
 
 struct {

@@ -63,13 +63,16 @@ MAPS: Final = (
     "external",
     "eips",
     "forwardings",
+    "shared",
+    "blocks",
+    "bindings",
 )
 PROGRAMS: Final = ("from_port", "from_overlay", "from_external")
 REMOTE_ENTRIES: Final = 4_194_304
 """Endpoints on other hosts that one host can know. A map of that size takes 64 MiB for its buckets before the first."""
 FLOW_ENTRIES: Final = 262_144
-"""Connections that one host follows. Beyond, the least recently used is forgotten. All are allocated at once: some 150
-bytes each."""
+"""Connections that one host follows; half as many through load balancers, and through shared addresses. Beyond, the
+least recently used is forgotten. All are allocated at once: some 150 bytes each, in three tables."""
 
 _SHAPES: Final = {
     "ports": (tables.IFINDEX.size, tables.PORT.size),
@@ -102,6 +105,9 @@ _SHAPES: Final = {
     "external": (len(tables.CONFIG_KEY), tables.EXTERNAL.size),
     "eips": (tables.ADDRESS_KEY.size, tables.EIP.size),
     "forwardings": (tables.FORWARDING_KEY.size, tables.FORWARDING.size),
+    "shared": (tables.ADDRESS_KEY.size, tables.SHARED.size),
+    "blocks": (tables.BLOCK_KEY.size, 16),
+    "bindings": (tables.FLOW_KEY.size, tables.BINDING.size),
 }
 """Of the maps that Python reads or writes; the others are the programs' own."""
 
@@ -150,6 +156,9 @@ class Program:
         self.external = maps["external"]
         self.eips = maps["eips"]
         self.forwardings = maps["forwardings"]
+        self.shared = maps["shared"]
+        self.blocks = maps["blocks"]
+        self.bindings = maps["bindings"]
         self.from_port, self.from_port_pin = programs["from_port"]
         self.from_overlay, self.from_overlay_pin = programs["from_overlay"]
         self.from_external, self.from_external_pin = programs["from_external"]
@@ -168,8 +177,8 @@ class Program:
         of another version, and writes `config`. Idempotent; the maps keep what they hold.
 
         `object_path` None means the one beside this file. `remote_entries` and `flow_entries` size `remote`, and
-        `flows` and `balanced`, when they are made; a map that exists keeps its size. Raises BpfError or DataPlaneError,
-        nothing half-pinned that a second call would trip on.
+        `flows`, `balanced` and `bindings`, when they are made; a map that exists keeps its size. Raises BpfError or
+        DataPlaneError, nothing half-pinned that a second call would trip on.
         """
         path = object_path or OBJECT_PATH
         digest = _digest(path)
@@ -179,7 +188,8 @@ class Program:
             try:
                 programs = _pinned_programs(pin_dir, digest, maps) if len(maps) == len(MAPS) else None
                 if programs is None:
-                    sizes = {"remote": remote_entries, "flows": flow_entries, "balanced": flow_entries}
+                    connections = dict.fromkeys(("flows", "balanced", "bindings"), flow_entries)
+                    sizes = {"remote": remote_entries, **connections}
                     programs = _load(path, digest, pin_dir, maps, sizes)
             except BaseException:
                 for opened in maps.values():

@@ -51,6 +51,14 @@ static __always_inline __u32 hash_end(const __be32 *ip, __be16 port)
 	return (hash ^ bpf_ntohs(port)) * 0x01000193;
 }
 
+/* MurmurHash3's finalizer: every bit of the sum reaches every bit of the hash. */
+static __always_inline __u32 finalize(__u32 hash)
+{
+	hash = (hash ^ hash >> 16) * 0x85ebca6b;
+	hash = (hash ^ hash >> 13) * 0xc2b2ae35;
+	return hash ^ hash >> 16;
+}
+
 /* The same for both directions of a connection, and for all of its packets: fragments go without ports. */
 static __always_inline __u32 hash_flow(const struct packet *packet)
 {
@@ -58,14 +66,11 @@ static __always_inline __u32 hash_flow(const struct packet *packet)
 	__u32 hash = hash_end(packet->source, whole ? packet->source_port : 0) +
 		     hash_end(packet->destination, whole ? packet->destination_port : 0);
 
-	hash ^= packet->protocol;
-	/* MurmurHash3's finalizer: every bit of the sum reaches every bit of the hash. */
-	hash = (hash ^ hash >> 16) * 0x85ebca6b;
-	hash = (hash ^ hash >> 13) * 0xc2b2ae35;
-	return hash ^ hash >> 16;
+	return finalize(hash ^ packet->protocol);
 }
 
-/* What find_route returns for a packet to an external network: no drop reason. */
+/* What find_route returns for a packet to an external network: no drop reason. `to` is then the address that its router
+ * shares out there (IPv4 0: none). */
 #define LEAVES 512
 
 /* Step R: turns the destination `to` into the address that the packet is to be handed to, and its VNI. `via`: that is
@@ -88,8 +93,11 @@ static __noinline int find_route(struct __sk_buff *skb, struct address_key *to, 
 		return -DROP_NO_ROUTE;
 	if (route->kind == ROUTE_BLACKHOLE)
 		return -DROP_BLACKHOLE;
-	if (route->kind == ROUTE_OUTSIDE)
+	if (route->kind == ROUTE_OUTSIDE) {
+		to->vni = OUTSIDE;
+		__builtin_memcpy(to->ip, route->hops[0].ip, sizeof(to->ip));
 		return version == 4 ? -LEAVES : -DROP_NO_EXTERNAL;
+	}
 	if (route->count > 1) {
 		on = get_scratch();
 		if (!on)

@@ -50,6 +50,9 @@ EXTERNAL: Final = struct.Struct("=I6s2x")
 EIP: Final = struct.Struct("=16sII4s4s")
 FORWARDING_KEY: Final = struct.Struct("=I16s2sBx")
 FORWARDING: Final = struct.Struct("=16sII4s4s2s2x")
+SHARED: Final = struct.Struct("=4s4sIII32s4xQ")
+BLOCK_KEY: Final = struct.Struct("=16sI")
+BINDING: Final = struct.Struct("=16sIIQ2sB5x")
 OUTSIDE: Final = 0
 """The VNI of an external address, in a key of `eips`."""
 
@@ -118,6 +121,9 @@ class DropReason(IntEnum):
     UNSERVED = 46
     SERVICE_LIMIT = 47
     RATE_LIMIT = 48
+    SNAT_FULL = 50
+    NO_BLOCK = 51
+    UNSOLICITED = 52
 
 
 class EndpointUse(IntEnum):

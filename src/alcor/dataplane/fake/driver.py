@@ -58,6 +58,11 @@ class FakeDriver:
         """See dataplane.base."""
         self.prober = FakeProber()
 
+    @property
+    def external(self) -> bool:
+        """See dataplane.base."""
+        return self._switch.external
+
     def interface_of(self, port_id: Id) -> int | None:
         """See dataplane.base."""
         with self._switch.changing() as carried:
@@ -77,6 +82,7 @@ class FakeDriver:
                 services=carried.services(),
                 policies=carried.policies(),
                 routes=dict(carried.tables.routes),
+                shared={ip: one.digest() for ip, one in carried.tables.sharing.shared.items()},
                 translations=dict(carried.tables.translations),
                 orphans=tuple(carried.orphans()),
             )
@@ -109,6 +115,7 @@ class FakeDriver:
             for key, endpoint in plan.put_endpoints:
                 carried.tables.remote[key] = RemoteRow(endpoint.host_ip, endpoint.mac, endpoint.identity)
             carried.tables.translations.update(plan.put_translations)
+            carried.tables.sharing.shared.update(plan.put_shared)
             carried.tables.routes.update(plan.put_routes)
         tabled = time.monotonic_ns()
         with self._switch.changing() as carried:
@@ -120,6 +127,8 @@ class FakeDriver:
         with self._switch.changing() as carried:
             for route in plan.remove_routes:
                 carried.tables.routes.pop(route, None)
+            for ip in plan.remove_shared:
+                carried.tables.sharing.shared.pop(ip, None)
             for translation in plan.remove_translations:
                 carried.tables.translations.pop(translation, None)
             carried.remove_policies(plan.remove_policies)

@@ -151,7 +151,7 @@ def choose(
         return _related(tables, packet, data, service, ifindex) if packet.is_icmp_error else NO_LISTENER
     if packet.protocol not in BALANCEABLE:
         return NO_LISTENER
-    if not _has_checksum(packet, data):
+    if not has_checksum(packet, data):
         return MALFORMED
     flow = FlowKey(
         packet.source,
@@ -182,7 +182,7 @@ def choose(
     return Choice(packet, pinned, chosen, service, known)
 
 
-def _has_checksum(packet: Packet, data: bytes) -> bool:
+def has_checksum(packet: Packet, data: bytes) -> bool:
     need = packet.payload + (20 if packet.protocol == PROTOCOL_TCP else 8)
     return packet.part is Part.LATER or len(data) >= need
 
@@ -261,7 +261,7 @@ def balance(tables: BalanceTables, choice: Choice, frame: bytes, now_ns: int) ->
 def _pin(tables: BalanceTables, choice: Choice, length: int, now_ns: int) -> None:
     key, chosen = choice.pinned, choice.chosen
     row = tables.row_at(chosen.slot)
-    ends = _ends(choice.packet) and not chosen.flags & BalancedFlag.CLOSED
+    ends = ends_connection(choice.packet) and not chosen.flags & BalancedFlag.CLOSED
     back = bool(chosen.flags & BalancedFlag.HAIRPIN_BACK)
     if row is not None and not back:
         row.counters[0] += not choice.known
@@ -291,7 +291,7 @@ def _keep(tables: BalanceTables, key: BalancedKey, row: Balanced) -> None:
         del tables.balanced[next(iter(tables.balanced))]
 
 
-def _ends(packet: Packet) -> bool:
+def ends_connection(packet: Packet) -> bool:
     return packet.is_tcp and bool(packet.tcp_flags & (TCP_FIN | TCP_RST))
 
 
@@ -306,7 +306,7 @@ def unbalance(
         return frame, ""
     if packet.is_icmp_error:
         return _unbalance_error(tables, packet, frame, ifindex)
-    if packet.protocol not in BALANCEABLE or not _has_checksum(packet, data):
+    if packet.protocol not in BALANCEABLE or not has_checksum(packet, data):
         return frame, ""
     flow = FlowKey(
         packet.destination,
@@ -324,7 +324,7 @@ def unbalance(
     if service is not None:
         service.counters[4] += 1
         service.counters[5] += len(frame)
-    if _ends(packet):
+    if ends_connection(packet):
         if service is not None and packet.tcp_flags & TCP_RST and not row.flags & BalancedFlag.CLOSED:
             service.counters[1] += 1
         row.flags |= BalancedFlag.CLOSED

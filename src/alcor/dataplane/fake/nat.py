@@ -6,12 +6,23 @@ both ways and without a memory. Policy sees the addresses inside.
 
 from __future__ import annotations
 
-from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.base import EndpointKey, SharedAddress
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ARP_REPLY, ARP_REQUEST, ETHERNET_LENGTH, IPV4_LENGTH, Header
+from alcor.dataplane.fake.lb import has_checksum
 from alcor.dataplane.fake.misses import check_length
 from alcor.dataplane.fake.packet import Packet, Part, read_packet
-from alcor.dataplane.fake.policy import Party
+from alcor.dataplane.fake.policy import Party, reassemble
+from alcor.dataplane.fake.sharing import (
+    BindingFlag,
+    Wanted,
+    bind,
+    bound,
+    is_bindable,
+    is_over,
+    key_of,
+    refresh,
+)
 from alcor.dataplane.fake.tables import (
     DSCP_MARKED,
     OUTSIDE,
@@ -20,10 +31,12 @@ from alcor.dataplane.fake.tables import (
     ForwardingRow,
     LocalFlag,
     PortRow,
+    RemoteRow,
     Tables,
 )
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
-from alcor.model.addresses import ROUTER_MAC, Ip, format_ip
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip
+from alcor.model.blocks import BLOCK_PORTS
 
 CHECKSUM_AT = {frames.PROTOCOL_TCP: 16, frames.PROTOCOL_UDP: 6, 33: 6, 136: 6}
 """Where in its header TCP, UDP, DCCP and UDP-Lite have the checksum that covers the addresses too."""
@@ -32,8 +45,9 @@ FORWARDED = frozenset((frames.PROTOCOL_TCP, frames.PROTOCOL_UDP))
 """Protocols whose ports are forwarded."""
 
 
-def to_external(walk: Walk, port: PortRow, ip: Header) -> Verdict:
-    """ "To the outside", for an IPv4 packet of a port whose TTL is more than 1."""
+def to_external(walk: Walk, port: PortRow, ip: Header, shares: Ip | None) -> Verdict:
+    """ "To the outside", for an IPv4 packet of a port whose TTL is more than 1. `shares`: the address that its router
+    shares out there."""
     device = walk.tables.external
     if device is None:
         return walk.drop(DropReason.NO_EXTERNAL, "X1: this host has no external device")
@@ -46,6 +60,13 @@ def to_external(walk: Walk, port: PortRow, ip: Header) -> Verdict:
         forwarding = _forwarding(walk, packet, data, port.vni, source=True)
         if forwarding is not None:
             row, outer_port = forwarding.other, forwarding.port
+    if row is None and shares is not None:
+        shared = walk.tables.sharing.shared.get(shares)
+        if shared is None or not shared.own(walk.tables.config.underlay_ip):
+            return walk.drop(DropReason.NO_BLOCK, f"X1: this host has no ports of {format_ip(shares)}")
+        row = EipRow(shares, OUTSIDE, walk.ifindex, shared.gateway, _mask(shared))
+    else:
+        shares = None
     if row is None or row.ifindex != walk.ifindex:
         return walk.drop(DropReason.NO_TRANSLATION, f"X1: nothing stands for {format_ip(ip.source)} outside")
     on_link = not (_number(ip.destination) ^ _number(row.ip)) & row.mask
@@ -67,13 +88,18 @@ def to_external(walk: Walk, port: PortRow, ip: Header) -> Verdict:
         data = frames.with_dscp(data, 4, port.dscp & ~DSCP_MARKED)
     if packet is None:
         return walk.drop(DropReason.MALFORMED, "X2: headers cut short or inconsistent")
+    if shares is not None:
+        bound = _bind(walk, port, packet, data, shares)
+        if isinstance(bound, Verdict):
+            return bound
+        outer_port = bound
     data = _readdress_quoted(data, packet, DESTINATION_AT, ip.source, row.ip, outer_port)
     changed = _readdress(data, packet, SOURCE_AT, ip.source, row.ip, outer_port)
     if changed is None:
         return walk.drop(DropReason.MALFORMED, "X2: its checksum is cut off")
     walk.steps.append(f"X2: {format_ip(ip.source)} is {format_ip(row.ip)} outside, TTL now {ip.ttl - 1}")
     changed = frames.with_ttl(changed, 4, ip.ttl - 1)
-    if EndpointKey(OUTSIDE, ip.destination) in walk.tables.eips:
+    if _answers(walk.tables, ip.destination):
         turned = device.mac + ROUTER_MAC + walk.frame[12:ETHERNET_LENGTH] + changed
         return walk.turn(device.ifindex, turned, f"X3: {format_ip(ip.destination)} is on this host")
     return walk.leave(device.ifindex, next_hop, walk.frame[:ETHERNET_LENGTH] + changed)
@@ -90,9 +116,13 @@ def from_external(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0) -
     if ether.ethertype != frames.TYPE_IPV4 or ether.destination != device.mac:
         return walk.pass_on("3: neither ARP nor IPv4 for this host")
     data = frame[ETHERNET_LENGTH:]
-    row = None
+    row, shared = None, False
     if len(data) >= IPV4_LENGTH and data[0] >> 4 == 4:
-        row = tables.eips.get(EndpointKey(OUTSIDE, frames.mapped(data[16:20])))
+        destination = frames.mapped(data[16:20])
+        row = tables.eips.get(EndpointKey(OUTSIDE, destination))
+        shared = destination in tables.sharing.shared
+    if row is None and shared:
+        return from_shared(walk, overlay=False)
     if row is None:
         return walk.pass_on("3: for no external address of ours")
     ip = frames.parse_ipv4(data)
@@ -106,7 +136,7 @@ def _arp(walk: Walk) -> Verdict:
     ask, device = frames.parse_arp(walk.frame), walk.tables.external
     if ask is None or device is None or ask.operation != ARP_REQUEST or ask.target_ip == ask.sender_ip:
         return walk.pass_on("2: ARP that asks for nobody")
-    if EndpointKey(OUTSIDE, ask.target_ip) not in walk.tables.eips:
+    if not _answers(walk.tables, ask.target_ip):
         return walk.pass_on(f"2: {format_ip(ask.target_ip)} is no external address of ours")
     packet = frames.arp(ARP_REPLY, device.mac, ask.target_ip, ask.sender_mac, ask.sender_ip)
     padding = walk.frame[ETHERNET_LENGTH + frames.ARP_LENGTH :]
@@ -130,12 +160,106 @@ def _inward(walk: Walk, row: EipRow, ip: Header) -> Verdict:
             text = f"5: nothing of {format_ip(ip.destination)} is forwarded for that packet"
             return walk.drop(DropReason.NO_TRANSLATION, text)
         row, inner_port = forwarding.other, forwarding.port
+    return _hand_in(walk, packet, ip, row, inner_port, overlay=False)
+
+
+def from_shared(walk: Walk, *, overlay: bool) -> Verdict:
+    """Steps 4 to 6 for a shared address, of a packet from outside, or (`overlay`) one that was sent on by the host that
+    answers for the address."""
+    tables, data = walk.tables, walk.frame[ETHERNET_LENGTH:]
+    ip = frames.parse_ipv4(data)
+    if ip is None:
+        return walk.drop(DropReason.MALFORMED, "4: IP header cut short or inconsistent")
+    if ip.ttl <= 1:
+        return walk.drop(DropReason.TTL_EXCEEDED, f"4: TTL {ip.ttl} runs out")
+    packet = read_packet(data, 4)
+    if packet is None:
+        return walk.drop(DropReason.MALFORMED, "5: headers cut short or inconsistent")
+    shared = tables.sharing.shared.get(ip.destination)
+    if shared is None:
+        return walk.drop(DropReason.NO_ENDPOINT, f"5: {format_ip(ip.destination)} is not shared here")
+    if packet.part is not Part.WHOLE and not reassemble(tables.policy, packet, OUTSIDE):
+        return walk.drop(DropReason.FRAGMENT, "5: a later fragment of a datagram whose first was not seen")
+    of = packet
+    if packet.is_icmp_error:
+        quoted = read_packet(data[packet.payload + QUOTE_AT :], 4, quoted=True)
+        if quoted is None or quoted.part is Part.LATER or quoted.source != ip.destination:
+            return walk.drop(DropReason.UNSOLICITED, "5: an ICMP error about nothing of ours")
+        of = quoted
+    # What is quoted went the other way.
+    if not is_bindable(of, leaves=packet.is_icmp_error):
+        return walk.drop(DropReason.UNSOLICITED, "5: no answer to anything that can be sent from here")
+    if not packet.is_icmp_error and not has_checksum(packet, data):
+        return walk.drop(DropReason.MALFORMED, "5: its checksum is cut off")
+    key = key_of(of, 0, leaves=packet.is_icmp_error, back=True)
+    holder = dict(shared.blocks).get(key.flow.local_port // BLOCK_PORTS)
+    if holder is None or (overlay and holder != tables.config.underlay_ip):
+        return walk.drop(
+            DropReason.NO_BLOCK, f"5: nobody has port {key.flow.local_port} of {format_ip(ip.destination)}"
+        )
+    if holder != tables.config.underlay_ip:
+        refused = check_length(walk, shared.mtu, ip)
+        return refused or walk.tunnel(0, OUTSIDE, 0, RemoteRow(holder, Mac(bytes(6))), walk.frame)
+    row = tables.sharing.find(key)
+    if row is None or is_over(key.flow.protocol, row, walk.now_ns):
+        return walk.drop(DropReason.UNSOLICITED, f"5: no connection through port {key.flow.local_port} has that remote")
+    if not packet.is_icmp_error:
+        row.flags |= BindingFlag.ANSWERED
+        refresh(row, packet, walk.now_ns)
+    return _hand_in(walk, packet, ip, EipRow(row.ip, row.vni, row.ifindex), row.port, overlay=overlay)
+
+
+def _bind(walk: Walk, port: PortRow, packet: Packet, data: bytes, shares: Ip) -> int | Verdict:
+    """Step X2 of a shared address: which port of it the packet gets."""
+    tables = walk.tables
+    if packet.part is not Part.WHOLE and not reassemble(tables.policy, packet, port.vni):
+        return walk.drop(DropReason.FRAGMENT, "X2: a later fragment of a datagram whose first was not seen")
+    own = tables.sharing.shared[shares].own(tables.config.underlay_ip)
+    wanted = Wanted(port.vni, walk.ifindex, shares, own)
+    if packet.is_icmp_error:
+        quoted = read_packet(data[packet.payload + QUOTE_AT :], 4, quoted=True)
+        outer = None
+        if quoted is not None and quoted.part is not Part.LATER and quoted.protocol in FORWARDED:
+            outer = bound(tables.sharing, quoted, wanted) if quoted.destination == packet.source else None
+        if outer is None:
+            return walk.drop(DropReason.NO_TRANSLATION, "X2: an ICMP error about nothing that came from outside")
+        return outer
+    if not is_bindable(packet, leaves=True):
+        return walk.drop(DropReason.NO_TRANSLATION, "X2: neither TCP, UDP nor an ICMP echo request")
+    if not has_checksum(packet, data):
+        return walk.drop(DropReason.MALFORMED, "X2: its checksum is cut off")
+    chosen = bind(tables.sharing, packet, wanted, walk.now_ns)
+    if chosen is None:
+        text = f"X2: this host's ports of {format_ip(shares)} are taken towards {format_ip(packet.destination)}"
+        return walk.drop(DropReason.SNAT_FULL, text)
+    return chosen
+
+
+def _answers(tables: Tables, ip: Ip) -> bool:
+    """This host answers for the address outside."""
+    shared = tables.sharing.shared.get(ip)
+    return EndpointKey(OUTSIDE, ip) in tables.eips or (
+        shared is not None and shared.answerer == tables.config.underlay_ip
+    )
+
+
+def _mask(shared: SharedAddress) -> int:
+    return (0xFFFFFFFF << (32 - shared.prefix_length)) & 0xFFFFFFFF
+
+
+def _hand_in(walk: Walk, packet: Packet, ip: Header, row: EipRow, inner_port: int, *, overlay: bool) -> Verdict:
+    """The rest of step 5, and 6: the packet is for the port that the row says. `overlay`: it came by another host, who
+    would have told its sender of an MTU."""
+    data = walk.frame[ETHERNET_LENGTH:]
     local = walk.tables.local.get(EndpointKey(row.vni, row.ip))
     if local is None or local.flags & LocalFlag.GATEWAY or local.ifindex not in walk.tables.ports:
         return walk.drop(DropReason.NO_ENDPOINT, f"5: nobody in VNI {row.vni} on this host has {format_ip(row.ip)}")
     if local.flags & LocalFlag.DOWN:
         return walk.drop(DropReason.PORT_DOWN, "5: the receiving port is administratively down")
-    refused = check_length(walk, walk.tables.ports[local.ifindex].mtu, ip)
+    mtu = walk.tables.ports[local.ifindex].mtu
+    if overlay and ip.total_length > mtu:
+        return walk.drop(DropReason.TOO_BIG, f"M: {ip.total_length} bytes, the MTU is {mtu}")
+    refused = check_length(walk, mtu, ip)
     if refused is not None:
         return refused
     data = _readdress_quoted(data, packet, SOURCE_AT, ip.destination, row.ip, inner_port)
@@ -145,6 +269,8 @@ def _inward(walk: Walk, row: EipRow, ip: Header) -> Verdict:
     packet.destination = row.ip
     if inner_port and packet.protocol in FORWARDED and packet.part is not Part.LATER:
         packet.destination_port = packet.selector = inner_port
+    elif inner_port and packet.is_icmp and not packet.is_icmp_error and packet.part is not Part.LATER:
+        packet.source_port = packet.destination_port = inner_port
     walk.steps.append(f"6: {format_ip(ip.destination)} is {format_ip(row.ip)} of VNI {row.vni} inside")
     if local.identity:
         refused = walk.permit(packet, changed, Party(row.vni, local.ifindex, local.identity, 0, egress=False))
@@ -185,7 +311,17 @@ def _readdress(data: bytes, packet: Packet, at: int, before: Ip, after: Ip, port
             value = _covered(value, frames.update_checksum(value, old, port), udp=udp)
             data = data[:place] + port.to_bytes(2, "big") + data[place + 2 :]
         data = data[:check] + value.to_bytes(2, "big") + data[check + 2 :]
+    elif port and packet.is_icmp and not packet.is_icmp_error and packet.part is not Part.LATER:
+        data = _identified(data, packet.payload, port)
     return _header(data, 0, at, before, after)
+
+
+def _identified(data: bytes, start: int, identifier: int) -> bytes:
+    """Another identifier in the ICMP echo that begins at `start`."""
+    check, old = (int.from_bytes(data[at : at + 2], "big") for at in (start + 2, start + 4))
+    check = frames.update_checksum(check, old, identifier)
+    changed = check.to_bytes(2, "big") + identifier.to_bytes(2, "big")
+    return data[: start + 2] + changed + data[start + 6 :]
 
 
 def _covered(old: int, new: int, *, udp: bool) -> int:
@@ -205,6 +341,8 @@ def _readdress_quoted(data: bytes, packet: Packet, at: int, before: Ip, after: I
     data = _header(data, start, at, before, after)
     if not port:
         return data
+    if data[start + 9] == frames.PROTOCOL_ICMP:
+        return _identified(data, start + (data[start] & 0x0F) * 4, port)
     place, check = start + (data[start] & 0x0F) * 4 + (0 if at == SOURCE_AT else 2), packet.payload + 2
     old, sum_ = (int.from_bytes(data[one : one + 2], "big") for one in (place, check))
     data = data[:place] + port.to_bytes(2, "big") + data[place + 2 :]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake import frames, lb
 from alcor.dataplane.fake.frames import (
@@ -33,14 +35,15 @@ from alcor.dataplane.fake.frames import (
 )
 from alcor.dataplane.fake.lb import Choice, balance, choose
 from alcor.dataplane.fake.misses import check_length, tell, unknown
-from alcor.dataplane.fake.nat import to_external
+from alcor.dataplane.fake.nat import from_shared, to_external
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
 from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST, read_packet
 from alcor.dataplane.fake.policy import Party
-from alcor.dataplane.fake.routing import find_way, translate
+from alcor.dataplane.fake.routing import Outside, find_way, translate
 from alcor.dataplane.fake.services import service
 from alcor.dataplane.fake.tables import (
     DSCP_MARKED,
+    OUTSIDE,
     HostConfig,
     LocalFlag,
     LocalRow,
@@ -126,8 +129,8 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
     walk.steps.append(f"7: {format_ip(ip.source)} -> {format_ip(ip.destination)}, the source is the port's")
     routed = ether.destination == ROUTER_MAC
     found = _routed_target(walk, port, ip) if routed else _wired_target(walk, port, ether, ip)
-    if found is None:
-        return to_external(walk, port, ip)
+    if isinstance(found, Outside):
+        return to_external(walk, port, ip, found.shared)
     if isinstance(found, Verdict):
         return found
     choice: Choice | None = None
@@ -215,8 +218,8 @@ def _wired_target(walk: Walk, port: PortRow, ether: Ethernet, ip: Header) -> _Ta
     return _unless_down(walk, _Target(target, port.vni, port.mtu))
 
 
-def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Verdict | None:
-    """Steps 9 and 10: the routers of the network, up to the first rewriting. None: outside."""
+def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Outside | Verdict:
+    """Steps 9 and 10: the routers of the network, up to the first rewriting."""
     if not port.flags & PortFlag.ROUTED:
         return walk.drop(DropReason.NOT_ROUTED, "9: sent to the router's MAC, but the network has no router")
     own = EndpointKey(port.vni, ip.destination)
@@ -230,7 +233,7 @@ def _routed_target(walk: Walk, port: PortRow, ip: Header) -> _Target | Verdict |
     sought, mtu = own, port.mtu
     if port.flags & PortFlag.ROUTES:
         way = find_way(walk, port, ip)
-        if way is None or isinstance(way, Verdict):
+        if isinstance(way, Outside | Verdict):
             return way
         sought, mtu = way.sought, min(mtu, way.mtu)
         gateway = walk.tables.local.get(sought)
@@ -332,6 +335,10 @@ def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
     at = ETHERNET_LENGTH + (16 if version == 4 else 24)
     raw = inner[at : at + (4 if version == 4 else 16)]
     destination = frames.mapped(raw) if version == 4 else Ip(raw)
+    if vni == OUTSIDE and version == 4:
+        walk.frame = inner
+        verdict = from_shared(walk, overlay=True)
+        return replace(verdict, frame=frame) if verdict.reason is not None else verdict
     local = tables.local.get(EndpointKey(vni, destination))
     if local is None or local.flags & LocalFlag.GATEWAY or local.mac != ether.destination:
         # A route to a port: its MAC alone says who it is for.

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from alcor.dataplane.base import EndpointKey, Hop, Route, RouteKind, TranslationKey
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, Header
+from alcor.dataplane.fake.hashing import WORD, finalize, hash_end
 from alcor.dataplane.fake.packet import Packet, Part, read_packet
 from alcor.dataplane.fake.tables import PortRow, Tables
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
 from alcor.model.addresses import Ip, format_ip
-
-_WORD = 0xFFFFFFFF
 
 
 class Way(NamedTuple):
@@ -25,6 +24,12 @@ class Way(NamedTuple):
     via: bool = False
 
 
+class Outside(NamedTuple):
+    """It leaves for outside. `shared`: the address that its router shares out there."""
+
+    shared: Ip | None
+
+
 def translate(tables: Tables, vni: int, identity: int, to: int) -> int:
     """What stands in the VNI `to` for the groups of an identity; 0: nothing does."""
     if vni == to or not identity:
@@ -32,8 +37,8 @@ def translate(tables: Tables, vni: int, identity: int, to: int) -> int:
     return tables.translations.get(TranslationKey(vni, identity, to), 0)
 
 
-def find_way(walk: Walk, port: PortRow, ip: Header) -> Way | Verdict | None:
-    """Step R. None: outside."""
+def find_way(walk: Walk, port: PortRow, ip: Header) -> Way | Outside | Verdict:
+    """Step R."""
     route = longest(walk.tables, port.vni, ip.destination)
     if route is None:
         return walk.drop(DropReason.NO_ROUTE, f"R: no route from VNI {port.vni} to {format_ip(ip.destination)}")
@@ -43,7 +48,7 @@ def find_way(walk: Walk, port: PortRow, ip: Header) -> Way | Verdict | None:
         if ip.version != 4:
             return walk.drop(DropReason.NO_EXTERNAL, "R: outside there is IPv4 only")
         walk.steps.append(f"R: {format_ip(ip.destination)} is outside")
-        return None
+        return Outside(route.hops[0].ip if route.hops else None)
     hop = route.hops[0]
     if len(route.hops) > 1:
         packet = read_packet(walk.frame[ETHERNET_LENGTH:], ip.version)
@@ -72,15 +77,5 @@ def hash_flow(packet: Packet) -> int:
     """32 bits: FNV-1a over each end, word by word, added up; then MurmurHash3's finalizer."""
     whole = packet.part is Part.WHOLE
     ends = (packet.source, packet.source_port), (packet.destination, packet.destination_port)
-    value = sum(_hash_end(ip, port if whole else 0) for ip, port in ends) & _WORD
-    value ^= packet.protocol
-    value = (value ^ value >> 16) * 0x85EBCA6B & _WORD
-    value = (value ^ value >> 13) * 0xC2B2AE35 & _WORD
-    return value ^ value >> 16
-
-
-def _hash_end(ip: Ip, port: int) -> int:
-    value = 0x811C9DC5
-    for at in range(0, 16, 4):
-        value = (value ^ int.from_bytes(ip[at : at + 4], "big")) * 0x01000193 & _WORD
-    return (value ^ port) * 0x01000193 & _WORD
+    value = sum(hash_end(ip, port if whole else 0) for ip, port in ends) & WORD
+    return finalize(value ^ packet.protocol)

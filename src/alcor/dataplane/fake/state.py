@@ -24,6 +24,7 @@ from alcor.dataplane.base import (
     Route,
     RouteKey,
     ServiceKey,
+    SharedAddress,
     TranslationKey,
 )
 from alcor.dataplane.fake import queues
@@ -31,6 +32,7 @@ from alcor.dataplane.fake.frames import ETHERNET_LENGTH
 from alcor.dataplane.fake.lb import BalanceTables, ServiceRow
 from alcor.dataplane.fake.policy import PolicyTables
 from alcor.dataplane.fake.queues import Queue
+from alcor.dataplane.fake.sharing import SharingTables
 from alcor.dataplane.fake.tables import (
     DSCP_MARKED,
     OUTSIDE,
@@ -93,6 +95,7 @@ class State(msgspec.Struct, kw_only=True):
     eips: list[tuple[int, Ip, EipRow]] = []
     forwardings: list[tuple[ForwardingKey, ForwardingRow]] = []
     services: list[ServiceRow] = []
+    shared: dict[Ip, SharedAddress] = {}
     drops: dict[int, dict[int, int]] = {}
     """Interface to reason to count."""
     foreign: set[str] = set()
@@ -152,6 +155,7 @@ class Carried:
             eips={EndpointKey(vni, ip): row for vni, ip, row in kept.eips},
             forwardings=dict(kept.forwardings),
             balance=BalanceTables(services={row.service.key: row for row in kept.services}),
+            sharing=SharingTables(kept.shared),
         )
         self.devices = kept.devices
         self.queues: dict[int, Queue] = {}
@@ -184,6 +188,7 @@ class Carried:
             eips=[(*key, row) for key, row in self.tables.eips.items()],
             forwardings=list(self.tables.forwardings.items()),
             services=list(self.tables.balance.services.values()),
+            shared=self.tables.sharing.shared,
             foreign=self.foreign,
         )
 

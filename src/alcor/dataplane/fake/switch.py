@@ -83,6 +83,11 @@ class Switch:
         self.refusals: dict[Id, str] = {}
         """Fault injection for tests: work on these ports fails with that error."""
 
+    @property
+    def external(self) -> bool:
+        """It has an external device."""
+        return self._carried.tables.external is not None
+
     # ---- life ----
 
     def open(self) -> Self:

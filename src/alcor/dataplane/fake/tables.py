@@ -13,6 +13,7 @@ import msgspec
 from alcor.dataplane.base import EndpointKey, Route, RouteKey, TranslationKey
 from alcor.dataplane.fake.lb import BalanceTables
 from alcor.dataplane.fake.policy import PolicyTables
+from alcor.dataplane.fake.sharing import SharingTables
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
 
@@ -179,3 +180,4 @@ class Tables(msgspec.Struct, frozen=True, gc=False):
     """A row of an external address whose other side is OUTSIDE too: `forwardings` has it."""
     forwardings: dict[ForwardingKey, ForwardingRow] = msgspec.field(default_factory=dict)
     balance: BalanceTables = msgspec.field(default_factory=BalanceTables)
+    sharing: SharingTables = msgspec.field(default_factory=SharingTables)

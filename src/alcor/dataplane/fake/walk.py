@@ -96,6 +96,9 @@ class DropReason(IntEnum):
     """A port that asks too much; the model has no clock for that."""
     RATE_LIMIT = 48
     """By a queue that is full, not by a step."""
+    SNAT_FULL = 50
+    NO_BLOCK = 51
+    UNSOLICITED = 52
 
     @property
     def word(self) -> str:
