@@ -130,7 +130,7 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     dealings = [one for _ in range(8) if (one := balances.random_dealing(rng, tables)) is not None]
     found = []
     for _ in range(count):
-        if rng.random() < 0.03:
+        if rng.random() < 0.06:
             found.append(_request(rng, tables))
             continue
         if rng.random() < 0.25:
@@ -157,11 +157,15 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
 
 
 def _request(rng: random.Random, tables: Tables) -> Packet:
-    """A question to a host, of a port that it serves if there is one; at times it comes back unanswered."""
+    """A question to a host, of a port that it serves if there is one, or to a neighbour; at times it comes back
+    unanswered."""
     ports = sorted(tables.ports.items())
     served = [one for one in ports if one[1].flags & SERVED and one[1].flags & UP]
     ifindex, port = rng.choice(served or ports)
     own = sorted(key.ip for key, row in tables.local.items() if row.ifindex == ifindex)
+    own_v6 = [ip for ip in own if ip_version(ip) == 6]
+    if own_v6 and rng.random() < 0.5:
+        return Packet(ifindex, _nd(rng, tables, port.vni, port.mac, rng.choice(own_v6)))
     return Packet(ifindex, asks.random_ask(rng, port.mac, own), held=rng.random() < 0.4)
 
 
