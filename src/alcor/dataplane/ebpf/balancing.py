@@ -17,6 +17,9 @@ from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.services import MAX_SERVICES, SERVICE, SERVICE_TRAFFIC, SLOT
 from alcor.dataplane.kernel import bpf
 
+MAX_TABLES = 64
+"""Made before any is put in its place: a descriptor and 60 KiB each."""
+
 
 class _Known(msgspec.Struct):
     """What the tables hold of one service."""
@@ -54,16 +57,25 @@ class Balancing:
         self._known = None
         taken = {one.slot for one in known.values()}
         free = iter(slot for slot in range(MAX_SERVICES) if slot not in taken)
-        now_ns = time.monotonic_ns()
+        fresh: list[int] = []
+        refused = ""
+        changes: list[tuple[Service, _Known]] = []
         for service in wanted:
             one = known.get(service.key)
             if one is None:
                 slot = next(free, None)
                 if slot is None:
-                    raise DataPlaneError(f"this host carries {MAX_SERVICES} services already: move ports of other VPCs")
-                one = known[service.key] = self._begin(slot)
-            self._change(service, one, now_ns)
+                    refused = f"this host carries {MAX_SERVICES} services already: move ports of other VPCs"
+                    continue
+                fresh.append(slot)
+                one = known[service.key] = _Known(slot, 0, {})
+            changes.append((service, one))
+        self._clear(fresh)
+        for at in range(0, len(changes), MAX_TABLES):
+            self._change(changes[at : at + MAX_TABLES])
         self._known = known
+        if refused:
+            raise DataPlaneError(refused)
 
     def remove(self, keys: Sequence[ServiceKey]) -> None:
         """Takes services out, and ends their connections; an absent one is passed over. Raises BpfError."""
@@ -77,7 +89,7 @@ class Balancing:
         program.services.delete_batch(packed, len(gone))
         for key, one in gone:
             self._renew(one.slot)
-            program.maglev.delete(SLOT.pack(one.slot))
+            program.maglev.delete(SLOT.pack(one.slot))  # the kernel deletes no batch of tables
             program.backends.delete_batch(b"".join(one.backends), len(one.backends))
             del known[key]
         self._known = known
@@ -90,32 +102,42 @@ class Balancing:
             found[key] = ServiceCounters(*bpf.sum_per_cpu(stored, SERVICE_TRAFFIC))
         return found
 
-    def _begin(self, slot: int) -> _Known:
-        """A slot for a new service: what another one left there is not its own."""
-        program = self._program
-        left = [key for key, _ in program.backends.items() if services.slot_of_backend(key) == slot]
+    def _clear(self, slots: Sequence[int]) -> None:
+        """Slots for new services: what others left there is not theirs."""
+        if not slots:
+            return
+        program, cleared = self._program, frozenset(slots)
+        left = [key for key, _ in program.backends.items() if services.slot_of_backend(key) in cleared]
         program.backends.delete_batch(b"".join(left), len(left))
-        program.service_counters.put(SLOT.pack(slot), bytes(program.service_counters.stored_size))
-        return _Known(slot, 0, {})
+        for slot in slots:
+            program.service_counters.put(SLOT.pack(slot), bytes(program.service_counters.stored_size))
 
-    def _change(self, service: Service, one: _Known, now_ns: int) -> None:
-        program = self._program
-        rows = services.backend_rows(service, one.slot, one.backends, now_ns)
-        program.backends.update_batch(b"".join(rows), b"".join(rows.values()), len(rows))
-        gone = [key for key in one.backends if key not in rows]
-        one.backends |= rows
-        table = bpf.create_map(bpf.MAP_TYPE_ARRAY, SLOT.size, services.MAGLEV_BYTES, 1, "maglev table")
+    def _change(self, changes: Sequence[tuple[Service, _Known]]) -> None:
+        """All at once: for every write to `maglev` the kernel waits until no program uses the table that was there."""
+        program, now_ns = self._program, time.monotonic_ns()
+        gone: list[bytes] = []
+        tables: list[bpf.BpfMap] = []
         try:
-            table.put(SLOT.pack(0), services.pack_maglev(service))
-            program.maglev.put(SLOT.pack(one.slot), SLOT.pack(table.fd))
+            for service, one in changes:
+                rows = services.backend_rows(service, one.slot, one.backends, now_ns)
+                program.backends.update_batch(b"".join(rows), b"".join(rows.values()), len(rows))
+                gone += [key for key in one.backends if key not in rows]
+                one.backends = rows
+                table = bpf.create_map(bpf.MAP_TYPE_ARRAY, SLOT.size, services.MAGLEV_BYTES, 1, "maglev table")
+                tables.append(table)
+                table.put(SLOT.pack(0), services.pack_maglev(service))
+            slots = [SLOT.pack(one.slot) for _, one in changes]
+            program.maglev.update_batch(b"".join(slots), b"".join(SLOT.pack(one.fd) for one in tables), len(tables))
         finally:
-            table.close()
-        program.services.put(services.pack_service_key(service.key), services.pack_service(service, one.slot))
+            for table in tables:
+                table.close()
+        keys = b"".join(services.pack_service_key(service.key) for service, _ in changes)
+        values = b"".join(services.pack_service(service, one.slot) for service, one in changes)
+        program.services.update_batch(keys, values, len(changes))
         program.backends.delete_batch(b"".join(gone), len(gone))
-        for key in gone:
-            del one.backends[key]
-        self._renew(one.slot)
-        one.digest = service.digest()
+        for service, one in changes:
+            self._renew(one.slot)
+            one.digest = service.digest()
 
     def _renew(self, slot: int) -> None:
         """Every connection of the service asks anew."""
