@@ -2,10 +2,12 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.dataplane import packets
 
 from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey
 from alcor.dataplane.ebpf import program, tables
@@ -13,7 +15,7 @@ from alcor.dataplane.ebpf.program import MAPS, OBJECT_PATH, PROGRAMS, Program
 from alcor.dataplane.ebpf.tables import DropReason, HostConfig, Traffic, Verdict
 from alcor.dataplane.kernel import bpf
 from alcor.dataplane.kernel.bpf import BpfError, BpfMap
-from alcor.model.addresses import Ip, Mac, parse_ip
+from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip
 from alcor.model.ids import Id
 
 pytestmark = [
@@ -203,6 +205,24 @@ def test_drops_are_counted_once_each(pins: Path) -> None:
             run = bpf.test_run(found.from_port, bytes(size), 1)
             assert (2, bytes(size)) == (run.retval, run.frame)
         assert {0: {DropReason.NO_PORT: 3}} == found.dropped()
+
+
+def test_a_router_tells_a_port_so_much_in_a_second(pins: Path) -> None:
+    """Beyond it packets are dropped in silence, for the same reason; all are counted."""
+    mac, own = Mac(packets.mac(1)), parse_ip("10.0.0.9")
+    packet = packets.ipv4("10.0.0.9", "10.0.1.9", packets.ports(packets.UDP, 1, 2), ttl=1)
+    frame = packets.ethernet(ROUTER_MAC, mac, packet)
+    with opened(pins) as found:
+        row = tables.PortRow(Id(bytes(16)), 7, 1500, mac, tables.PortFlag.UP | tables.PortFlag.ROUTED, 0, 0)
+        found.ports.update_batch(*tables.pack_ports([(1, row)]), 1)
+        local = tables.LocalRow(1, tables.EndpointFlag(0), mac, 0, 0)
+        found.local.update_batch(*tables.pack_locals([(EndpointKey(7, own), local)]), 1)
+        found.routers.put(tables.pack_ifindex(1), tables.ROUTER.pack(parse_ip("10.0.0.1"), bytes(16)))
+        begun = time.monotonic()
+        verdicts = [bpf.test_run(found.from_port, frame, 1).cb[0] for _ in range(150)]
+        assert time.monotonic() < begun + 1, "too slow a machine to tell"
+        assert [Verdict.REPLY] * 100 + [Verdict.DROP] * 50 == verdicts
+        assert {1: {DropReason.TTL_EXCEEDED: 150}} == found.dropped()
 
 
 def test_a_full_map_of_endpoints_says_so(pins: Path) -> None:

@@ -1,6 +1,7 @@
 """The ebpf driver on a real kernel when things go wrong: crashes half-way, damage, errors of one port among many."""
 
 import os
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -170,6 +171,7 @@ class TestErrors:
         """Each says what is wrong; the others are carried; of the bad ones nothing is left."""
         empty = footprint(host)
         netns.create(host.directory / "given")
+        dice = random.Random(1)
         good = [a_port() for _ in range(80)]
         taken_name, taken_netns = a_port(), a_port()
         bad = {
@@ -190,7 +192,7 @@ class TestErrors:
             a_port(addresses=(Address(parse_ip("10.1.250.9"), 24, parse_ip("10.9.9.9")),)),
             a_port(netns=str(host.directory / "given"), interface="lo"),
             a_port(interface="a name"),
-            a_port(addresses=tuple(Address(parse_ip(f"10.7.0.{n}"), 16, None) for n in range(60))),
+            a_port(addresses=tuple(Address(Ip(dice.randbytes(16)), 64, None) for _ in range(80))),
         ]
         reasons = [
             *bad.values(),

@@ -1,6 +1,7 @@
 """Wiring without a kernel: names, records, steps, refusals and explanations; claims; sorting what is seen."""
 
 import errno
+import random
 
 import msgspec
 import pytest
@@ -26,9 +27,10 @@ from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
 from alcor.dataplane.kernel.netlink import HEADER, Ack
-from alcor.model.addresses import Ip, Mac, parse_ip
+from alcor.model.addresses import Ip, Mac, parse_ip, parse_prefix
 from alcor.model.ids import Id, format_id, parse_id
-from alcor.model.nouns import PortKind
+from alcor.model.nouns import AddressPair, Claim, PortKind
+from alcor.services.claims import MAX_CLAIMS
 
 UUID = "01234567-89ab-8def-8123-456789abcdef"
 INDEX = wiring.FIRST_INDEX
@@ -92,9 +94,18 @@ class TestRecord:
         """Random bytes are no port, and no crash."""
         assert wiring.decode_record(record) is None
 
+    def test_all_its_pairs_and_claims_fit(self) -> None:
+        """What a workload announces is no reason to refuse its port."""
+        own = tuple(Address(parse_ip(f"2001:db8::{n}"), 64, parse_ip("2001:db8::fe")) for n in range(1, 5))
+        pairs = tuple(AddressPair(parse_prefix(f"2001:db8:1:{n}::7/128"), Mac(bytes(5) + b"\x07")) for n in range(10))
+        claims = tuple(Claim(parse_ip(f"2001:db8:1:{n}::7"), Mac(bytes(5) + b"\x07")) for n in range(MAX_CLAIMS))
+        port = a_port(addresses=own, pairs=pairs, claims=claims, netns="/run/netns/" + 60 * "n")
+        assert port == wiring.decode_record(wiring.encode_record(port))
+
     def test_too_long_is_refused(self) -> None:
         """With what to do."""
-        many = a_port(addresses=tuple(Address(parse_ip(f"10.0.1.{n}"), 24, None) for n in range(60)))
+        dice = random.Random(1)
+        many = a_port(addresses=tuple(Address(Ip(dice.randbytes(16)), 24, None) for _ in range(80)))
         with pytest.raises(ValueError, match="fewer addresses"):
             wiring.encode_record(many)
 
@@ -176,7 +187,7 @@ class TestRefusal:
             ({"interface": ".."}, "'..'"),
             ({"netns": "blue"}, "netns 'blue' must be an absolute path"),
             ({"kind": PortKind.ADOPTED}, "must name the interface"),
-            ({"netns": "/" + "x" * 1000}, "shorter netns path"),
+            ({"netns": "/" + random.Random(1).randbytes(2000).hex()}, "shorter netns path"),
         ],
     )
     def test_it_names_the_thing(self, changes: dict[str, object], word: str) -> None:

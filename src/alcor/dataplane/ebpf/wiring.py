@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,10 @@ GIVEN_INNER_BIT = 0x40000000
 UNDERLAY_OVERHEAD = 50
 """Outer IPv4, UDP, VXLAN and inner Ethernet header (docs/pipeline.md, MTU)."""
 MAX_RECORD_BYTES = 1024
-"""A port with its longest names and about 20 addresses."""
+"""A port with its longest names and about 20 addresses; deflated, with all its pairs, claims and forwardings."""
+DEFLATED = 0x8000
+"""In a record's length."""
+MAX_INFLATED_BYTES = 65_536
 
 NONE: frozenset[int] = frozenset()
 ANY = frozenset(range(1, 134))
@@ -116,21 +120,25 @@ _decode = msgspec.msgpack.Decoder(LocalPort).decode
 
 
 def encode_record(port: LocalPort) -> bytes:
-    """The port as the value of the map `records`: length, msgpack, zeros. ValueError when it is too long."""
-    raw = _encode(port)
+    """The port as the value of the map `records`: length, msgpack, zeros; one that is long is deflated (RFC 1950), and
+    its length says so. ValueError when it is too long even so."""
+    raw, marked = _encode(port), 0
+    if len(raw) > MAX_RECORD_BYTES - _LENGTH.size:
+        raw, marked = zlib.compress(raw), DEFLATED
     if len(raw) > MAX_RECORD_BYTES - _LENGTH.size:
         raise ValueError(
             f"the port's description has {len(raw)} bytes: give it fewer addresses or a shorter netns path"
         )
-    return (_LENGTH.pack(len(raw)) + raw).ljust(MAX_RECORD_BYTES, b"\0")
+    return (_LENGTH.pack(len(raw) | marked) + raw).ljust(MAX_RECORD_BYTES, b"\0")
 
 
 def decode_record(value: bytes) -> LocalPort | None:
     """The port in a record; None when it cannot be read (another version's, or torn)."""
-    (size,) = _LENGTH.unpack_from(value)
+    (length,) = _LENGTH.unpack_from(value)
+    raw = value[_LENGTH.size : _LENGTH.size + (length & ~DEFLATED)]
     try:
-        return _decode(value[_LENGTH.size : _LENGTH.size + size])
-    except (msgspec.DecodeError, msgspec.ValidationError):
+        return _decode(zlib.decompressobj().decompress(raw, MAX_INFLATED_BYTES) if length & DEFLATED else raw)
+    except (msgspec.DecodeError, msgspec.ValidationError, zlib.error):
         return None
 
 
