@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from alcor.bench import nat, policy, qos, traffic
-from alcor.bench.rounds import CONNECTION, PACKET, Way
+from alcor.bench import lb, nat, policy, qos, routing, traffic
+from alcor.bench.rounds import ANSWER, CONNECTION, PACKET, Way
 from alcor.dataplane.base import DataPlaneError
 
 privileged = pytest.mark.skipif(os.geteuid() != 0, reason="NOT ROOT: the benchmark drives the real kernel; run as root")
@@ -38,7 +38,7 @@ def check_run(found: Any, ways: tuple[Way, ...], run_dir: Path, *, goals: int) -
     assert [] == list((run_dir.parent / "temporary").iterdir())
 
 
-@pytest.mark.parametrize("bench", [nat, policy, qos])
+@pytest.mark.parametrize("bench", [nat, policy, qos, routing, lb])
 def test_no_rounds_are_refused(bench: Any, tmp_path: Path) -> None:
     """Before anything is made."""
     with pytest.raises(DataPlaneError, match=r"root|rounds must be at least 1"):
@@ -75,4 +75,28 @@ def test_qos(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = qos.run(1, None, little, rates=(100_000,))
     assert ["egress", "ingress"] == [rate.direction for rate in found.rates]
     assert 4 == len(found.ways)
+    check_run(found, found.ways, little, goals=5)
+
+
+@pytest.mark.privileged
+@privileged
+def test_routing(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Straight and through the router, by Alcor and by Linux; and a router that an agent takes in."""
+    monkeypatch.setattr(routing, "MANY", 30)
+    found = routing.run(1, None, little)
+    assert [{PACKET, ANSWER}] * 5 == [way.costs.keys() for way in found.ways]
+    assert 3 == len(found.programmed_s)
+    check_run(found, found.ways, little, goals=3)
+
+
+@pytest.mark.privileged
+@privileged
+def test_lb(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Alcor's load balancer with few and many members, by nftables and by HAProxy."""
+    monkeypatch.setattr(lb, "MANY", 30)
+    found = lb.run(1, None, little)
+    way = {PACKET, ANSWER}
+    expected = [{*way, CONNECTION}, way, {*way, CONNECTION}, way, {*way, CONNECTION}, {*way, CONNECTION}, {CONNECTION}]
+    assert expected == [set(one.costs) for one in found.ways]
+    assert found.haproxy
     check_run(found, found.ways, little, goals=5)

@@ -8,9 +8,9 @@ them as the underlay. Same addresses, same MTU, same everything but what is meas
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,7 +23,7 @@ from alcor.dataplane.kernel.netlink import Netlink
 from alcor.lab.pings import Ping, ping_all
 from alcor.lab.rundir import RunDirectory
 from alcor.lab.topology import ipv6_off
-from alcor.model.addresses import Mac, format_ip, parse_ip
+from alcor.model.addresses import Ip, Mac, format_ip, parse_ip
 from alcor.model.ids import format_id, make_id
 from alcor.model.nouns import PortKind
 
@@ -33,8 +33,10 @@ IPS = (parse_ip("10.9.0.11"), parse_ip("10.9.0.12"))
 MACS = (Mac(bytes.fromhex("020000000011")), Mac(bytes.fromhex("020000000012")))
 HOST_IPS = (parse_ip("192.0.2.1"), parse_ip("192.0.2.2"))
 HOST_MACS = (Mac(bytes.fromhex("0200000000a1")), Mac(bytes.fromhex("0200000000a2")))
-BRIDGE_MAC = Mac(bytes.fromhex("0200000000b0"))
+BRIDGE_MAC, GATEWAY_MAC = Mac(bytes.fromhex("0200000000b0")), Mac(bytes.fromhex("0200000000b1"))
 """Explicit: a bridge without one takes its lowest member's, and changes with it."""
+GATEWAYS = (parse_ip("10.9.0.1"), parse_ip("10.9.1.1"))
+"""Of the client's subnet and, where it is another, of the server's."""
 PREFIX = 24
 MTU, UNDERLAY_MTU = 1500, 1600
 VNI, VXLAN_PORT = 77, 4789
@@ -50,11 +52,12 @@ class Bed(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     namespaces: tuple[Path, Path]
+    server: Ip = IPS[1]
 
     @property
     def server_ip(self) -> str:
         """The second container's address."""
-        return format_ip(IPS[1])
+        return format_ip(self.server)
 
 
 def inside(path: Path, work: Callable[[], T]) -> T:
@@ -144,11 +147,11 @@ def _hosts(run: RunDirectory, name: str) -> tuple[Path, Path]:
     return paths
 
 
-def bridge_bed(run: RunDirectory) -> tuple[Bed, tuple[Path, Path]]:
+def bridge_bed(run: RunDirectory, name: str = "bridge") -> tuple[Bed, tuple[Path, Path]]:
     """And its two hosts. Bridge and VXLAN device know where every MAC is, the containers every neighbour: nothing is
     flooded."""
-    hosts = _hosts(run, "bridge")
-    containers = _pair(run, "bridge")
+    hosts = _hosts(run, name)
+    containers = _pair(run, name)
     for number, (host, container) in enumerate(zip(hosts, containers, strict=True)):
         other = 1 - number
         fd = netns.open_path(container)
@@ -176,6 +179,41 @@ def bridge_bed(run: RunDirectory) -> tuple[Bed, tuple[Path, Path]]:
             ],
         )
     return Bed(name="Linux bridge + VXLAN", namespaces=containers), hosts
+
+
+def routed_bed(run: RunDirectory, servers: Sequence[Ip], vip: Ip | None = None) -> tuple[Bed, Path]:
+    """Bridge + VXLAN again, but the server has these addresses, of another subnet, and the client's host routes between
+    the two; it has the address `vip`, too. And that host."""
+    bed, (router, beyond) = bridge_bed(run, "routed")
+    client, server = bed.namespaces
+    inside(router, _forward)
+    _tell(
+        router,
+        [
+            links.set_link(_BRIDGE, mac=GATEWAY_MAC),
+            *(links.address(_BRIDGE, gateway, PREFIX) for gateway in GATEWAYS),
+            *([links.address(_BRIDGE, vip, 32)] if vip is not None else []),
+            links.neighbour(_BRIDGE, IPS[0], MACS[0]),
+            *(links.neighbour(_BRIDGE, ip, MACS[1]) for ip in servers),
+        ],
+    )
+    _tell(beyond, [links.forwarding(_VXLAN, GATEWAY_MAC, HOST_IPS[0])])
+    _tell(server, [links.delete_address(INNER, IPS[1], PREFIX), *(links.address(INNER, ip, PREFIX) for ip in servers)])
+    if vip is not None:
+        _tell(client, [links.neighbour(INNER, vip, GATEWAY_MAC)])
+    for container, gateway in zip((client, server), GATEWAYS, strict=True):
+        _tell(container, [links.neighbour(INNER, gateway, GATEWAY_MAC), links.default_route(INNER, gateway)])
+    return msgspec.structs.replace(bed, name=f"{bed.name}, routed", server=servers[0]), router
+
+
+def _forward() -> None:
+    """Makes a router of this namespace, that tells nobody of shorter ways; what is bridged does not meet its rules."""
+    net = Path("/proc/sys/net")
+    (net / "ipv4/ip_forward").write_text("1")
+    for name in ("all", "br0"):
+        (net / "ipv4/conf" / name / "send_redirects").write_text("0")
+    with suppress(FileNotFoundError):  # the module is not loaded: there is nothing to turn off
+        (net / "bridge/bridge-nf-call-iptables").write_text("0")
 
 
 class Host(NamedTuple):

@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from alcor.agent.config import AgentConfig
-from alcor.agent.reconcile import Received, Reconciler
 from alcor.bench.dataplane_beds import (
     HOST_IPS,
     IPS,
-    MTU,
     PREFIX,
     VNI,
     Bed,
@@ -36,24 +32,14 @@ from alcor.bench.dataplane_beds import (
     port_of,
 )
 from alcor.bench.rounds import CONNECTION, PACKET, Case, Place, Progress, Way, place, ratio_goal, take_turns
+from alcor.bench.taking import agent_on, vpc_with_port
 from alcor.bench.traffic import connection_ns, flow_ns
 from alcor.dataplane.base import DataPlaneError, Plan, Policy, PolicyKey, Rule
-from alcor.goalstate.objects import (
-    HOST_SCOPE,
-    EndpointGoal,
-    PortAddress,
-    PortGoal,
-    ScopeUpdate,
-    SubnetGoal,
-    VpcGoal,
-)
-from alcor.goalstate.objects import Goal as GoalObject
+from alcor.goalstate.objects import EndpointGoal
 from alcor.lab.results import Goal
 from alcor.lab.rundir import DEFAULT_RUN_DIR
 from alcor.model.addresses import Mac, Prefix, format_ip, ip_from_int
-from alcor.model.ids import Id, make_id
-from alcor.model.nouns import PortKind
-from alcor.wire.codec import BundleHead, encode_bundle, encode_part
+from alcor.model.ids import make_id
 
 IDENTITY = 1
 RULES = (10, 100, 10_000)
@@ -184,42 +170,15 @@ def _nft(hosts: tuple[Path, Path], rules: int) -> None:
 def _endpoints(host: Host, directory: Path) -> tuple[float, float]:
     """Seconds that an agent takes to take in a VPC with so many endpoints, from the bundle to the table; and of these
     what the table takes."""
-    vpc, subnet, port = (Id(bytes((number,)) * 16) for number in (7, 8, 9))
     first = ip_from_int(0x0B000002, 4)
-    objects: list[GoalObject] = [
-        VpcGoal(vpc, 1, VNI + 1, MTU, True),
-        SubnetGoal(subnet, 1, Prefix(ip_from_int(0x0B000000, 4), 8), None),
-    ]
     mac = Mac(bytes.fromhex("020000000099"))
-    objects += [
+    objects = vpc_with_port(first, Prefix(ip_from_int(0x0B000000, 4), 8)) + [
         EndpointGoal(make_id(number + 1, bytes(11)), 1, mac, (ip_from_int(0x0B000003 + number, 4),), HOST_IPS[1], 0)
         for number in range(ENDPOINTS)
     ]
-    own_mac, place = Mac(bytes.fromhex("020000000098")), PortAddress(first, subnet)
-    mine = PortGoal(port, 1, vpc, own_mac, (place,), True, PortKind.CONTAINER, "", "")
-    parts = [
-        encode_part(ScopeUpdate(scope=scope, revision=1, snapshot=True, objects=tuple(some)))
-        for scope, some in ((HOST_SCOPE, [mine]), (vpc, objects))
-    ]
-    head = BundleHead(partition=1, epoch=1, sequence=1, host="bench", synced=True)
-    bundle = encode_bundle(head, parts)
-    del objects, parts
-    config = AgentConfig(host="bench", state_dir=directory, listen="127.0.0.1", port=0, tls_dir=directory)
-
-    def load() -> tuple[float, float]:
-        agent = Reconciler(config, host.driver, time.monotonic, lambda: 0.5)
-        agent.start()
-        try:
-            started = time.monotonic()
-            (answer,) = agent.handle([Received(bundle, started, 1)])
-            took = time.monotonic() - started
-        finally:
-            agent.close()
-        if answer.ack is None or answer.ack.error or any(one.error for one in answer.ack.ports):
-            raise DataPlaneError(f"the agent refused the bench's bundle: {answer}")
-        return took, answer.ack.timings.tables_us / 1e6
-
-    return host.worker.submit(load).result()
+    with agent_on(host, directory) as agent:
+        taken = agent.take(objects)
+    return taken.seconds, taken.tables_s
 
 
 def _goals(ways: Sequence[Way], endpoints_s: float, table_s: float) -> tuple[Goal, ...]:

@@ -98,6 +98,17 @@ def take_turns(cases: Sequence[Case], rounds: int, say: Progress) -> tuple[Way, 
     )
 
 
+def both(way: Way) -> float:
+    """ns of a packet and of an answer, on average."""
+    return (way[PACKET] + way[ANSWER]) / 2
+
+
+def both_text(before: Way, after: Way) -> str:
+    """The two apart, of two ways."""
+    forth, back = (f"{before[what]:.0f} -> {after[what]:.0f}" for what in (PACKET, ANSWER))
+    return f"forth {forth}, back {back}"
+
+
 def ratio_goal(name: str, at_most: float, of: str, costs: tuple[float, float], more: str = "") -> Goal:
     """That the second of two costs (ns) is at most so many times the first."""
     before, after = costs

@@ -118,6 +118,22 @@ def nat(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None
     _measure("nat", out, lambda say: run(rounds, say))
 
 
+@app.command()
+def routing(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+    """Routers: a packet between two networks beside the overlay and a routing Linux host, with 10 and 1,000 routes."""
+    from alcor.bench.routing import run
+
+    _measure("routing", out, lambda say: run(rounds, say))
+
+
+@app.command()
+def lb(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+    """Load balancers: a packet and a connection beside the overlay, nftables and HAProxy, with 10 and 1,000 members."""
+    from alcor.bench.lb import run
+
+    _measure("lb", out, lambda say: run(rounds, say))
+
+
 @app.command("all")
 def everything(out: Out = None) -> None:
     """All of them, one after another."""
@@ -130,6 +146,8 @@ def everything(out: Out = None) -> None:
     qos(out=out)
     ondemand(out=out)
     nat(out=out)
+    routing(out=out)
+    lb(out=out)
 
 
 def _measure(name: str, out: Path | None, run: Callable[[Callable[[str], None]], Bench]) -> None:
