@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from alcor.bench.rounds import ANSWER, PACKET, Case, ratio_goal, take_turns, within_goal
+from alcor.bench.rounds import ANSWER, PACKET, Case, Cost, Way, compare, ratio_goal, take_turns, within_goal
 
 
 def test_cases_take_turns_within_a_round_and_are_prepared_each_time() -> None:
@@ -29,10 +29,23 @@ def test_cases_take_turns_within_a_round_and_are_prepared_each_time() -> None:
         plain[ANSWER]
 
 
+def way(name: str, *rounds_ns: float) -> Way:
+    """Whose answers cost 10 ns more than its packets."""
+    costs = {PACKET: rounds_ns, ANSWER: tuple(ns + 10 for ns in rounds_ns)}
+    return Way(name=name, costs={what: Cost(median_ns=0, rounds_ns=some) for what, some in costs.items()})
+
+
+def test_rounds_are_compared_with_themselves() -> None:
+    """The machine was twice as fast from the second round on for one way, from the third on for the other."""
+    before, after = way("overlay", 200, 100, 100), way("routed", 220, 220, 110)
+    assert (1.1, 200, 220) == compare(before, after)
+    assert (225 / 205, 205, 225) == compare(before, after, (PACKET, ANSWER))
+
+
 @pytest.mark.parametrize(("after", "reached"), [(130.0, True), (130.1, False)])
 def test_a_ratio_reaches_its_goal_or_not(after: float, reached: bool) -> None:
     """At most means at most; both costs are said."""
-    goal = ratio_goal("packet", 1.3, "the overlay", (100.0, after), ", both ways")
+    goal = ratio_goal("packet", 1.3, "the overlay", (way("", 100.0), way("", after)), more=", both ways")
     assert reached is goal.reached
     assert ("at most 1.3x of the overlay", "1.30x (100 -> 130 ns), both ways") == (goal.goal, goal.measured)
 

@@ -144,21 +144,21 @@ def _program(host: Host, ports: Sequence[LocalPort], count: int) -> float:
 
 
 def _goals(ways: Sequence[Way], programmed_s: float) -> tuple[Goal, ...]:
-    plain, few, many, shared = (way[PACKET] for way in ways)
+    plain, few, many, shared = ways
     return (
         ratio_goal(
             "CPU per packet, EIP to EIP across hosts",
             GOAL_COST,
             "the plain overlay",
             (plain, few),
-            ", translated at both hosts",
+            more=", translated at both hosts",
         ),
         ratio_goal(
             "CPU per packet, from a shared address to an EIP",
             GOAL_COST,
             "the plain overlay",
             (plain, shared),
-            ", translated at both hosts",
+            more=", translated at both hosts",
         ),
         ratio_goal(f"CPU per packet, {MANY:,} EIPs on the host", GOAL_GROWTH, f"{FEW}", (few, many)),
         within_goal(f"{MANY:,} EIPs for ports of one host", GOAL_LOAD_S, programmed_s),

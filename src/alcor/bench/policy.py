@@ -31,7 +31,7 @@ from alcor.bench.dataplane_beds import (
     inside,
     port_of,
 )
-from alcor.bench.rounds import CONNECTION, PACKET, Case, Place, Progress, Way, place, ratio_goal, take_turns
+from alcor.bench.rounds import CONNECTION, PACKET, Case, Place, Progress, Way, compare, place, ratio_goal, take_turns
 from alcor.bench.taking import agent_on, vpc_with_port
 from alcor.bench.traffic import connection_ns, flow_ns
 from alcor.dataplane.base import DataPlaneError, Plan, Policy, PolicyKey, Rule
@@ -189,15 +189,16 @@ def _goals(ways: Sequence[Way], endpoints_s: float, table_s: float) -> tuple[Goa
             f"CPU per packet, {COMPARED_RULES} rules and connections followed",
             GOAL_COST,
             "the same path without",
-            (bare[PACKET], compared[PACKET]),
-            f"; bridge + VXLAN + nftables {nft[PACKET]:.0f} ns, {nft[PACKET] / bridge[PACKET]:.2f}x of itself without",
+            (bare, compared),
+            more=f"; bridge + VXLAN + nftables {nft[PACKET]:.0f} ns, {compare(bridge, nft).times:.2f}x of itself "
+            "without",
         ),
         ratio_goal(
             f"CPU per packet, {RULES[-1]:,} rules",
             GOAL_GROWTH,
             f"{RULES[0]} rules",
-            (few[PACKET], many[PACKET]),
-            f"; a new connection {many[CONNECTION] / few[CONNECTION]:.2f}x",
+            (few, many),
+            more=f"; a new connection {compare(few, many, (CONNECTION,)).times:.2f}x",
         ),
         Goal(
             name=f"new connections a second of a core, {COMPARED_RULES} rules",

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from alcor.bench.dataplane_beds import MTU, Bed, Host, alcor_bed, check, port_of
-from alcor.bench.rounds import PACKET, Case, Progress, Way, place, take_turns
+from alcor.bench.rounds import PACKET, Case, Progress, Way, compare, place, take_turns
 from alcor.bench.traffic import connected, flow_ns, traffic
 from alcor.dataplane.base import LocalPort, Plan, RateLimit
 from alcor.lab.results import Goal
@@ -123,12 +123,12 @@ def _goals(rates: Sequence[Rate], ways: Sequence[Way]) -> tuple[Goal, ...]:
         )
         for rate in rates
     ]
-    plain = ways[0][PACKET]
+    plain = ways[0]
     goals += [
         Goal(
             name=f"CPU per packet with {way.name}",
             goal="said, not promised",
-            measured=f"{way[PACKET] / plain:.2f}x of {plain:.0f} ns without a policy",
+            measured=f"{compare(plain, way).times:.2f}x of {plain[PACKET]:.0f} ns without a policy",
             reached=None,
         )
         for way in ways[1:]

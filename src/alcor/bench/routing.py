@@ -33,13 +33,13 @@ from alcor.bench.dataplane_beds import (
 )
 from alcor.bench.rounds import (
     ANSWER,
+    BOTH,
     PACKET,
     Case,
     Place,
     Progress,
     Way,
-    both,
-    both_text,
+    compare,
     place,
     ratio_goal,
     take_turns,
@@ -199,10 +199,11 @@ def _goals(ways: Sequence[Way], programmed_s: Sequence[float]) -> tuple[Goal, ..
             "CPU per packet between two networks through a router",
             GOAL_COST,
             "the plain overlay",
-            (both(straight), both(few)),
-            f": {both_text(straight, few)}; bridge + VXLAN, routed {both(linux):.0f} ns, "
-            f"{both(linux) / both(bridge):.2f}x of itself without",
+            (straight, few),
+            BOTH,
+            f"; bridge + VXLAN, routed {compare(bridge, linux, BOTH).times:.2f}x of itself without, "
+            f"{compare(few, linux, BOTH).times:.2f}x of Alcor's",
         ),
-        ratio_goal(f"CPU per packet, {MANY:,} routes", GOAL_GROWTH, f"{FEW}", (both(few), both(many))),
+        ratio_goal(f"CPU per packet, {MANY:,} routes", GOAL_GROWTH, f"{FEW}", (few, many), BOTH),
         within_goal(f"a router with {MANY:,} routes, from the bundle on", GOAL_LOAD_S, statistics.median(programmed_s)),
     )

@@ -108,6 +108,7 @@ def connection_ns(program: Path, bed: Bed, target: str, port: int = 0, helper: i
     fd = netns.open_path(bed.namespaces[0])
     try:
         with _socket(bed.namespaces[1], socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("", port))
             listener.listen(16)
             to = int.from_bytes(socket.inet_aton(target), "big"), listener.getsockname()[1]
