@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import pytest
 from tests.api.rest import make, make_vpc
 
 LBAAS = "/v2.0/lbaas"
@@ -262,3 +263,48 @@ async def test_v2_is_the_same_as_v2_0(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"/v2/lbaas/loadbalancers/{balancer['id']}")).json()["loadbalancer"] == (
         await client.get(f"{LBAAS}/loadbalancers/{balancer['id']}")
     ).json()["loadbalancer"]
+
+
+@pytest.mark.parametrize(
+    ("path", "one", "attribute"),
+    [
+        ("loadbalancers", "loadbalancer", "additional_vips"),
+        ("loadbalancers", "loadbalancer", "vip_sg_ids"),
+        ("listeners", "listener", "allowed_cidrs"),
+        ("listeners", "listener", "sni_container_refs"),
+        ("pools", "pool", "tags"),
+        ("healthmonitors", "healthmonitor", "tags"),
+    ],
+)
+async def test_a_list_that_nobody_would_honour_is_refused(
+    client: httpx.AsyncClient, path: str, one: str, attribute: str
+) -> None:
+    """Whatever else is asked with it, made or changed: nobody is to believe that it holds."""
+    balancer, listener, pool = await make_web(client)
+    monitor = {"pool_id": pool["id"], "type": "TCP", "delay": 1, "timeout": 1, "max_retries": 1}
+    probe = await create(client, "healthmonitors", "healthmonitor", **monitor)
+    bodies: dict[str, dict[str, Any]] = {
+        "loadbalancer": {"vip_subnet_id": balancer["vip_subnet_id"]},
+        "listener": {"loadbalancer_id": balancer["id"], "protocol": "TCP", "protocol_port": 81},
+        "pool": {"loadbalancer_id": balancer["id"], "protocol": "TCP", "lb_algorithm": "SOURCE_IP"},
+        "healthmonitor": monitor,
+    }
+    there = {"loadbalancer": balancer, "listener": listener, "pool": pool, "healthmonitor": probe}[one]
+    words = f"Provider 'alcor' does not support a requested option: {attribute}"
+    body = {one: {**bodies[one], attribute: ["one"]}}
+    assert (501, "Server", words) == fault(await client.post(f"{LBAAS}/{path}", json=body))
+    if attribute in ("vip_sg_ids", "allowed_cidrs", "tags"):
+        changed = await client.put(f"{LBAAS}/{path}/{there['id']}", json={one: {attribute: ["one"]}})
+        assert (501, "Server", words) == fault(changed)
+    assert 1 == len((await client.get(f"{LBAAS}/{path}")).json()[path])
+
+
+async def test_members_with_tags_are_refused_all(client: httpx.AsyncClient) -> None:
+    """One by one and in a batch."""
+    _, _, pool = await make_web(client)
+    path = f"{LBAAS}/pools/{pool['id']}/members"
+    member = {"address": "10.0.0.5", "protocol_port": 80}
+    tagged = {"address": "10.0.0.6", "protocol_port": 80, "tags": ["one"]}
+    assert 501 == (await client.post(path, json={"member": tagged})).status_code
+    assert 501 == (await client.put(path, json={"members": [member, tagged]})).status_code
+    assert {"members": []} == (await client.get(path)).json()

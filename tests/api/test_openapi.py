@@ -10,6 +10,7 @@ import jsonschema_rs
 from tests.api.conftest import control_plane
 from tests.api.rest import make, make_vpc
 
+from alcor.api import lbaas
 from alcor.api.app import handlers
 from alcor.api.context import Context
 from alcor.api.openapi import document
@@ -35,6 +36,8 @@ def test_every_path_and_method_is_in_it(tmp_path: Path) -> None:
     with control_plane(tmp_path) as (committer, store), ThreadPoolExecutor(1) as readers:
         context = Context(committer, store, readers, reachability=Reachability(store))
         served = {path.replace("{parent}", "{member}"): set(some) for path, some in handlers(context).items()}
+        balancing = lbaas.patterns(context).items()
+        served |= {f"/v2.0/lbaas{path.replace('{}', '{member}')}": set(some) for path, some in balancing}
     described = {
         re.sub(r"\{\w+\}", "{member}", path): {method.upper() for method in item if method != "parameters"}
         for path, item in document()["paths"].items()

@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from alcor.api import lbaas_bodies as bodies
 from alcor.api import lbaas_views as views
-from alcor.api.bodies import CreateReader, UpdateReader, View
+from alcor.api.bodies import CreateReader, Input, UpdateReader, View
 from alcor.api.context import Context
 from alcor.api.convert import identifier, ip
-from alcor.api.errors import ApiError, BadRequest, FieldError, Reply
+from alcor.api.errors import RETRY_AFTER_S, ApiError, BadRequest, FieldError, Reply
 from alcor.api.exchange import Call, Handler, Limits
 from alcor.api.listing import STANDARD, Filter, Listing, boolean, cut, find_page, page_reply, read_fields, read_page
 from alcor.api.tree import NoMethod, NoPath, Tree
@@ -58,25 +58,24 @@ REFUSED = {
     "session_persistence": ("HTTP_COOKIE", "APP_COOKIE"),
 }
 """What Octavia knows and Alcor, which balances packets and reads no layer above TCP and UDP, does not."""
+EMPTY = (
+    *("additional_vips", "allowed_cidrs", "l7policies", "listeners", "pools", "sni_container_refs", "tags"),
+    "vip_sg_ids",
+)
+"""Lists that Octavia's clients may send, and that must be empty."""
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _Word = TypeVar("_Word", bound=StrEnum)
 Given = TypeVar("Given")
-
-
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every error."""
-
-    faultcode: str
-    faultstring: str
-    debuginfo: None = None
+Sent = TypeVar("Sent", bound=Input)
 
 
 def fault(error: Exception, request_id: str, what: str) -> Reply:
     """The reply to any failure, in Octavia's shape."""
     if isinstance(error, DomainError | ApiError):
-        return _fault(error.status, error.message)
+        retry = ((b"retry-after", b"%d" % RETRY_AFTER_S),) if error.status == 503 else ()
+        return _fault(error.status, error.message, retry)
     if isinstance(error, FieldError):
         return _fault(400, f"Invalid input for field/attribute {error.field}. {error.reason}")
     if isinstance(error, NoPath):
@@ -88,8 +87,8 @@ def fault(error: Exception, request_id: str, what: str) -> Reply:
 
 
 def _fault(status: int, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
-    code = "Server" if status >= 500 else "Client"
-    return Reply(status, _encode(Fault(faultcode=code, faultstring=text)), headers)
+    code: Literal["Server", "Client"] = "Server" if status >= 500 else "Client"
+    return Reply(status, _encode(bodies.Fault(faultcode=code, faultstring=text)), headers)
 
 
 class Resource(NamedTuple):
@@ -210,7 +209,8 @@ async def _refuse_policies(_call: Call) -> Reply:
 
 
 async def _providers(_call: Call) -> Reply:
-    return Reply(200, _encode({"providers": [{"name": "alcor", "description": "On every host, by Maglev hashing."}]}))
+    view = bodies.ProviderView(name="alcor", description="On every host, by Maglev hashing.")
+    return Reply(200, _encode({"providers": [view]}))
 
 
 class Lbaas:
@@ -292,7 +292,7 @@ class Lbaas:
         return await self._do(BALANCERS, command, 201)
 
     async def update_balancer(self, call: Call) -> Reply:
-        body = _balancer_updates.read(call.body)
+        body = _change(_balancer_updates, call)
         command = commands.UpdateLoadBalancer(
             id=_place(call, 0, BALANCERS),
             name=_said(body.name),
@@ -311,7 +311,7 @@ class Lbaas:
     async def status(self, call: Call) -> Reply:
         row = cast(LoadBalancer, self._row(BALANCERS, _place(call, 0, BALANCERS)))
         family = await self._context.read(lambda: views.family_of_balancers(self._context.store, [row.id]))
-        return Reply(200, _encode(views.status_tree(row, family)))
+        return Reply(200, _encode({"statuses": views.status_tree(row, family)}))
 
     async def balancer_stats(self, call: Call) -> Reply:
         row = cast(LoadBalancer, self._row(BALANCERS, _place(call, 0, BALANCERS)))
@@ -356,7 +356,7 @@ class Lbaas:
         return await self._do(LISTENERS, command, 201)
 
     async def update_listener(self, call: Call) -> Reply:
-        body = _listener_updates.read(call.body)
+        body = _change(_listener_updates, call)
         pool: Id | UnsetType | None = UNSET
         if body.default_pool_id is not UNSET:
             pool = _optional(body.default_pool_id, "default_pool_id")
@@ -387,7 +387,7 @@ class Lbaas:
         return await self._do(POOLS, command, 201)
 
     async def update_pool(self, call: Call) -> Reply:
-        body = _pool_updates.read(call.body)
+        body = _change(_pool_updates, call)
         given = body.session_persistence
         command = commands.UpdatePool(
             id=_place(call, 0, POOLS),
@@ -419,13 +419,13 @@ class Lbaas:
     async def replace_members(self, call: Call) -> Reply:
         found, _ = _member_creates.read(call.body, none=True)
         additive = any(name == "additive_only" and boolean(value) for name, value in call.query())
-        specs = tuple([_member_spec(body) for body in found])
+        specs = tuple([_member_spec(_check_lists(body)) for body in found])
         command = commands.ReplaceMembers(pool_id=_place(call, 0, POOLS), specs=specs, additive=additive)
         await self._context.control.submit(command)
         return Reply(202)
 
     async def update_member(self, call: Call) -> Reply:
-        body = _member_updates.read(call.body)
+        body = _change(_member_updates, call)
         command = commands.UpdateMember(
             pool_id=_place(call, 0, POOLS),
             id=_place(call, 1, MEMBERS),
@@ -461,7 +461,7 @@ class Lbaas:
         return await self._do(MONITORS, command, 201)
 
     async def update_monitor(self, call: Call) -> Reply:
-        body = _monitor_updates.read(call.body)
+        body = _change(_monitor_updates, call)
         command = commands.UpdateHealthMonitor(
             id=_place(call, 0, MONITORS),
             name=_said(body.name),
@@ -494,7 +494,20 @@ def _one(reader: CreateReader[Any], call: Call) -> Any:
     found, bulk = reader.read(call.body)
     if bulk:
         raise BadRequest("Only one resource can be made by a request.")
+    _check_lists(found[0])
     return found[0]
+
+
+def _change(reader: UpdateReader[Sent], call: Call) -> Sent:
+    return _check_lists(reader.read(call.body))
+
+
+def _check_lists(body: Sent) -> Sent:
+    """The body, unless it asks for what nobody would do."""
+    for name in EMPTY:
+        if getattr(body, name, None):
+            raise _unsupported(name)
+    return body
 
 
 def _place(call: Call, at: int, resource: Resource) -> Id:

@@ -6,19 +6,37 @@ refused by name (`REFUSED`): nothing is taken and then not done.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from alcor.api.bodies import Input, IpText, OnlyEmptyList, Text, UuidText, View
+from alcor.model.balancing import Algorithm, MonitorType, Protocol
+
+
+def _word(words: type[StrEnum]) -> Meta:
+    """The document names what is kept; what else Octavia has is read, and refused by name."""
+    return Meta(extra_json_schema={"enum": [one.value for one in words]})
+
+
+def _only(*values: object) -> Meta:
+    """Likewise of a value that says nothing new."""
+    return Meta(extra_json_schema={"enum": list(values)})
+
+
+ProtocolText = Annotated[str, _word(Protocol)]
+AlgorithmText = Annotated[str, _word(Algorithm)]
+MonitorText = Annotated[str, _word(MonitorType)]
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Weight = Annotated[int, Meta(ge=0, le=256)]
 Seconds = Annotated[int, Meta(ge=1, le=86_400)]
 Times = Annotated[int, Meta(ge=1, le=10)]
-Tags = Annotated[tuple[str, ...], Meta(extra_json_schema={"maxItems": 0})]
-Timeout = Annotated[int, Meta(ge=0, le=31_536_000_000)] | None
+Long = Annotated[int, _only(50_000)] | None
+Short = Annotated[int, _only(5_000)] | None
+"""Octavia's defaults for connections that are idle, in milliseconds."""
 UNLIMITED = -1
 
 
@@ -49,7 +67,7 @@ class LoadBalancerCreate(Input, kw_only=True):
     additional_vips: OnlyEmptyList = ()
     listeners: OnlyEmptyList = ()
     pools: OnlyEmptyList = ()
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class LoadBalancerUpdate(Input, kw_only=True):
@@ -58,7 +76,7 @@ class LoadBalancerUpdate(Input, kw_only=True):
     admin_state_up: bool | UnsetType = UNSET
     vip_qos_policy_id: None = None
     vip_sg_ids: OnlyEmptyList | None = None
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class Octavian(View, kw_only=True):
@@ -73,7 +91,7 @@ class Octavian(View, kw_only=True):
     operating_status: str
     created_at: str
     updated_at: str
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class LoadBalancerView(Octavian, kw_only=True):
@@ -97,7 +115,7 @@ class ListenerCreate(Input, kw_only=True):
     """A protocol and port of a load balancer's address."""
 
     loadbalancer_id: UuidText
-    protocol: str
+    protocol: ProtocolText
     protocol_port: Port
     name: Text = ""
     description: Text = ""
@@ -106,16 +124,16 @@ class ListenerCreate(Input, kw_only=True):
     default_pool_id: UuidText | None = None
     admin_state_up: bool = True
     connection_limit: Literal[-1] | None = None
-    insert_headers: dict[str, str] | None = None
-    timeout_client_data: Timeout = None
-    timeout_member_connect: Timeout = None
-    timeout_member_data: Timeout = None
-    timeout_tcp_inspect: Timeout = None
+    insert_headers: Annotated[dict[str, str], Meta(extra_json_schema={"maxProperties": 0})] | None = None
+    timeout_client_data: Long = None
+    timeout_member_connect: Short = None
+    timeout_member_data: Long = None
+    timeout_tcp_inspect: Annotated[int, _only(0)] | None = None
     allowed_cidrs: OnlyEmptyList | None = None
     default_tls_container_ref: None = None
     sni_container_refs: OnlyEmptyList | None = None
     l7policies: OnlyEmptyList = ()
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class ListenerUpdate(Input, kw_only=True):
@@ -125,7 +143,7 @@ class ListenerUpdate(Input, kw_only=True):
     admin_state_up: bool | UnsetType = UNSET
     connection_limit: Literal[-1] | None = None
     allowed_cidrs: OnlyEmptyList | None = None
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class ListenerView(Octavian, kw_only=True):
@@ -149,17 +167,17 @@ class ListenerView(Octavian, kw_only=True):
 class Persistence(Input, kw_only=True):
     """Only SOURCE_IP: connections are not looked into."""
 
-    type: str
-    cookie_name: str | None = None
-    persistence_timeout: int | None = None
-    persistence_granularity: str | None = None
+    type: Annotated[str, _only("SOURCE_IP")]
+    cookie_name: Annotated[str, _only("")] | None = None
+    persistence_timeout: Annotated[int, _only(0)] | None = None
+    persistence_granularity: Annotated[str, _only("")] | None = None
 
 
 class PoolCreate(Input, kw_only=True):
     """Members that answer, for a listener or (to be named later) of a load balancer."""
 
-    protocol: str
-    lb_algorithm: str
+    protocol: ProtocolText
+    lb_algorithm: AlgorithmText
     loadbalancer_id: UuidText | None = None
     listener_id: UuidText | None = None
     name: Text = ""
@@ -169,17 +187,17 @@ class PoolCreate(Input, kw_only=True):
     session_persistence: Persistence | None = None
     admin_state_up: bool = True
     tls_enabled: Literal[False] = False
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class PoolUpdate(Input, kw_only=True):
     name: Text | UnsetType | None = UNSET
     description: Text | UnsetType | None = UNSET
-    lb_algorithm: str | UnsetType = UNSET
+    lb_algorithm: AlgorithmText | UnsetType = UNSET
     session_persistence: Persistence | UnsetType | None = UNSET
     admin_state_up: bool | UnsetType = UNSET
     tls_enabled: Literal[False] = False
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class PersistenceView(msgspec.Struct, gc=False):
@@ -192,7 +210,7 @@ class PersistenceView(msgspec.Struct, gc=False):
 class PoolView(Octavian, kw_only=True):
     description: str
     protocol: Literal["TCP", "UDP"]
-    lb_algorithm: str
+    lb_algorithm: AlgorithmText
     session_persistence: PersistenceView | None
     loadbalancers: list[Ref]
     listeners: list[Ref]
@@ -218,7 +236,7 @@ class MemberCreate(Input, kw_only=True):
     backup: Literal[False] = False
     monitor_address: None = None
     monitor_port: None = None
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class MemberUpdate(Input, kw_only=True):
@@ -228,7 +246,7 @@ class MemberUpdate(Input, kw_only=True):
     backup: Literal[False] = False
     monitor_address: None = None
     monitor_port: None = None
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class MemberView(Octavian, kw_only=True):
@@ -245,7 +263,7 @@ class HealthMonitorCreate(Input, kw_only=True):
     """How the members of a pool are probed."""
 
     pool_id: UuidText
-    type: str
+    type: MonitorText
     delay: Seconds
     timeout: Seconds
     max_retries: Times
@@ -259,7 +277,7 @@ class HealthMonitorCreate(Input, kw_only=True):
     project_id: Text | UnsetType | None = UNSET
     tenant_id: Text | UnsetType | None = UNSET
     admin_state_up: bool = True
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class HealthMonitorUpdate(Input, kw_only=True):
@@ -272,11 +290,11 @@ class HealthMonitorUpdate(Input, kw_only=True):
     url_path: Annotated[str, Meta(max_length=255)] | UnsetType = UNSET
     expected_codes: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
     admin_state_up: bool | UnsetType = UNSET
-    tags: Tags = ()
+    tags: OnlyEmptyList = ()
 
 
 class HealthMonitorView(Octavian, kw_only=True):
-    type: str
+    type: MonitorText
     delay: int
     timeout: int
     max_retries: int
@@ -297,3 +315,56 @@ class StatsView(msgspec.Struct, gc=False):
     bytes_out: int = 0
     request_errors: int = 0
     total_connections: int = 0
+
+
+class ProviderView(msgspec.Struct, gc=False):
+    """Who balances."""
+
+    name: str
+    description: str
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every error."""
+
+    faultcode: Literal["Client", "Server"]
+    faultstring: str
+    debuginfo: None = None
+
+
+class Branch(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a load balancer in its status tree."""
+
+    id: UuidText
+    name: str
+    operating_status: str
+    provisioning_status: Literal["ACTIVE"] = "ACTIVE"
+
+
+class MemberBranch(Branch, frozen=True, kw_only=True):
+    address: IpText
+    protocol_port: int
+
+
+class MonitorBranch(Branch, frozen=True, kw_only=True):
+    type: MonitorText
+
+
+class PoolBranch(Branch, frozen=True, kw_only=True):
+    members: list[MemberBranch]
+    healthmonitor: MonitorBranch | UnsetType = UNSET
+
+
+class ListenerBranch(Branch, frozen=True, kw_only=True):
+    pools: list[PoolBranch]
+
+
+class BalancerBranch(Branch, frozen=True, kw_only=True):
+    listeners: list[ListenerBranch]
+    pools: list[PoolBranch]
+
+
+class StatusTree(msgspec.Struct, frozen=True, kw_only=True):
+    """A load balancer, with all that it has."""
+
+    loadbalancer: BalancerBranch

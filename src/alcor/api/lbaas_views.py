@@ -8,15 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from msgspec import UNSET
+
 from alcor.api.convert import id_text, time_text
 from alcor.api.lbaas_bodies import (
+    BalancerBranch,
     HealthMonitorView,
+    ListenerBranch,
     ListenerView,
     LoadBalancerView,
+    MemberBranch,
     MemberView,
+    MonitorBranch,
     PersistenceView,
+    PoolBranch,
     PoolView,
     Ref,
+    StatusTree,
 )
 from alcor.model.addresses import format_ip
 from alcor.model.balancing import (
@@ -205,33 +213,38 @@ def monitor_view(row: HealthMonitor, _family: Family) -> HealthMonitorView:
     )
 
 
-def status_tree(row: LoadBalancer, family: Family) -> dict[str, object]:
+def status_tree(row: LoadBalancer, family: Family) -> StatusTree:
     """GET .../status: the balancer and all that it has, with their statuses."""
     pools = {pool.id: pool for pool in family.pools.get(row.id, ())}
     listeners = []
     for listener in family.listeners.get(row.id, ()):
         pool = pools.get(listener.pool_id) if listener.pool_id is not None else None
         own = [_pool_branch(pool, family)] if pool is not None else []
-        listeners.append({**_branch(listener, listener_status(listener, family)), "pools": own})
-    tree = {
-        **_branch(row, balancer_status(row, family)),
-        "listeners": listeners,
-        "pools": [_pool_branch(pool, family) for pool in pools.values()],
-    }
-    return {"statuses": {"loadbalancer": tree}}
+        listeners.append(ListenerBranch(**_branch(listener, listener_status(listener, family)), pools=own))
+    return StatusTree(
+        loadbalancer=BalancerBranch(
+            **_branch(row, balancer_status(row, family)),
+            listeners=listeners,
+            pools=[_pool_branch(pool, family) for pool in pools.values()],
+        )
+    )
 
 
-def _pool_branch(pool: MemberPool, family: Family) -> dict[str, object]:
+def _pool_branch(pool: MemberPool, family: Family) -> PoolBranch:
     members = [
-        {**_branch(one, member_status(one)), "address": format_ip(one.ip), "protocol_port": one.port}
+        MemberBranch(**_branch(one, member_status(one)), address=format_ip(one.ip), protocol_port=one.port)
         for one in family.members.get(pool.id, ())
     ]
-    branch = {**_branch(pool, pool_status(pool, family)), "members": members}
-    for monitor in family.monitors.get(pool.id, ()):
-        status = ONLINE if monitor.admin_state_up else OFFLINE
-        branch["healthmonitor"] = {**_branch(monitor, status), "type": monitor.type.value}
-    return branch
+    monitors = [
+        MonitorBranch(**_branch(one, ONLINE if one.admin_state_up else OFFLINE), type=one.type.value)
+        for one in family.monitors.get(pool.id, ())
+    ]
+    return PoolBranch(
+        **_branch(pool, pool_status(pool, family)),
+        members=members,
+        healthmonitor=monitors[0] if monitors else UNSET,
+    )
 
 
 def _branch(row: Any, status: str) -> dict[str, Any]:
-    return {"id": format_id(row.id), "name": row.name, "operating_status": status, "provisioning_status": "ACTIVE"}
+    return {"id": format_id(row.id), "name": row.name, "operating_status": status}
