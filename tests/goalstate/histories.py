@@ -494,6 +494,8 @@ def _toggle_rule(commit: Commit, number: int, about: int, port: int) -> None:
     group = _group(commit, number)
     remote = _group(commit, about % GROUPS).id if about else None
     identifier = Id(b"r" * 10 + bytes((about, port)) + group.id[:1] + group.id[-3:])
+    if any(rule.id == identifier for rule in commit.deleted_rules):
+        return  # it went with a group in this very commit; no id comes back in the commit that it went with
     found = rows.rules.pop(identifier, None)
     if found is not None:
         commit.deleted_rules.append(found)
