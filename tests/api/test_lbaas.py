@@ -6,6 +6,9 @@ import httpx
 import pytest
 from tests.api.rest import make, make_vpc
 
+from alcor.model.ids import parse_id
+from alcor.services.commands import AnchorFloatingIp, PortReport, RecordPortReports
+
 LBAAS = "/v2.0/lbaas"
 UNKNOWN = "11111111-1111-4111-8111-111111111111"
 
@@ -308,3 +311,26 @@ async def test_members_with_tags_are_refused_all(client: httpx.AsyncClient) -> N
     assert 501 == (await client.post(path, json={"member": tagged})).status_code
     assert 501 == (await client.put(path, json={"members": [member, tagged]})).status_code
     assert {"members": []} == (await client.get(path)).json()
+
+
+async def test_a_floating_ip_of_a_balancer_shows_whose_host_answers(client: httpx.AsyncClient, plane: Any) -> None:
+    """It stands for the VIP's port; it is as far as the port that it is with: DOWN with none, ACTIVE with that one."""
+    committer, _ = plane
+    balancer, subnet = await make_balancer(client)
+    external = await make(client, "network", name="world", **{"router:external": True})
+    await make(client, "subnet", network_id=external["id"], cidr="203.0.113.0/28", ip_version=4)
+    router = await make(client, "router", external_gateway_info={"network_id": external["id"]})
+    await client.put(f"/v2.0/routers/{router['id']}/add_router_interface", json={"subnet_id": subnet})
+    await make(client, "node", name="h", local_ip="192.0.2.9")
+    network = (await client.get(f"/v2.0/subnets/{subnet}")).json()["subnet"]["network_id"]
+    anchor = await make(client, "port", network_id=network, **{"binding:host_id": "h"})
+    made = await make(client, "floatingip", floating_network_id=external["id"], port_id=balancer["vip_port_id"])
+    assert (balancer["vip_address"], "DOWN") == (made["fixed_ip_address"], made["status"])
+    placed = await committer.submit(AnchorFloatingIp(id=parse_id(made["id"]), anchor_id=parse_id(anchor["id"])))
+    assert placed.anchor_id == parse_id(anchor["id"])
+    where = f"/v2.0/floatingips/{made['id']}"
+    assert "DOWN" == (await client.get(where)).json()["floatingip"]["status"]
+    revision = (await client.get(f"/v2.0/ports/{anchor['id']}")).json()["port"]["revision_number"]
+    await committer.submit(RecordPortReports(reports=(PortReport(parse_id(anchor["id"]), "h", revision, ""),)))
+    shown = (await client.get(where)).json()["floatingip"]
+    assert ("ACTIVE", balancer["vip_port_id"]) == (shown["status"], shown["port_id"])

@@ -9,7 +9,7 @@ from alcor.model.addresses import ROUTER_MAC, SERVICE_IPS, Ip, Mac, Prefix, ip_v
 ALL_SERVERS = bytes.fromhex("ff020000000000000000000000010002")
 ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
 ALL_ROUTERS = bytes.fromhex("ff020000000000000000000000000002")
-ENDS = ((68, 67), (67, 68), (546, 547), (547, 546), (68, 68), (4000, 53), (4000, 80), (4000, 123))
+ENDS = ((68, 67), (67, 68), (67, 68), (546, 547), (547, 546), (547, 546), (68, 68), (4000, 53), (4000, 80), (4000, 123))
 
 
 def random_ask(rng: random.Random, mac: Mac, own: list[Ip]) -> bytes:

@@ -101,9 +101,9 @@ def random_word(rng: random.Random, tables: Tables, dealing: Talk) -> tuple[int,
     else:
         source, destination, about = backend, client, (client, backend)
     if error and about is not None:
-        packet = _error(rng, dealing.protocol, source[0], destination[0], *about)
+        packet = error_about(rng, dealing.protocol, source[0], destination[0], *about)
     else:
-        packet = _packet(rng, dealing.protocol, source, destination)
+        packet = packet_between(rng, dealing.protocol, source, destination)
     return _sent(rng, tables, dealing, source[0], packet)
 
 
@@ -125,7 +125,7 @@ def _sent(rng: random.Random, tables: Tables, dealing: Talk, source: Ip, packet:
     return 0, packets.overlay("172.16.0.2", "172.16.0.1", head + inner, port=tables.config.vxlan_port)
 
 
-def _packet(rng: random.Random, protocol: int, source: End, destination: End) -> bytes:
+def packet_between(rng: random.Random, protocol: int, source: End, destination: End) -> bytes:
     flags = rng.choice((0x02, 0x02, 0x12, 0x10, 0x10, 0x18, 0x11, 0x04))
     payload = packets.ports(protocol, source[1], destination[1], flags=flags, data=rng.randbytes(rng.randrange(40)))
     if rng.random() < 0.7:
@@ -147,7 +147,7 @@ def _packet(rng: random.Random, protocol: int, source: End, destination: End) ->
     )
 
 
-def _error(rng: random.Random, protocol: int, source: Ip, destination: Ip, quoting: End, quoted_to: End) -> bytes:
+def error_about(rng: random.Random, protocol: int, source: Ip, destination: Ip, quoting: End, quoted_to: End) -> bytes:
     quoted = packets.ports(protocol, quoting[1], quoted_to[1], data=b"quoted")[: rng.choice((8, 8, 28))]
     if ip_version(source) == 4:
         about = packets.ipv4(quoting[0], quoted_to[0], quoted, protocol=protocol, total_length=rng.choice((60, 1500)))

@@ -148,10 +148,10 @@ class _FakeWorld:
         self._switch.receive_outside(frame)
 
     def wait(self, source: str, wait_s: float = WAIT_S) -> bytes | None:
-        while self._switch.sent_outside:
-            _, packet = self._switch.sent_outside.popleft()
-            if packet[12:16] == packets.ip4(source):
-                return packet
+        deadline = time.monotonic() + wait_s
+        while (one := self._switch.left(max(0.0, deadline - time.monotonic()))) is not None:
+            if one[1][12:16] == packets.ip4(source):
+                return one[1]
         return None
 
 

@@ -6,7 +6,7 @@ other, and with themselves.
 
 import random
 
-from tests.dataplane import packets, talks
+from tests.dataplane import packets, talks, vips
 
 from alcor.dataplane.base import EndpointKey, Route, RouteKey, RouteKind
 from alcor.dataplane.fake.tables import (
@@ -46,6 +46,7 @@ def put_eips(rng: random.Random, tables: Tables) -> Tables:
             tables.eips[key] = EipRow(eip, OUTSIDE, owner, gateway, rng.choice(MASKS))
             if rng.random() < 0.95:
                 tables.eips[EndpointKey(OUTSIDE, eip)] = EipRow(key.ip, key.vni, row.ifindex)
+    vips.put_vip_eips(rng, tables, free, MASKS)
     _put_forwardings(rng, tables, free)
     if free:  # what it stands for is not here, or is a gateway
         inside = EndpointKey(1, parse_ip(rng.choice(("10.0.0.99", "10.0.0.254"))))
@@ -84,7 +85,7 @@ def random_talk(rng: random.Random, tables: Tables) -> talks.Talk | None:
         remote = parse_ip(rng.choice(OTHERS))
         # Begun outside: the port of the first packet is the one inside.
         return talks.Talk(tables.local[key].ifindex, key.vni, key.ip, remote, name.protocol, 4000, name.port, False)
-    inside = sorted(key for key in tables.eips if key.vni != OUTSIDE)
+    inside = sorted(key for key in tables.eips if key.vni != OUTSIDE and tables.local[key].ifindex)
     inside = [key for key in inside if tables.ports[tables.local[key].ifindex].flags & PortFlag.ROUTES] or inside
     if not inside:
         return None

@@ -1,5 +1,8 @@
 """The driver contract, policy: security groups by identity, connections, address pairs, held against every driver."""
 
+import os
+import time
+
 import msgspec
 import pytest
 from tests.dataplane import packets
@@ -99,6 +102,9 @@ def test_rules_act_on_running_traffic(pair: Pair) -> None:
         receiver.wait(udp(a, far, b"one"))
         there.driver.apply(Plan(put_policies=(shut,)))
         sender.send(udp(a, far, b"two"))
+        deadline = time.monotonic() + 10
+        while not there.driver.counters()[far.id].dropped and time.monotonic() < deadline:
+            os.sched_yield()
         there.driver.apply(Plan(put_policies=(lets,)))
         sender.send(udp(a, far, b"three"))
         assert udp(a, far, b"two") not in receiver.wait(udp(a, far, b"three"))

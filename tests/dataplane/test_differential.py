@@ -31,7 +31,7 @@ from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.queues import QUEUE_HANDLE, QUEUED_INDEX
-from alcor.dataplane.fake.lb import BalancedKey
+from alcor.dataplane.fake.lb import BalancedKey, Way
 from alcor.dataplane.fake.nat import from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
@@ -65,6 +65,7 @@ ACTIONS = {
     VerdictKind.HOLD: TC_ACT_STOLEN,
     VerdictKind.SERVE: TC_ACT_STOLEN,
 }
+ANSWERS = "a backend answers what came from outside"
 ETHERNET, OUTER_IP, VLAN = 14, 20, b"\x81\0"
 
 
@@ -270,7 +271,7 @@ def _balanced(program: Program) -> dict[BalancedKey, tuple[object, ...]]:
         ports = int.from_bytes(local_port, "big"), int.from_bytes(remote_port, "big")
         flow = FlowKey(Ip(local), Ip(remote), ifindex, *ports, protocol)
         ip, port, flags, slot, epoch, _, until_ns = services.BALANCED.unpack(value)
-        found[BalancedKey(flow, back=bool(key[-3]))] = ip, int.from_bytes(port, "big"), flags, slot, epoch, until_ns > 0
+        found[BalancedKey(flow, Way(key[-3]))] = ip, int.from_bytes(port, "big"), flags, slot, epoch, until_ns > 0
     return found
 
 
@@ -464,8 +465,10 @@ def _run_packets(
         expected.add(verdict)
         met[come_in, verdict.reason.word if verdict.reason else verdict.kind.name] += 1
         met[come_in, verdict.kind.name] += 1
+        if any(step.startswith("O: it answers") for step in verdict.steps):
+            met[verdict.kind.name, ANSWERS] += 1
         if verdict.sought is not None:
-            held.append(Miss(verdict.sought, packet.ifindex, packet.frame))
+            held.append(Miss(verdict.sought, verdict.ifindex, verdict.frame))
         if verdict.kind is VerdictKind.SERVE:
             asked.append(Request(tables.ports[packet.ifindex].id, packet.ifindex, packet.frame))
         differences = _differences(packet, verdict, run)
@@ -499,7 +502,8 @@ def test_program_and_model_agree(kernel: Kernel) -> None:
     rare.add(DropReason.RATE_LIMIT)
     reasons = {reason.word for reason in DropReason if reason not in rare}
     ends = {end for _, end in met}
-    assert reasons | {kind.name for kind in VerdictKind} == ends, f"seeds from {start}: {met}"
+    assert met[VerdictKind.TUNNEL.name, ANSWERS] and met[VerdictKind.EXTERNAL.name, ANSWERS], f"seeds from {start}"
+    assert reasons | {kind.name for kind in VerdictKind} | {ANSWERS} == ends, f"seeds from {start}: {met}"
 
 
 def _send(program: Program, sent: list[worlds.Packet]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from tests.dataplane import asks, balances, journeys, outside, packets, shares, talks
+from tests.dataplane import asks, balances, journeys, outside, packets, shares, talks, vips
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake.tables import DSCP_MARKED, HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
@@ -128,10 +128,15 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     abroad = [talk for _ in range(5) if (talk := outside.random_talk(rng, tables)) is not None]
     sharing = [talk for _ in range(6) if (talk := shares.random_talk(rng, tables)) is not None]
     dealings = [one for _ in range(8) if (one := balances.random_dealing(rng, tables)) is not None]
+    calls = [one for _ in range(5) if (one := vips.random_call(rng, tables)) is not None]
     found = []
     for _ in range(count):
         if rng.random() < 0.06:
             found.append(_request(rng, tables))
+            continue
+        if calls and rng.random() < 0.15:
+            ifindex, frame = vips.random_word(rng, tables, rng.choice(calls), outside.IFINDEX, outside.MAC)
+            found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
             continue
         if rng.random() < 0.25:
             ifindex, frame = journeys.random_journey(rng, tables)

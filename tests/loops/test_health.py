@@ -52,6 +52,15 @@ def test_a_host_that_was_never_heard_is_down(watch: Watch) -> None:
     assert watch.monitor.events() == []
 
 
+def test_an_external_device_is_remembered(watch: Watch) -> None:
+    """From the Hello; heartbeats do not say it again, the next Hello may say otherwise."""
+    for external in (True, False):
+        hello = Hello("h", 1, (), heartbeat_ms=INTERVAL_MS, outside=external)
+        watch.monitor.greeted(Session("h", 1, PathName.FAST, 1), hello)
+        watch.beat()
+        assert watch.monitor.health("h").outside is external
+
+
 def test_silence_makes_a_host_suspect_and_then_down_within_three_heartbeats(watch: Watch) -> None:
     """One and a half intervals, three intervals; each is told once."""
     watch.greet()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import UNSET, UnsetType
@@ -76,7 +76,7 @@ class FloatingIps(Collection[FloatingIp]):
         return self._context.store.list_rows(FloatingIp, query)
 
     async def _views(self, rows: Sequence[FloatingIp]) -> Sequence[View]:
-        wanted = [fip.port_id for fip in rows if fip.port_id is not None]
+        wanted = [one for fip in rows for one in (fip.port_id, fip.anchor_id) if one is not None]
         store = self._context.store
         ports = {port.id: port for port in await self._context.read(lambda: store.get_ports(wanted))} if wanted else {}
         found: dict[Id, list[PortForwarding]] = {}
@@ -84,7 +84,7 @@ class FloatingIps(Collection[FloatingIp]):
         for one in await self._context.read(lambda: store.list_rows(PortForwarding, query)) if rows else ():
             found.setdefault(one.floating_ip_id, []).append(one)
         return [
-            floating_ip_view(fip, ports.get(fip.port_id) if fip.port_id is not None else None, found.get(fip.id, ()))
+            floating_ip_view(fip, _find(ports, fip.port_id), found.get(fip.id, ()), _find(ports, fip.anchor_id))
             for fip in rows
         ]
 
@@ -92,8 +92,16 @@ class FloatingIps(Collection[FloatingIp]):
         return DeleteFloatingIp(id=identifier, if_match=if_match)
 
 
-def floating_ip_view(fip: FloatingIp, port: Port | None, forwardings: Sequence[PortForwarding]) -> FloatingIpView:
-    """The floating IP as REST shows it; `port` is the one that it stands for, as it is now."""
+def _find(ports: Mapping[Id, Port], port_id: Id | None) -> Port | None:
+    return ports.get(port_id) if port_id is not None else None
+
+
+def floating_ip_view(
+    fip: FloatingIp, port: Port | None, forwardings: Sequence[PortForwarding], anchor: Port | None = None
+) -> FloatingIpView:
+    """The floating IP as REST shows it; `port` is the one that it stands for, as it is now, `anchor` the one whose host
+    answers in its place."""
+    answering = anchor or port
     return FloatingIpView(
         id=format_id(fip.id),
         floating_network_id=id_text(fip.network_id),
@@ -101,7 +109,7 @@ def floating_ip_view(fip: FloatingIp, port: Port | None, forwardings: Sequence[P
         router_id=None if fip.router_id is None else id_text(fip.router_id),
         port_id=None if fip.port_id is None else format_id(fip.port_id),
         fixed_ip_address=None if fip.fixed_ip is None else format_ip(fip.fixed_ip),
-        status="DOWN" if port is None else _STATUS.get(port.status, "DOWN"),
+        status="DOWN" if answering is None else _STATUS.get(answering.status, "DOWN"),
         port_details=None if port is None else _details(port),
         port_forwardings=[
             ForwardingInView(NAMES[one.protocol], one.external_port, one.internal_port, format_ip(one.fixed_ip))

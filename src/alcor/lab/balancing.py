@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Protocol
 
 from alcor.dataplane.kernel import netns
 from alcor.lab.client import Client, Resource, await_true
@@ -43,7 +44,7 @@ def prove(client: Client, world: World, drops: Drops, check: Callable[[], None])
         balancer = _make(client, asking, members)
         stack.callback(client.request, "DELETE", f"/v2.0/lbaas/loadbalancers/{balancer['id']}?cascade=true")
         vip = balancer["vip_address"]
-        await_true(lambda: _ask(asking, vip) is not None, "the load balancer to answer", PATIENCE_S, 0.05, check)
+        await_true(lambda: ask(asking, vip) is not None, "the load balancer to answer", PATIENCE_S, 0.05, check)
         return [
             _spread(asking, vip, servers),
             _nobody(asking, vip, drops),
@@ -71,7 +72,7 @@ def _spread(asking: Workload, vip: str, servers: dict[str, Server]) -> Proof:
     for server in servers.values():
         server.sources.clear()
     started = time.monotonic()
-    answers = Counter(_ask(asking, vip) for _ in range(CONNECTIONS))
+    answers = Counter(ask(asking, vip) for _ in range(CONNECTIONS))
     took_ms = 1000 * (time.monotonic() - started) / CONNECTIONS
     lost = answers.pop(None, 0)
     fewest, most = min(answers.values(), default=0), max(answers.values(), default=0)
@@ -87,7 +88,7 @@ def _spread(asking: Workload, vip: str, servers: dict[str, Server]) -> Proof:
 
 def _nobody(asking: Workload, vip: str, drops: Drops) -> Proof:
     before = drops(asking).get("no_listener", 0)
-    answered = _ask(asking, vip, port=PORT + 1, timeout_s=SILENCE_S)
+    answered = ask(asking, vip, port=PORT + 1, timeout_s=SILENCE_S)
     counted = drops(asking).get("no_listener", 0) - before
     return Proof(
         name="no listener, no answer",
@@ -101,13 +102,11 @@ def _affinity(client: Client, asking: Workload, vip: str, balancer: Resource, ch
     path = f"/v2.0/lbaas/pools/{balancer['pool']}"
     client.request("PUT", path, {"pool": {"lb_algorithm": "SOURCE_IP"}})
     await_true(
-        lambda: len({_ask(asking, vip) for _ in range(10)}) == 1, "one member for a client", PATIENCE_S, 0.05, check
+        lambda: len({ask(asking, vip) for _ in range(10)}) == 1, "one member for a client", PATIENCE_S, 0.05, check
     )
-    answers = Counter(_ask(asking, vip) for _ in range(CONNECTIONS // 4))
+    answers = Counter(ask(asking, vip) for _ in range(CONNECTIONS // 4))
     client.request("PUT", path, {"pool": {"lb_algorithm": "ROUND_ROBIN"}})
-    await_true(
-        lambda: len({_ask(asking, vip) for _ in range(10)}) > 1, "several members again", PATIENCE_S, 0.05, check
-    )
+    await_true(lambda: len({ask(asking, vip) for _ in range(10)}) > 1, "several members again", PATIENCE_S, 0.05, check)
     return Proof(
         name="source address affinity",
         expectation="with SOURCE_IP all connections of a client go to one member",
@@ -122,9 +121,9 @@ def _draining(client: Client, asking: Workload, vip: str, balancer: Resource, ch
         path = _member_path(client, balancer, held)
         client.request("PUT", path, {"member": {"weight": 0}})
         await_true(
-            lambda: held not in {_ask(asking, vip) for _ in range(20)}, "no new connection", PATIENCE_S, 0.05, check
+            lambda: held not in {ask(asking, vip) for _ in range(20)}, "no new connection", PATIENCE_S, 0.05, check
         )
-        new = Counter(_ask(asking, vip) for _ in range(CONNECTIONS // 2))
+        new = Counter(ask(asking, vip) for _ in range(CONNECTIONS // 2))
         client.request("DELETE", path)
         kept.sendall(b"still there\n")
         echoed = _line(kept)
@@ -160,7 +159,7 @@ def _failure(
     servers[failed].stop()
     started = last = time.monotonic()
     while time.monotonic() - started < PROBE_S + AFTER_S + 2.0:
-        if _ask(asking, vip, timeout_s=0.5) is None:
+        if ask(asking, vip, timeout_s=0.5) is None:
             last = time.monotonic()
     quiet_s = last - started
     listed = Counter(statuses())
@@ -199,6 +198,16 @@ def _member_path(client: Client, balancer: Resource, ip: str) -> str:
 # ---- clients and servers ----
 
 
+class Place(Protocol):
+    """Where a program is: a network namespace, and the address that it has there."""
+
+    @property
+    def netns(self) -> Path: ...
+
+    @property
+    def ip(self) -> str: ...
+
+
 def _inside(where: Path, make: Callable[[], socket.socket]) -> socket.socket:
     """A socket of that namespace."""
     fd = netns.open_path(where)
@@ -208,7 +217,7 @@ def _inside(where: Path, make: Callable[[], socket.socket]) -> socket.socket:
         os.close(fd)
 
 
-def _connect(asking: Workload, vip: str, port: int = PORT, timeout_s: float = 2.0) -> socket.socket:
+def _connect(asking: Place, vip: str, port: int = PORT, timeout_s: float = 2.0) -> socket.socket:
     one = _inside(asking.netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     try:
         one.settimeout(timeout_s)
@@ -229,7 +238,7 @@ def _line(one: socket.socket) -> str:
     return found.decode().strip()
 
 
-def _ask(asking: Workload, vip: str, port: int = PORT, timeout_s: float = 2.0) -> str | None:
+def ask(asking: Place, vip: str, port: int = PORT, timeout_s: float = 2.0) -> str | None:
     """Who answers a new connection; None: nobody."""
     with suppress(OSError), _connect(asking, vip, port, timeout_s) as one:
         return _line(one) or None
@@ -239,7 +248,7 @@ def _ask(asking: Workload, vip: str, port: int = PORT, timeout_s: float = 2.0) -
 class Server:
     """A TCP server in a container. A context."""
 
-    def __init__(self, where: Workload) -> None:
+    def __init__(self, where: Place) -> None:
         self._where = where
         self.sources: set[str] = set()
         """Whose connections came."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from alcor.dataplane.kernel import netns
-from alcor.lab import sharing
+from alcor.lab import sharing, vip
 from alcor.lab.client import Client, Resource, await_true
 from alcor.lab.frames import Captures
 from alcor.lab.pings import ICMP_HEADER, NONCE_BYTES, Ping, Stream, ping_all
@@ -56,6 +56,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     world: Path
     router: str
     """Its id; it shares no address."""
+    external_id: str
+    subnet_id: str
     first: Member
     second: Member
     alone: Member
@@ -83,6 +85,8 @@ def prove(client: Client, topology: Topology, hosts: Sequence[Machine], check: C
         found.proofs.append(_forwarded(client, scene, check))
         # The second has no floating IP any more: it went with the moves.
         found.proofs += sharing.prove(client, scene.router, scene.world, (scene.alone.netns, scene.second.netns))
+        members = (scene.first, scene.second, scene.alone)
+        found.proofs += vip.prove(client, scene.world, scene.subnet_id, scene.external_id, members, check)
     finally:
         for method, path, body in reversed(made):
             client.request(method, path, body)
@@ -140,8 +144,17 @@ def _scene(client: Client, topology: Topology, hosts: Sequence[Machine], made: l
         return all(client.get(f"/v2.0/ports/{port['id']}")["port"]["status"] == "ACTIVE" for port in ports)
 
     await_true(active, "ports with floating IPs to be ACTIVE", 30.0, 0.02, check)
-    names = ("first", "second", "alone", "closed")
-    return Scene(world=world(topology), router=router["id"], **dict(zip(names, members, strict=True)))
+    first, second, alone, closed = members
+    return Scene(
+        world=world(topology),
+        router=router["id"],
+        external_id=external["id"],
+        subnet_id=inside["id"],
+        first=first,
+        second=second,
+        alone=alone,
+        closed=closed,
+    )
 
 
 def _reached(scene: Scene) -> list[Proof]:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from alcor.dataplane.base import Backend, Service, ServiceKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH
+from alcor.dataplane.fake.lb import Way
 from alcor.dataplane.fake.nat import from_external
 from alcor.dataplane.fake.packet import PORTED, Packet, read_packet
 from alcor.dataplane.fake.pipeline import from_overlay, from_port
@@ -92,6 +93,7 @@ class Reachability:
         ports = [port for port in (source, target) if port is not None]
         ports += self._behind(eips)
         balancer = read_balancer(self._store, source.network_id, ip) if source is not None else None
+        balancer = balancer or self._balancer_behind(eips, ports)
         if balancer is not None:
             ports += self._members(balancer)
         return _Case(
@@ -104,6 +106,14 @@ class Reachability:
             scene=self._scene(around, ports, [balancer] if balancer is not None else []),
             down=self._down(ports),
         )
+
+    def _balancer_behind(self, eips: Iterable[FloatingIp], ports: Iterable[Port]) -> Balancer | None:
+        """The load balancer whose address an external address stands for, by its port."""
+        where = {port.id: port.network_id for port in ports}
+        for fip in eips:
+            if fip.port_id in where and fip.fixed_ip is not None:
+                return read_balancer(self._store, where[fip.port_id], fip.fixed_ip)
+        return None
 
     def _scene(self, around: dict[Id, Surroundings], ports: list[Port], balancers: list[Balancer]) -> Scene:
         for port in ports:
@@ -146,7 +156,7 @@ class Reachability:
 
     def _behind(self, eips: Iterable[FloatingIp]) -> list[Port]:
         """The ports that external addresses stand for, as a whole or by their ports."""
-        found = {one.port_id for one in eips if one.port_id is not None}
+        found = {port_id for one in eips for port_id in (one.port_id, one.anchor_id) if port_id is not None}
         query = Query(filters={"floating_ip_id": tuple(one.id for one in eips)}, limit=MANY)
         found |= {one.port_id for one in self._store.list_rows(PortForwarding, query)} if query.filters else set()
         return self._store.get_ports(sorted(found))
@@ -244,7 +254,7 @@ class _Case:
         whole, row = self._scene, self._balancer.row
         vni = whole.around[row.network_id].own.goal.vni
         services = self._balancer.services(vni)
-        key = ServiceKey(vni, self._ip, self._question.protocol, self._question.port)
+        key = ServiceKey(vni, row.vip_ip, self._question.protocol, self._question.port)
         found = []
         for backend in services[key].backends[:MEMBERS_TOLD] if key in services else ():
             alone = Backend(backend.ip, backend.port)
@@ -299,10 +309,12 @@ class _Case:
 
     def _enter(self, frame: bytes) -> tuple[str, Verdict]:
         """In at the external device of the host that answers for the destination. Raises _Stop."""
-        owner = next(
-            (port for port in self._scene.ports.values() if any(one.ip == self._ip for one in _outside(port))), None
-        )
+        owners = [port for port in self._scene.ports.values() if any(one.ip == self._ip for one in _outside(port))]
+        # A load balancer's address has no host of its own: another port has its EIP, too.
+        owner = next((port for port in owners if port.host), owners[0] if owners else None)
         address = format_ip(self._ip)
+        if owner is not None and not owner.host and self._balancer is not None:
+            raise _Stop("not_answered", f"no host that is up and has an external device answers for {address}")
         if owner is None:
             raise _Stop("not_associated", f"floating IP {address} stands for no port")
         if not owner.host:
@@ -310,7 +322,7 @@ class _Case:
         self._up(owner.host)
         verdict = from_external(self._scene.host(owner.host).tables, EXTERNAL.ifindex, frame)
         receiver = self._receiver(owner.host, verdict)
-        if not self._may_see(owner):
+        if not (self._may_see(owner) if self._balancer is None else self._owns(self._balancer.row.project_id)):
             self._hush(f"{address}: the host that answers for it decides")
         self._tell(owner.host, verdict, receiver)
         return owner.host, verdict
@@ -366,7 +378,7 @@ class _Case:
         subnet = next(one for one in around.subnets if one.id == fixed.subnet_id)
         gateways = {subnet.gateway, *router_addresses(around.own)}
         if self._ip in subnet.cidr and self._ip not in gateways:
-            if self._balancer is not None:
+            if self._balancer is not None and self._balancer.row.vip_ip == self._ip:
                 mac = Mac(self._balancer.row.vip_mac)
             elif self._target is not None:
                 mac = self._target.mac
@@ -397,7 +409,7 @@ class _Case:
         packet = read_packet(
             _packet(fixed.ip, self._ip, self._question.protocol, self._question.port), ip_version(self._ip)
         )
-        chosen = self._chosen(source)
+        chosen = self._chosen(source) if not end.outside else None
         if packet is not None and chosen is not None:
             packet.destination = chosen[0]
             packet.destination_port = packet.selector = chosen[1]
@@ -407,7 +419,7 @@ class _Case:
     def _chosen(self, source: Port) -> tuple[Ip, int] | None:
         """Whom the source's host chose for a load balancer's address."""
         rows = self._scene.host(source.host).tables.balance.balanced
-        return next(((row.ip, row.port) for key, row in rows.items() if not key.back), None)
+        return next(((row.ip, row.port) for key, row in rows.items() if key.way is Way.FORTH), None)
 
     def _rule(self, port: Port, other: Port | None, packet: Packet | None, *, egress: bool) -> Id | None:
         if packet is None or not port.identity:

@@ -159,7 +159,7 @@ class Eip(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
 
     ip: Ip
     inside: Ip
-    """The port's own address."""
+    """The port's own address, or that of a load balancer whose EIP is with the port (FloatingIp.anchor_id)."""
     prefix_length: int
     gateway: Ip | None
     """Of the external subnet: what is not in it is sent there."""
@@ -316,6 +316,9 @@ class FloatingIp(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     created_at: int
     updated_at: int
     revision: int
+    anchor_id: Id | None = None
+    """The port whose host answers for it, while it stands for a load balancer's address, which has no host of its own;
+    None: nobody does."""
 
 
 class PortForwarding(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 from alcor.api.app import create_app
 from alcor.kit import logs
 from alcor.kit.clock import SystemClock
+from alcor.loops.anchors import Anchors
 from alcor.loops.commit import Committer
 from alcor.loops.health import HealthMonitor
 from alcor.loops.metrics import Metrics
@@ -37,7 +38,7 @@ from alcor.roles import ways
 from alcor.roles.activation import notify_ready, take_sockets
 from alcor.roles.config import ConfigError, ServerConfig, is_loopback, parse_listen
 from alcor.services.demand import demand_policy
-from alcor.store.base import StoreError
+from alcor.store.base import Changes, StoreError
 from alcor.store.sqlite import SqliteStore
 
 BACKLOG = 2048
@@ -85,13 +86,19 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
     config.database.parent.mkdir(parents=True, exist_ok=True)
     store = SqliteStore(config.database)
     publisher = Publisher(store)
+    anchors = Anchors(store)
+
+    def committed(revision: int, changes: Changes) -> None:
+        publisher.committed(revision, changes)
+        anchors.committed(changes)
+
     committer = Committer(
         store,
         clock=SystemClock().now_ms,
         entropy=os.urandom,
         max_mtu=config.max_mtu,
         demand=demand_policy(config.on_demand_above),
-        on_commit=publisher.committed,
+        on_commit=committed,
     )
     status = StatusLoop(committer, random.random)
     metrics = Metrics()
@@ -118,6 +125,7 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
                 group.create_task(publisher.run(path, status.add, status.add_members, status.add_claims)),
                 group.create_task(status.run()),
                 group.create_task(sharing.run()),
+                group.create_task(anchors.run(committer, monitor)),
             ]
             app = create_app(
                 committer,

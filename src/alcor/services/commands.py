@@ -385,6 +385,13 @@ class UpdateFloatingIp(Command, frozen=True, gc=False, kw_only=True):
     if_match: int | None = None
 
 
+class AnchorFloatingIp(Command, frozen=True, gc=False, kw_only=True):
+    """-> FloatingIp. Which port's host answers for a load balancer's EIP; None: nobody's. From the loop of anchors."""
+
+    id: Id
+    anchor_id: Id | None
+
+
 class DeleteFloatingIp(Command, frozen=True, gc=False, kw_only=True):
     """-> None. Its address is free at once."""
 

@@ -53,6 +53,7 @@ from alcor.services.balancing_commands import (
 )
 from alcor.services.commands import (
     AddRouterInterface,
+    AnchorFloatingIp,
     ChangeExtraRoutes,
     CheckInvariants,
     Command,
@@ -190,7 +191,7 @@ def _compute_more(indexes: Indexes, named: Mapping[Id, Port], command: Command, 
             return peerings.update_peering(indexes, command, stamp)
         case DeletePeering():
             return peerings.delete_peering(indexes, command)
-        case CreateFloatingIps() | UpdateFloatingIp() | DeleteFloatingIp():
+        case CreateFloatingIps() | UpdateFloatingIp() | DeleteFloatingIp() | AnchorFloatingIp():
             return _floating_ips(indexes, named, command, stamp)
         case CreatePortForwardings() | UpdatePortForwarding() | DeletePortForwarding():
             return _port_forwardings(indexes, named, command, stamp)
@@ -241,7 +242,7 @@ def _compute_balancing(indexes: Indexes, command: Command, stamp: Stamp) -> Outc
 def _floating_ips(
     indexes: Indexes,
     named: Mapping[Id, Port],
-    command: CreateFloatingIps | UpdateFloatingIp | DeleteFloatingIp,
+    command: CreateFloatingIps | UpdateFloatingIp | DeleteFloatingIp | AnchorFloatingIp,
     stamp: Stamp,
 ) -> Outcome:
     match command:
@@ -249,6 +250,8 @@ def _floating_ips(
             return floating_ips.create_floating_ips(indexes, named, command, stamp)
         case UpdateFloatingIp():
             return floating_ips.update_floating_ip(indexes, named, command, stamp)
+        case AnchorFloatingIp():
+            return floating_ips.anchor_floating_ip(indexes, named, command, stamp)
         case DeleteFloatingIp():
             return floating_ips.delete_floating_ip(indexes, named, command, stamp)
 
@@ -279,6 +282,9 @@ def rows_named(indexes: Indexes, command: Command) -> Sequence[Id]:
             return routers.ports_of_gateway(indexes, command)
         case UpdateFloatingIp():
             new = () if command.port_id is UNSET or command.port_id is None else (command.port_id,)
+            return (*floating_ips.ports_of_floating_ip(indexes, command.id), *new)
+        case AnchorFloatingIp():
+            new = () if command.anchor_id is None else (command.anchor_id,)
             return (*floating_ips.ports_of_floating_ip(indexes, command.id), *new)
         case DeleteFloatingIp():
             return floating_ips.ports_of_floating_ip(indexes, command.id)

@@ -4,6 +4,9 @@ Called by services.dispatch. Words and messages are Neutron's. A floating IP has
 network that is nobody's but its own, so addresses are counted as all others are. What it comes to on a host is the
 `eips` of the port that it stands for: they travel with that port, and the port's host answers for them; so the port is
 BUILD until its host said that it does.
+
+The address of a load balancer has no host of its own: its floating IP is with some port of its network, its anchor,
+whose host answers. Which one it is loops.anchors says, as hosts and members come and go.
 """
 
 from __future__ import annotations
@@ -18,7 +21,14 @@ from alcor.model.allocation import Allocation, Allocator
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Eip, FixedIp, FloatingIp, Forwarding, Network, Port, PortKind, PortStatus, Subnet
 from alcor.services.addressing import NetworkDemand, Want, resolve, supply
-from alcor.services.commands import CreateFloatingIps, DeleteFloatingIp, FixedIpSpec, FloatingIpSpec, UpdateFloatingIp
+from alcor.services.commands import (
+    AnchorFloatingIp,
+    CreateFloatingIps,
+    DeleteFloatingIp,
+    FixedIpSpec,
+    FloatingIpSpec,
+    UpdateFloatingIp,
+)
 from alcor.services.errors import (
     BadRequest,
     ExternalGatewayForFloatingIPNotFound,
@@ -126,6 +136,22 @@ def update_floating_ip(indexes: Indexes, ports: Mapping[Id, Port], command: Upda
     return Outcome(after, changes)
 
 
+def anchor_floating_ip(indexes: Indexes, ports: Mapping[Id, Port], command: AnchorFloatingIp, stamp: Stamp) -> Outcome:
+    """Puts the floating IP of a load balancer's address with another port. Nothing different: nothing is written."""
+    before = find_floating_ip(indexes, command.id)
+    changes = Changes()
+    links = Links(indexes, ports, stamp, changes)
+    after = links.lift(before)
+    if command.anchor_id is not None:
+        after = links.anchor(after, command.anchor_id)
+    if after.anchor_id == before.anchor_id:
+        return Outcome(before, Changes())
+    after = replace(after, updated_at=stamp.now, revision=stamp.revision)
+    changes.floating_ips.append(after)
+    links.finish()
+    return Outcome(after, changes)
+
+
 def delete_floating_ip(indexes: Indexes, ports: Mapping[Id, Port], command: DeleteFloatingIp, stamp: Stamp) -> Outcome:
     """Takes the floating IP from its port and gives its address back."""
     fip = find_floating_ip(indexes, command.id)
@@ -159,7 +185,7 @@ def ports_of_floating_ip(indexes: Indexes, identifier: Id) -> tuple[Id, ...]:
     fip = indexes.floating_ips.get(identifier)
     if fip is None:
         return (identifier,)
-    return (identifier, fip.external_port_id, *(() if fip.port_id is None else (fip.port_id,)))
+    return (identifier, fip.external_port_id, *(one for one in (fip.port_id, fip.anchor_id) if one is not None))
 
 
 def orphaned(indexes: Indexes, port: Port, kept: Iterable[Ip], stamp: Stamp) -> list[FloatingIp]:
@@ -170,6 +196,19 @@ def orphaned(indexes: Indexes, port: Port, kept: Iterable[Ip], stamp: Stamp) -> 
         for fip in (indexes.floating_ips[one] for one in sorted(indexes.floating_ips_of.get(port.id, ())))
         if fip.fixed_ip not in remaining
     ]
+
+
+def adrift(indexes: Indexes, port: Port, stamp: Stamp) -> list[FloatingIp]:
+    """The floating IPs that are with the port, as they are without it."""
+    return [
+        replace(indexes.floating_ips[one], anchor_id=None, updated_at=stamp.now, revision=stamp.revision)
+        for one in sorted(indexes.floating_ips_at.get(port.id, ()))
+    ]
+
+
+def with_port(port: Port) -> set[Ip]:
+    """The addresses that the port's EIPs stand for and that are not its own: load balancers'."""
+    return {eip.inside for eip in port.eips} - {fixed.ip for fixed in port.fixed_ips}
 
 
 class Links:
@@ -186,9 +225,30 @@ class Links:
     def part(self, fip: FloatingIp) -> FloatingIp:
         """The floating IP, of no port."""
         if fip.port_id is not None:
-            eips = self._of(self._ports[fip.port_id])
-            eips[:] = [eip for eip in eips if eip.ip != fip.ip]
-        return replace(fip, port_id=None, fixed_ip=None, router_id=None)
+            self._take(fip, fip.port_id)
+        return replace(self.lift(fip), port_id=None, fixed_ip=None, router_id=None)
+
+    def lift(self, fip: FloatingIp) -> FloatingIp:
+        """The floating IP, with no port."""
+        if fip.anchor_id is not None:
+            self._take(fip, fip.anchor_id)
+        return replace(fip, anchor_id=None)
+
+    def anchor(self, fip: FloatingIp, port_id: Id) -> FloatingIp:
+        """The floating IP of a load balancer's address, with that port of its network. Raises BadRequest."""
+        port = self._ports.get(port_id)
+        balancer = self._indexes.balancing.vip_ports.get(fip.port_id) if fip.port_id is not None else None
+        if port is None or balancer is None or fip.fixed_ip is None:
+            raise _bad(f"Floating IP {format_id(fip.id)} cannot be with port {format_id(port_id)}")
+        if self._indexes.balancing.load_balancers[balancer].network_id != port.network_id:
+            raise _bad(f"Port {format_id(port_id)} is not in the load balancer's network")
+        subnet = self._indexes.subnets[fip.subnet_id]
+        self._of(port).append(Eip(fip.ip, fip.fixed_ip, subnet.cidr.length, subnet.gateway))
+        return replace(fip, anchor_id=port_id)
+
+    def _take(self, fip: FloatingIp, port_id: Id) -> None:
+        eips = self._of(self._ports[port_id])
+        eips[:] = [eip for eip in eips if eip.ip != fip.ip]
 
     def join(self, fip: FloatingIp, port_id: Id, fixed_ip: Ip | None) -> FloatingIp:
         """The floating IP, standing for an address of that port. Raises what Neutron does."""

@@ -106,6 +106,8 @@ class Indexes:
         self.floating_ips: dict[Id, FloatingIp] = {}
         self.floating_ips_of: dict[Id, set[Id]] = {}
         """Port -> those that stand for its addresses."""
+        self.floating_ips_at: dict[Id, set[Id]] = {}
+        """Port -> those whose anchor it is."""
         self.port_forwardings: dict[Id, PortForwarding] = {}
         self.forwardings_by: dict[Id, set[Id]] = {}
         """Floating IP -> its port forwardings."""
@@ -132,10 +134,7 @@ class Indexes:
             self._put_rule(rule)
         for identity in store.identities():
             self._put_identity(identity)
-        for router in store.rows(Router):
-            self._put_router(router)
-        for peering in store.rows(Peering):
-            self._put_peering(peering)
+        self._load_roads(store)
         for network_id, number, count in store.ports_of_identities():
             self.ports_with[network_id, number] = count
         self._load_outside(store)
@@ -297,6 +296,12 @@ class Indexes:
         self.identities.setdefault(identity.network_id, {})[identity.groups] = identity
         self.last_identity[identity.network_id] = max(identity.number, self.last_identity.get(identity.network_id, 0))
 
+    def _load_roads(self, store: Store) -> None:
+        for router in store.rows(Router):
+            self._put_router(router)
+        for peering in store.rows(Peering):
+            self._put_peering(peering)
+
     def _load_outside(self, store: Store) -> None:
         for fip in store.rows(FloatingIp):
             self._put_floating_ip(fip)
@@ -306,7 +311,7 @@ class Indexes:
     def _put_floating_ip(self, fip: FloatingIp) -> None:
         self._drop_floating_ip(fip.id)
         self.floating_ips[fip.id] = fip
-        for users, key in ((self.floating_ips_of, fip.port_id), (self.floating_ips_via, fip.router_id)):
+        for users, key in self._users(fip):
             if key is not None:
                 users.setdefault(key, set()).add(fip.id)
 
@@ -314,11 +319,19 @@ class Indexes:
         before = self.floating_ips.pop(identifier, None)
         if before is None:
             return
-        for users, key in ((self.floating_ips_of, before.port_id), (self.floating_ips_via, before.router_id)):
+        for users, key in self._users(before):
             if key is not None:
                 users[key].discard(identifier)
                 if not users[key]:
                     del users[key]
+
+    def _users(self, fip: FloatingIp) -> tuple[tuple[dict[Id, set[Id]], Id | None], ...]:
+        """Who names it where."""
+        return (
+            (self.floating_ips_of, fip.port_id),
+            (self.floating_ips_via, fip.router_id),
+            (self.floating_ips_at, fip.anchor_id),
+        )
 
     def _put_forwarding(self, one: PortForwarding) -> None:
         self.port_forwardings[one.id] = one

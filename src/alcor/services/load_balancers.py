@@ -110,6 +110,8 @@ def _given_port(indexes: Indexes, ports: Mapping[Id, Port], command: CreateLoadB
         raise invalid(f"The VIP port {format_id(port.id)} is another load balancer's")
     if port.host:
         raise invalid(f"The VIP port {format_id(port.id)} is bound to host {port.host}: it must not be bound")
+    if port.forwardings:
+        raise invalid(f"The VIP port {format_id(port.id)} has port forwardings: take them away first")
     if command.network_id not in (None, port.network_id):
         raise invalid("vip_port_id is not in vip_network_id")
     return port

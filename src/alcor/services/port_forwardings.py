@@ -49,6 +49,8 @@ def create_port_forwardings(
         port = ports.get(spec.port_id)
         if port is None:
             raise PortNotFound(f"Port {format_id(spec.port_id)} could not be found.")
+        if port.id in indexes.balancing.vip_ports:
+            raise _bad(f"Port {format_id(port.id)} has a load balancer's address: give it a floating IP of its own")
         one = PortForwarding(
             id=identifier,
             floating_ip_id=fip.id,

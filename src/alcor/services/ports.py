@@ -38,7 +38,7 @@ from alcor.services.errors import (
     PortSecurityPortHasSecurityGroup,
     ServicePortInUse,
 )
-from alcor.services.floating_ips import orphaned
+from alcor.services.floating_ips import adrift, orphaned, with_port
 from alcor.services.identities import TRUSTED_OWNER, Memberships, address_pairs, check_port_security
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.networks import find_network
@@ -255,6 +255,7 @@ def delete_ports(
             _check_no_vip(indexes, port, "deleted")
         if port.eips or port.forwardings:
             _leave_outside(indexes, port, set(), stamp, changes)
+            changes.floating_ips += adrift(indexes, port, stamp)
         demand = demands.get(port.network_id)
         if demand is None:
             demand = demands[port.network_id] = NetworkDemand(indexes.networks[port.network_id])
@@ -286,7 +287,7 @@ def find_port(ports: Mapping[Id, Port], port_id: Id) -> Port:
 
 def _keep_outside(indexes: Indexes, before: Port, fields: dict[str, Any], stamp: Stamp, changes: Changes) -> None:
     """What stands outside for addresses that the port loses goes."""
-    kept = {fixed.ip for fixed in fields["fixed_ips"]}
+    kept = {fixed.ip for fixed in fields["fixed_ips"]} | with_port(before)
     if before.eips or before.forwardings:
         _leave_outside(indexes, before, kept, stamp, changes)
         fields["eips"] = tuple(eip for eip in before.eips if eip.inside in kept)

@@ -63,7 +63,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     outcome: Outcome
     reason: str
-    """One word: a drop reason, or not_bound, not_associated, no_address, no_route, host_down; empty when it arrives."""
+    """One word: a drop reason, or not_bound, not_associated, not_answered, no_address, no_route,
+    host_down; empty when it arrives."""
     decided_by: str
     """The step that decides, in words."""
     steps: tuple[str, ...]

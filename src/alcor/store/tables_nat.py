@@ -35,6 +35,10 @@ CREATE UNIQUE INDEX port_forwarding_outer ON port_forwardings (floating_ip_id, p
 CREATE INDEX port_forwarding_port ON port_forwardings (port_id);
 """
 
+NAT_ANCHORS = """
+ALTER TABLE floating_ips ADD COLUMN anchor_id BLOB NOT NULL DEFAULT x'';
+"""
+
 
 def floating_ip_row(fip: FloatingIp) -> tuple[Any, ...]:
     return (
@@ -52,6 +56,7 @@ def floating_ip_row(fip: FloatingIp) -> tuple[Any, ...]:
         fip.created_at,
         fip.updated_at,
         fip.revision,
+        fip.anchor_id or b"",
     )
 
 
@@ -70,6 +75,7 @@ def floating_ip_of(row: tuple[Any, ...]) -> FloatingIp:
         created_at=row[10],
         updated_at=row[11],
         revision=row[12],
+        anchor_id=Id(row[13]) if row[13] else None,
     )
 
 

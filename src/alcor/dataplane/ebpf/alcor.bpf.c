@@ -68,9 +68,9 @@ static __always_inline int to_underlay(const struct host_config *host, __be32 to
 	return bpf_redirect_neigh(host->underlay_ifindex, NULL, 0, 0);
 }
 
-/* Step 12. */
+/* Step 12. `mark`: VXLAN_FROM_OUTSIDE and the like, or 0. */
 static __always_inline int tunnel(struct __sk_buff *skb, __u8 dscp, __u32 vni, __u16 identity,
-				  const struct ethhdr *eth, const struct remote_endpoint *to)
+				  const struct ethhdr *eth, const struct remote_endpoint *to, __u8 mark)
 {
 	__u32 zero = 0;
 	struct host_config *host = bpf_map_lookup_elem(&config, &zero);
@@ -83,7 +83,7 @@ static __always_inline int tunnel(struct __sk_buff *skb, __u8 dscp, __u32 vni, _
 		.ip.protocol = IPPROTO_UDP,
 		.ip.frag_off = bpf_htons(IP_DONT_FRAGMENT),
 		.vxlan_flags = bpf_htonl(identity ? VXLAN_I_FLAG | VXLAN_G_FLAG | identity : VXLAN_I_FLAG),
-		.vxlan_vni = bpf_htonl(vni << 8),
+		.vxlan_vni = bpf_htonl(vni << 8 | mark),
 	};
 	/* ENCAP_L2(14) names the inner Ethernet header alone: with the VXLAN header in it, GSO packets are dropped. */
 	const __u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
@@ -198,6 +198,8 @@ static __always_inline int to_gateway(struct __sk_buff *skb, struct ethhdr *eth,
 	return reply(skb, ifindex);
 }
 
+#include "vip.h"
+
 /* Steps 10 to 12, once the TTL is counted down. */
 static __always_inline int hand_over(struct __sk_buff *skb, const struct port *port, struct ethhdr *eth, bool routed,
 				     const struct target *target, __u32 version)
@@ -230,7 +232,7 @@ static __always_inline int hand_over(struct __sk_buff *skb, const struct port *p
 	if (!target->there)
 		return -DROP_NO_ENDPOINT;
 	return tunnel(skb, port->dscp, target->vni, translate(port->vni, port->identity, target->vni), eth,
-		      target->there);
+		      target->there, 0);
 }
 
 /* Steps 7 to 12, IPv4. */
@@ -242,7 +244,7 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	struct target target = {};
 	struct address_key key;
 	__u32 total, room = skb->len - ETH_HLEN;
-	bool routed, outside = false;
+	bool routed, outside = false, answers = false;
 	int refused;
 
 	/* 7 */
@@ -263,7 +265,16 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 		return refused;
 	key = address_of(port->vni, ip->daddr);
 	routed = same_mac(eth->h_dest, router_mac);
-	refused = find_target(skb, port, eth, &key, 4, ip->ttl, routed, &target);
+	/* O */
+	if (port->flags & PORT_ANSWERS && port->flags & PORT_ROUTED && routed)
+		answers = find_way_out(skb, port->vni, ifindex);
+	if (answers) {
+		target.vni = port->vni;
+		target.mtu = port->mtu;
+		refused = ip->ttl <= 1 ? -DROP_TTL_EXCEEDED : 0;
+	} else {
+		refused = find_target(skb, port, eth, &key, 4, ip->ttl, routed, &target);
+	}
 	if (refused == -LEAVES) {
 		outside = true;
 		refused = find_outside(skb, port->vni, ifindex, key.ip[3]);
@@ -298,6 +309,8 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	if (segment_length(skb, total, ip->ihl * 4, ip->protocol) > target.mtu)
 		return too_big(skb, target.mtu, ifindex);
 	mark_ipv4(ip, port->dscp);
+	if (answers)
+		return answer_outside(skb, port->vni, port->dscp);
 	if (outside)
 		return to_external(skb, port->identity != 0, port->vni, ifindex);
 	if (routed)
@@ -471,6 +484,8 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	if (!(outer->vxlan_flags & bpf_htonl(VXLAN_I_FLAG)))
 		return -DROP_MALFORMED;
 	vni = bpf_ntohl(outer->vxlan_vni) >> 8;
+	skb->cb[3] = bpf_ntohl(outer->vxlan_vni) & 0xff; /* there is little room on the stack */
+	skb->cb[4] = outer->ip.saddr;
 	if (outer->vxlan_flags & bpf_htonl(VXLAN_G_FLAG))
 		group = bpf_ntohl(outer->vxlan_flags) & VXLAN_GROUP;
 	v6 = outer->inner.h_proto == bpf_htons(ETH_P_IPV6);
@@ -501,12 +516,12 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	outer = data + ETH_HLEN;
 	copy_mac(inner.h_dest, outer->inner.h_dest);
 	copy_mac(inner.h_source, outer->inner.h_source);
-	if (vni == OUTSIDE && !v6) {
-		/* 6 */
+	if (!v6 && (vni == OUTSIDE || skb->cb[3] == VXLAN_TO_OUTSIDE)) {
 		if (bpf_skb_adjust_room(skb, -OVERLAY_LENGTH, BPF_ADJ_ROOM_MAC, how) ||
 		    bpf_skb_store_bytes(skb, 0, &inner, 2 * ETH_ALEN, 0))
 			return -DROP_ENCAP_FAILED;
-		return from_shared(skb, 1);
+		/* 6, or O */
+		return vni == OUTSIDE ? from_shared(skb, 1) : leave_balanced(skb, vni);
 	}
 	/* 3 */
 	here = bpf_map_lookup_elem(&local, &key);
@@ -539,9 +554,16 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 		if (bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &type, sizeof(type), 0))
 			return -DROP_ENCAP_FAILED;
 	}
-	/* U */
-	if (here->flags & ENDPOINT_BALANCED)
+	if (skb->cb[3] == VXLAN_FROM_OUTSIDE && !v6) {
+		/* O */
+		struct scratch *on = get_scratch();
+
+		if (on && !read_packet(skb, ETH_HLEN, &on->packet, 4, 0))
+			remember_way(here->ifindex, skb->cb[4]);
+	} else if (here->flags & ENDPOINT_BALANCED) {
+		/* U */
 		unbalance(skb, vni, here->ifindex, v6 ? 6 : 4);
+	}
 	return deliver(skb, here);
 }
 

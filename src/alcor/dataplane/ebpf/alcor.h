@@ -62,6 +62,7 @@ enum port_flag {
 	PORT_PAIRS = 16, /* it may send from the addresses in `senders` too */
 	PORT_ROUTES = 32, /* where its routed packets go is in `routes`; without, only its own VNI is routed in */
 	PORT_SERVED = 256, /* its host answers DHCP, router solicitations, DNS and metadata */
+	PORT_ANSWERS = 512, /* load-balanced connections from outside came to it (the programs say so, nobody else) */
 };
 
 enum endpoint_flag {
@@ -528,6 +529,7 @@ struct backend_state {
 /* flow_key.zero[0] of a row of balanced. */
 #define BALANCED_FORTH 0
 #define BALANCED_BACK 1
+#define BALANCED_OUT 2 /* a backend's answers to what came from outside: `ip` is the host that they go to */
 
 enum balanced_flag {
 	BALANCED_CLOSED = 1,	  /* a FIN or RST went this way */

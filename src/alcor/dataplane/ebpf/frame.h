@@ -24,6 +24,9 @@ struct icmp_echo {
 #define VXLAN_I_FLAG 0x08000000
 #define VXLAN_G_FLAG 0x80000000 /* Group Policy Option: the low 16 bits are the sender's identity */
 #define VXLAN_GROUP 0xffff
+/* In the header's last byte, which is reserved (RFC 7348) and ours alone: a load-balanced packet, where the EIP is. */
+#define VXLAN_FROM_OUTSIDE 1
+#define VXLAN_TO_OUTSIDE 2
 /* Newer than the headers of some systems; in the kernel since Linux 6.3. */
 #define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 

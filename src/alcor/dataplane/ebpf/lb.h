@@ -436,8 +436,8 @@ __noinline int balance(struct __sk_buff *skb)
 	return rebalance(skb) ? -DROP_MALFORMED : 0;
 }
 
-/* Step U, for an ICMP error about a packet that was sent to a backend. */
-static __always_inline void unbalance_error(struct __sk_buff *skb, struct scratch *on, __u32 ifindex)
+/* Step U, for an ICMP error about a packet that was sent to a backend. True: it came from there, and now from the VIP. */
+static __always_inline bool unbalance_error(struct __sk_buff *skb, struct scratch *on, __u32 ifindex)
 {
 	struct balancing *b = &on->balancing;
 	struct packet *quoted = &on->quoted;
@@ -447,24 +447,25 @@ static __always_inline void unbalance_error(struct __sk_buff *skb, struct scratc
 	if (read_packet(skb, ETH_HLEN + on->packet.payload + 8, quoted, on->packet.version, 1) ||
 	    quoted->fragment == FRAGMENT_LATER || !is_balanceable(quoted) ||
 	    !equal_ip(quoted->source, on->packet.destination))
-		return;
+		return false;
 	make_key(&b->pinned, quoted, ifindex, true);
 	b->pinned.zero[0] = BALANCED_BACK;
 	row = bpf_map_lookup_elem(&balanced, &b->pinned);
 	if (!row)
-		return;
+		return false;
 	aim_quoted(edit, &on->packet, quoted, false);
 	__builtin_memcpy(edit->from, quoted->destination, sizeof(edit->from));
 	__builtin_memcpy(edit->to, row->ip, sizeof(edit->to));
 	edit->from_port = quoted->destination_port;
 	edit->to_port = row->port;
 	if (rebalance(skb) || !equal_ip(on->packet.source, quoted->destination))
-		return;
+		return false;
 	aim(edit, &on->packet, ETH_HLEN, true);
-	rebalance(skb);
+	return !rebalance(skb);
 }
 
-/* Step U: what a backend answers comes from the VIP. The frame is as it will be delivered to the interface. */
+/* Step U: what a backend answers comes from the VIP. The frame is as it will be delivered to the interface. 1: it was
+ * such an answer, else 0. */
 __noinline int unbalance(struct __sk_buff *skb, __u32 vni, __u32 ifindex, __u32 version)
 {
 	struct scratch *on = get_scratch();
@@ -485,10 +486,8 @@ __noinline int unbalance(struct __sk_buff *skb, __u32 vni, __u32 ifindex, __u32 
 	on->party.vni = vni;
 	if (packet->fragment && reassemble(packet, &on->party))
 		return 0;
-	if (is_icmp_error(packet)) {
-		unbalance_error(skb, on, ifindex);
-		return 0;
-	}
+	if (is_icmp_error(packet))
+		return unbalance_error(skb, on, ifindex);
 	if (!is_balanceable(packet) || !has_checksum(skb, packet))
 		return 0;
 	make_key(&b->pinned, packet, ifindex, false);
@@ -513,8 +512,7 @@ __noinline int unbalance(struct __sk_buff *skb, __u32 vni, __u32 ifindex, __u32 
 	__builtin_memcpy(edit->to, row->ip, sizeof(edit->to));
 	edit->from_port = packet->source_port;
 	edit->to_port = row->port;
-	rebalance(skb);
-	return 0;
+	return !rebalance(skb);
 }
 
 #endif

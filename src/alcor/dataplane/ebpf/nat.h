@@ -329,12 +329,35 @@ static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifind
 	return on->outside.next ? 0 : -DROP_NO_EXTERNAL;
 }
 
+/* Step X3, for the packet in `scratch`, whose source is what it is outside. */
+static __always_inline int leave(struct __sk_buff *skb, const struct external_device *out)
+{
+	struct scratch *on = get_scratch();
+	struct ethhdr *eth = frame(skb, ETH_HLEN);
+	struct bpf_redir_neigh neighbour = {}; /* a constant one would become a map of its own */
+	struct address_key key;
+
+	if (!on || !eth)
+		return -DROP_MALFORMED;
+	key = address_of(OUTSIDE, on->packet.destination[3]);
+	if (bpf_map_lookup_elem(&eips, &key) || answers_for(on->packet.destination[3])) {
+		copy_mac(eth->h_dest, out->mac);
+		from_router(eth->h_source);
+		verdict(skb, VERDICT_TURN, out->ifindex, 0);
+		return bpf_redirect(out->ifindex, BPF_F_INGRESS);
+	}
+	neighbour.nh_family = AF_INET;
+	neighbour.ipv4_nh = on->outside.next;
+	verdict(skb, VERDICT_EXTERNAL, out->ifindex, 0);
+	skb->cb[3] = on->outside.next;
+	return bpf_redirect_neigh(out->ifindex, &neighbour, sizeof(neighbour), 0);
+}
+
 /* Steps X2 and X3, once policy and length are seen to. `read`: the packet is in scratch already. */
 static __noinline int to_external(struct __sk_buff *skb, bool read, __u32 vni, __u32 ifindex)
 {
 	struct external_device *out = external_device();
 	struct scratch *on = get_scratch();
-	struct address_key key;
 	struct ethhdr *eth;
 	int refused;
 
@@ -351,21 +374,7 @@ static __noinline int to_external(struct __sk_buff *skb, bool read, __u32 vni, _
 	if (refused)
 		return refused;
 	eth = hop(skb);
-	if (!eth)
-		return -DROP_MALFORMED;
-	/* X3 */
-	key = address_of(OUTSIDE, on->packet.destination[3]);
-	if (bpf_map_lookup_elem(&eips, &key) || answers_for(on->packet.destination[3])) {
-		copy_mac(eth->h_dest, out->mac);
-		from_router(eth->h_source);
-		verdict(skb, VERDICT_TURN, out->ifindex, 0);
-		return bpf_redirect(out->ifindex, BPF_F_INGRESS);
-	}
-	struct bpf_redir_neigh neighbour = {.nh_family = AF_INET, .ipv4_nh = on->outside.next};
-
-	verdict(skb, VERDICT_EXTERNAL, out->ifindex, 0);
-	skb->cb[3] = on->outside.next;
-	return bpf_redirect_neigh(out->ifindex, &neighbour, sizeof(neighbour), 0);
+	return eth ? leave(skb, out) : -DROP_MALFORMED;
 }
 
 /* "From the outside", step 2: who has an external address of ours. */
@@ -396,11 +405,17 @@ static __always_inline int external_arp(struct __sk_buff *skb, const struct exte
 	return reply(skb, out->ifindex);
 }
 
+/* No TC action: the EIP stands for a load balancer's address. */
+#define BEHIND_VIP 256
+static __noinline int balance_outside(struct __sk_buff *skb, const struct eip *to); /* vip.h */
+
 /* Steps 4 to 6: an IPv4 packet for an EIP of this host, which stands for `to`. */
-static __always_inline int from_outside(struct __sk_buff *skb, const struct eip *to)
+static __noinline int from_outside(struct __sk_buff *skb, const struct eip *to)
 {
 	struct scratch *on = get_scratch();
 	struct forwarding *forwarding;
+	struct local_endpoint *here;
+	struct address_key key;
 	struct binding *inner;
 	int refused;
 
@@ -418,6 +433,11 @@ static __always_inline int from_outside(struct __sk_buff *skb, const struct eip 
 		to = &forwarding->other;
 		inner->port = forwarding->port;
 	}
+	key.vni = to->vni;
+	__builtin_memcpy(key.ip, to->ip, sizeof(key.ip));
+	here = bpf_map_lookup_elem(&local, &key);
+	if (here && here->flags & ENDPOINT_VIP && !inner->port)
+		return BEHIND_VIP;
 	inner->vni = to->vni;
 	__builtin_memcpy(inner->ip, to->ip, sizeof(inner->ip));
 	return inward(skb, 0);
@@ -453,6 +473,8 @@ int from_external(struct __sk_buff *skb)
 		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);
 	skb->cb[2] = skb->ifindex;
 	action = to ? from_outside(skb, to) : from_shared(skb, 0);
+	if (to && action == BEHIND_VIP)
+		action = balance_outside(skb, to);
 	return action < 0 ? drop(skb, -action) : action;
 }
 

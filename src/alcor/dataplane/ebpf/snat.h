@@ -234,7 +234,7 @@ static __noinline int send_on(struct __sk_buff *skb, __be32 host_ip)
 	struct remote_endpoint to = {.host_ip = {0, 0, bpf_htonl(0xffff), host_ip}};
 	struct ethhdr *eth = frame(skb, ETH_HLEN);
 
-	return eth ? tunnel(skb, 0, OUTSIDE, 0, eth, &to) : -DROP_MALFORMED;
+	return eth ? tunnel(skb, 0, OUTSIDE, 0, eth, &to, 0) : -DROP_MALFORMED;
 }
 
 /* A packet for a shared address, which came from outside, or (`overlay`) was sent on by the host that answers for it. An

@@ -219,10 +219,11 @@ def icmpv6(source: Ip, destination: Ip, message: bytes) -> bytes:
     return bare[:2] + checksum(pseudo + bare).to_bytes(2, "big") + bare[4:]
 
 
-def vxlan(vni: int, frame: bytes, identity: int = 0) -> bytes:
-    """The frame with its VXLAN header (RFC 7348); with an identity as its Group Policy Option."""
+def vxlan(vni: int, frame: bytes, identity: int = 0, mark: int = 0) -> bytes:
+    """The frame with its VXLAN header (RFC 7348); with an identity as its Group Policy Option, and our mark in its last
+    byte, which is reserved."""
     flags = VXLAN_I_FLAG | (VXLAN_G_FLAG if identity else 0)
-    return struct.pack("!II", flags << 24 | identity, vni << 8) + frame
+    return struct.pack("!II", flags << 24 | identity, vni << 8 | mark) + frame
 
 
 def icmp_echo(kind: int, identifier: int, sequence: int, data: bytes) -> bytes:

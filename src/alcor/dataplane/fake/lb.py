@@ -6,7 +6,7 @@ Called by the pipeline model; lb.h is the same in C.
 
 from __future__ import annotations
 
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 import msgspec
@@ -44,11 +44,22 @@ class BalancedFlag(IntFlag):
     HAIRPIN_BACK = 4
 
 
+class Way(IntEnum):
+    """Which packets a row of `balanced` is about."""
+
+    FORTH = 0
+    """What a client sends."""
+    BACK = 1
+    """What a backend answers it."""
+    OUT = 2
+    """What a backend answers to what came from outside: `ip` is the host that it goes to, zeros for this one."""
+
+
 class BalancedKey(NamedTuple):
-    """A connection of a port; `back`: what a backend answers."""
+    """A connection of a port, one way."""
 
     flow: FlowKey
-    back: bool
+    way: Way
 
 
 class Balanced(msgspec.Struct, gc=False):
@@ -161,7 +172,7 @@ def choose(
         packet.destination_port,
         packet.protocol,
     )
-    pinned = BalancedKey(flow, back=False)
+    pinned = BalancedKey(flow, way=Way.FORTH)
     row = tables.balanced.get(pinned)
     opening = packet.is_tcp and packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     fresh = row is not None and not _is_idle(pinned, row, now_ns)
@@ -236,7 +247,7 @@ def _related(tables: BalanceTables, packet: Packet, data: bytes, service: Servic
         quoted.source_port,
         quoted.protocol,
     )
-    pinned = BalancedKey(flow, back=False)
+    pinned = BalancedKey(flow, way=Way.FORTH)
     row = tables.balanced.get(pinned)
     if row is None or row.flags & (BalancedFlag.HAIRPIN | BalancedFlag.HAIRPIN_BACK):
         return NO_LISTENER
@@ -276,10 +287,10 @@ def _pin(tables: BalanceTables, choice: Choice, length: int, now_ns: int) -> Non
         return
     flow, closed = key.flow, flags & BalancedFlag.CLOSED
     if flags & BalancedFlag.HAIRPIN:
-        answers = BalancedKey(flow._replace(local_port=chosen.port, remote_port=flow.local_port), back=False)
+        answers = BalancedKey(flow._replace(local_port=chosen.port, remote_port=flow.local_port), way=Way.FORTH)
         way = Balanced(chosen.ip, choice.service.port, closed | BalancedFlag.HAIRPIN_BACK, chosen.slot, 0, now_ns)
     else:
-        answers = BalancedKey(flow._replace(remote=chosen.ip, remote_port=chosen.port), back=True)
+        answers = BalancedKey(flow._replace(remote=chosen.ip, remote_port=chosen.port), way=Way.BACK)
         way = Balanced(choice.service.ip, choice.service.port, closed, chosen.slot, 0, now_ns)
     _keep(tables, answers, way)
 
@@ -295,19 +306,66 @@ def ends_connection(packet: Packet) -> bool:
     return packet.is_tcp and bool(packet.tcp_flags & (TCP_FIN | TCP_RST))
 
 
+def remember_way(tables: BalanceTables, packet: Packet, ifindex: int, via: Ip, now_ns: int) -> bool:
+    """Step O: where the answers go to a packet that the interface is given and that came from outside: to the host
+    `via`; zeros: this one. False: such a packet has no answers of its own."""
+    if packet.protocol not in BALANCEABLE or packet.part is Part.LATER:
+        return False
+    ends = (packet.destination, packet.source, ifindex, packet.destination_port, packet.source_port, packet.protocol)
+    key = BalancedKey(FlowKey(*ends), Way.OUT)
+    known = tables.balanced.get(key)
+    flags = BalancedFlag.CLOSED if ends_connection(packet) else BalancedFlag(0)
+    if known is not None and not (packet.is_tcp and packet.tcp_flags & TCP_SYN):
+        flags |= known.flags
+    fresh = known is not None and (known.ip, known.flags) == (via, flags) and now_ns - known.seen_ns <= SECOND // 4
+    if not fresh:
+        _keep(tables, key, Balanced(via, 0, flags, 0, 0, now_ns))
+    return True
+
+
+def way_out(tables: BalanceTables, policy: PolicyTables, data: bytes, vni: int, ifindex: int, now_ns: int) -> Ip | None:
+    """Step O: the host that an IPv4 packet of the interface goes back to (zeros: this one), as it answers what came
+    from outside; None: it does not."""
+    packet = read_packet(data, 4)
+    if packet is None or (packet.part is not Part.WHOLE and not reassemble(policy, packet, vni)):
+        return None
+    ends = (packet.source, packet.destination, ifindex, packet.source_port, packet.destination_port, packet.protocol)
+    of: Packet | None = packet
+    if packet.is_icmp_error:
+        of = read_packet(data[packet.payload + ERROR_HEADER :], 4, quoted=True)
+        if of is None or of.part is Part.LATER:
+            return None
+        ends = (of.destination, of.source, ifindex, of.destination_port, of.source_port, of.protocol)
+    if ends[-1] not in BALANCEABLE:
+        return None
+    key = BalancedKey(FlowKey(*ends), Way.OUT)
+    row = tables.balanced.get(key)
+    return None if row is None or _is_idle(key, row, now_ns) else row.ip
+
+
+class Answered(NamedTuple):
+    """What step U makes of a frame."""
+
+    frame: bytes
+    """As it is delivered to the interface."""
+    text: str = ""
+    """What happened, in words; empty: nothing."""
+    done: bool = False
+    """It came from a backend, and now from the VIP."""
+
+
 def unbalance(
     tables: BalanceTables, policy: PolicyTables, frame: bytes, vni: int, ifindex: int, version: int, now_ns: int
-) -> tuple[bytes, str]:
-    """Step U: the frame as it is delivered to the interface, and what happened in words ("": nothing). What a backend
-    answers comes from the VIP."""
+) -> Answered:
+    """Step U: what a backend answers comes from the VIP."""
     data = frame[ETHERNET_LENGTH:]
     packet = read_packet(data, version)
     if packet is None or (packet.part is not Part.WHOLE and not reassemble(policy, packet, vni)):
-        return frame, ""
+        return Answered(frame)
     if packet.is_icmp_error:
         return _unbalance_error(tables, packet, frame, ifindex)
     if packet.protocol not in BALANCEABLE or not has_checksum(packet, data):
-        return frame, ""
+        return Answered(frame)
     flow = FlowKey(
         packet.destination,
         packet.source,
@@ -316,10 +374,10 @@ def unbalance(
         packet.source_port,
         packet.protocol,
     )
-    key = BalancedKey(flow, back=True)
+    key = BalancedKey(flow, way=Way.BACK)
     row = tables.balanced.get(key)
     if row is None or _is_idle(key, row, now_ns):
-        return frame, ""
+        return Answered(frame)
     service = tables.row_at(row.slot)
     if service is not None:
         service.counters[4] += 1
@@ -331,16 +389,16 @@ def unbalance(
     if now_ns - row.seen_ns > SECOND // 4:
         row.seen_ns = now_ns
     text = f"U: the answer of {format_ip(packet.source)} comes from {format_ip(row.ip)} port {row.port}"
-    return readdress(frame, packet, ETHERNET_LENGTH, row.ip, row.port, source=True), text
+    return Answered(readdress(frame, packet, ETHERNET_LENGTH, row.ip, row.port, source=True), text, done=True)
 
 
-def _unbalance_error(tables: BalanceTables, packet: Packet, frame: bytes, ifindex: int) -> tuple[bytes, str]:
+def _unbalance_error(tables: BalanceTables, packet: Packet, frame: bytes, ifindex: int) -> Answered:
     at = ETHERNET_LENGTH + packet.payload + ERROR_HEADER
     quoted = read_packet(frame[at:], packet.version, quoted=True)
     if quoted is None or quoted.part is Part.LATER or quoted.protocol not in BALANCEABLE:
-        return frame, ""
+        return Answered(frame)
     if quoted.source != packet.destination:
-        return frame, ""
+        return Answered(frame)
     flow = FlowKey(
         quoted.source,
         quoted.destination,
@@ -349,13 +407,14 @@ def _unbalance_error(tables: BalanceTables, packet: Packet, frame: bytes, ifinde
         quoted.destination_port,
         quoted.protocol,
     )
-    row = tables.balanced.get(BalancedKey(flow, back=True))
+    row = tables.balanced.get(BalancedKey(flow, way=Way.BACK))
     if row is None:
-        return frame, ""
+        return Answered(frame)
     frame = _readdress_quoted(frame, packet, quoted, row.ip, row.port, source=False)
-    if packet.source == quoted.destination:
+    done = packet.source == quoted.destination
+    if done:
         frame = readdress(frame, packet, ETHERNET_LENGTH, row.ip, None, source=True)
-    return frame, f"U: an error about a packet to {format_ip(row.ip)} port {row.port}"
+    return Answered(frame, f"U: an error about a packet to {format_ip(row.ip)} port {row.port}", done)
 
 
 # ---- rewriting ----

@@ -34,13 +34,21 @@ from alcor.dataplane.fake.tables import (
     RemoteRow,
     Tables,
 )
+from alcor.dataplane.fake.translating import (
+    DESTINATION_AT,
+    QUOTE_AT,
+    SOURCE_AT,
+    answers,
+    leave,
+    next_hop,
+    readdress,
+    readdress_quoted,
+)
+from alcor.dataplane.fake.vip import balance_outside
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip
 from alcor.model.blocks import BLOCK_PORTS
 
-CHECKSUM_AT = {frames.PROTOCOL_TCP: 16, frames.PROTOCOL_UDP: 6, 33: 6, 136: 6}
-"""Where in its header TCP, UDP, DCCP and UDP-Lite have the checksum that covers the addresses too."""
-SOURCE_AT, DESTINATION_AT, QUOTE_AT = 12, 16, 8
 FORWARDED = frozenset((frames.PROTOCOL_TCP, frames.PROTOCOL_UDP))
 """Protocols whose ports are forwarded."""
 
@@ -69,9 +77,8 @@ def to_external(walk: Walk, port: PortRow, ip: Header, shares: Ip | None) -> Ver
         shares = None
     if row is None or row.ifindex != walk.ifindex:
         return walk.drop(DropReason.NO_TRANSLATION, f"X1: nothing stands for {format_ip(ip.source)} outside")
-    on_link = not (_number(ip.destination) ^ _number(row.ip)) & row.mask
-    next_hop = ip.destination if on_link else row.gateway
-    if next_hop is None or not _number(next_hop):
+    hop = next_hop(row, ip.destination)
+    if hop is None:
         return walk.drop(
             DropReason.NO_EXTERNAL, f"X1: the external subnet has no gateway to {format_ip(ip.destination)}"
         )
@@ -93,16 +100,13 @@ def to_external(walk: Walk, port: PortRow, ip: Header, shares: Ip | None) -> Ver
         if isinstance(bound, Verdict):
             return bound
         outer_port = bound
-    data = _readdress_quoted(data, packet, DESTINATION_AT, ip.source, row.ip, outer_port)
-    changed = _readdress(data, packet, SOURCE_AT, ip.source, row.ip, outer_port)
+    data = readdress_quoted(data, packet, DESTINATION_AT, ip.source, row.ip, outer_port)
+    changed = readdress(data, packet, SOURCE_AT, ip.source, row.ip, outer_port)
     if changed is None:
         return walk.drop(DropReason.MALFORMED, "X2: its checksum is cut off")
     walk.steps.append(f"X2: {format_ip(ip.source)} is {format_ip(row.ip)} outside, TTL now {ip.ttl - 1}")
     changed = frames.with_ttl(changed, 4, ip.ttl - 1)
-    if _answers(walk.tables, ip.destination):
-        turned = device.mac + ROUTER_MAC + walk.frame[12:ETHERNET_LENGTH] + changed
-        return walk.turn(device.ifindex, turned, f"X3: {format_ip(ip.destination)} is on this host")
-    return walk.leave(device.ifindex, next_hop, walk.frame[:ETHERNET_LENGTH] + changed)
+    return leave(walk, device, ip.destination, hop, walk.frame[:ETHERNET_LENGTH] + changed)
 
 
 def from_external(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0) -> Verdict:
@@ -136,7 +140,7 @@ def _arp(walk: Walk) -> Verdict:
     ask, device = frames.parse_arp(walk.frame), walk.tables.external
     if ask is None or device is None or ask.operation != ARP_REQUEST or ask.target_ip == ask.sender_ip:
         return walk.pass_on("2: ARP that asks for nobody")
-    if not _answers(walk.tables, ask.target_ip):
+    if not answers(walk.tables, ask.target_ip):
         return walk.pass_on(f"2: {format_ip(ask.target_ip)} is no external address of ours")
     packet = frames.arp(ARP_REPLY, device.mac, ask.target_ip, ask.sender_mac, ask.sender_ip)
     padding = walk.frame[ETHERNET_LENGTH + frames.ARP_LENGTH :]
@@ -235,14 +239,6 @@ def _bind(walk: Walk, port: PortRow, packet: Packet, data: bytes, shares: Ip) ->
     return chosen
 
 
-def _answers(tables: Tables, ip: Ip) -> bool:
-    """This host answers for the address outside."""
-    shared = tables.sharing.shared.get(ip)
-    return EndpointKey(OUTSIDE, ip) in tables.eips or (
-        shared is not None and shared.answerer == tables.config.underlay_ip
-    )
-
-
 def _mask(shared: SharedAddress) -> int:
     return (0xFFFFFFFF << (32 - shared.prefix_length)) & 0xFFFFFFFF
 
@@ -252,6 +248,8 @@ def _hand_in(walk: Walk, packet: Packet, ip: Header, row: EipRow, inner_port: in
     would have told its sender of an MTU."""
     data = walk.frame[ETHERNET_LENGTH:]
     local = walk.tables.local.get(EndpointKey(row.vni, row.ip))
+    if local is not None and local.flags & LocalFlag.VIP and not inner_port:
+        return balance_outside(walk, row, ip, packet)
     if local is None or local.flags & LocalFlag.GATEWAY or local.ifindex not in walk.tables.ports:
         return walk.drop(DropReason.NO_ENDPOINT, f"5: nobody in VNI {row.vni} on this host has {format_ip(row.ip)}")
     if local.flags & LocalFlag.DOWN:
@@ -262,8 +260,8 @@ def _hand_in(walk: Walk, packet: Packet, ip: Header, row: EipRow, inner_port: in
     refused = check_length(walk, mtu, ip)
     if refused is not None:
         return refused
-    data = _readdress_quoted(data, packet, SOURCE_AT, ip.destination, row.ip, inner_port)
-    changed = _readdress(data, packet, DESTINATION_AT, ip.destination, row.ip, inner_port)
+    data = readdress_quoted(data, packet, SOURCE_AT, ip.destination, row.ip, inner_port)
+    changed = readdress(data, packet, DESTINATION_AT, ip.destination, row.ip, inner_port)
     if changed is None:
         return walk.drop(DropReason.MALFORMED, "6: its checksum is cut off")
     packet.destination = row.ip
@@ -293,76 +291,3 @@ def _forwarding(walk: Walk, packet: Packet, data: bytes, vni: int, *, source: bo
         return None
     end = (of.source, of.source_port) if source else (of.destination, of.destination_port)
     return walk.tables.forwardings.get(ForwardingKey(vni, end[0], of.protocol, end[1]))
-
-
-def _readdress(data: bytes, packet: Packet, at: int, before: Ip, after: Ip, port: int) -> bytes | None:
-    """The packet with another source or destination (and port, unless it is 0), its checksums mended; None when the
-    transport's is cut off."""
-    check = packet.payload + CHECKSUM_AT.get(packet.protocol, 0)
-    if packet.part is not Part.LATER and packet.protocol in CHECKSUM_AT:
-        if len(data) < check + 2:
-            return None
-        value = int.from_bytes(data[check : check + 2], "big")
-        udp = packet.protocol == frames.PROTOCOL_UDP
-        value = _covered(value, _mended(value, before, after), udp=udp)
-        if port:
-            place = packet.payload + (0 if at == SOURCE_AT else 2)
-            old = int.from_bytes(data[place : place + 2], "big")
-            value = _covered(value, frames.update_checksum(value, old, port), udp=udp)
-            data = data[:place] + port.to_bytes(2, "big") + data[place + 2 :]
-        data = data[:check] + value.to_bytes(2, "big") + data[check + 2 :]
-    elif port and packet.is_icmp and not packet.is_icmp_error and packet.part is not Part.LATER:
-        data = _identified(data, packet.payload, port)
-    return _header(data, 0, at, before, after)
-
-
-def _identified(data: bytes, start: int, identifier: int) -> bytes:
-    """Another identifier in the ICMP echo that begins at `start`."""
-    check, old = (int.from_bytes(data[at : at + 2], "big") for at in (start + 2, start + 4))
-    check = frames.update_checksum(check, old, identifier)
-    changed = check.to_bytes(2, "big") + identifier.to_bytes(2, "big")
-    return data[: start + 2] + changed + data[start + 6 :]
-
-
-def _covered(old: int, new: int, *, udp: bool) -> int:
-    """UDP: 0 says that there is no checksum (RFC 768); it stays, and never comes to be."""
-    if udp and not old:
-        return old
-    return 0xFFFF if udp and not new else new
-
-
-def _readdress_quoted(data: bytes, packet: Packet, at: int, before: Ip, after: Ip, port: int) -> bytes:
-    """The packet that an ICMP error quotes went the other way: the address in it becomes the same as outside of it, and
-    so does the port unless it is 0. The quoted header's own checksum takes the change of address up, so the sum over
-    the message stays as it is; that of the port is mended in it."""
-    start = packet.payload + QUOTE_AT
-    if not packet.is_icmp_error or len(data) < start + IPV4_LENGTH or data[start + at : start + at + 4] != before[12:]:
-        return data
-    data = _header(data, start, at, before, after)
-    if not port:
-        return data
-    if data[start + 9] == frames.PROTOCOL_ICMP:
-        return _identified(data, start + (data[start] & 0x0F) * 4, port)
-    place, check = start + (data[start] & 0x0F) * 4 + (0 if at == SOURCE_AT else 2), packet.payload + 2
-    old, sum_ = (int.from_bytes(data[one : one + 2], "big") for one in (place, check))
-    data = data[:place] + port.to_bytes(2, "big") + data[place + 2 :]
-    return data[:check] + frames.update_checksum(sum_, old, port).to_bytes(2, "big") + data[check + 2 :]
-
-
-def _header(data: bytes, start: int, at: int, before: Ip, after: Ip) -> bytes:
-    """Another address in the IPv4 header that begins at `start`."""
-    check = _mended(int.from_bytes(data[start + 10 : start + 12], "big"), before, after)
-    data = data[: start + 10] + check.to_bytes(2, "big") + data[start + 12 :]
-    return data[: start + at] + frames.v4(after) + data[start + at + 4 :]
-
-
-def _mended(checksum: int, before: Ip, after: Ip) -> int:
-    """The checksum after four bytes changed (RFC 1624, equation 3)."""
-    for place in (12, 14):
-        old, new = (int.from_bytes(ip[place : place + 2], "big") for ip in (before, after))
-        checksum = frames.update_checksum(checksum, old, new)
-    return checksum
-
-
-def _number(ip: Ip) -> int:
-    return int.from_bytes(ip[12:], "big")

@@ -17,11 +17,8 @@ from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake import frames, lb
 from alcor.dataplane.fake.frames import (
     ETHERNET_LENGTH,
-    ICMP_LENGTH,
     IPV4_LENGTH,
     IPV6_LENGTH,
-    PROTOCOL_ICMP,
-    PROTOCOL_ICMPV6,
     PROTOCOL_UDP,
     TYPE_ARP,
     TYPE_IPV4,
@@ -33,11 +30,12 @@ from alcor.dataplane.fake.frames import (
     Ethernet,
     Header,
 )
+from alcor.dataplane.fake.gateways import to_gateway
 from alcor.dataplane.fake.lb import Choice, balance, choose
 from alcor.dataplane.fake.misses import check_length, tell, unknown
 from alcor.dataplane.fake.nat import from_shared, to_external
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
-from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST, read_packet
+from alcor.dataplane.fake.packet import read_packet
 from alcor.dataplane.fake.policy import Party
 from alcor.dataplane.fake.routing import Outside, find_way, translate
 from alcor.dataplane.fake.services import service
@@ -53,10 +51,12 @@ from alcor.dataplane.fake.tables import (
     RemoteRow,
     Tables,
 )
+from alcor.dataplane.fake.vip import FROM_OUTSIDE, TO_OUTSIDE, answer_outside, came_in, find_chosen, leave_balanced
 from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind, Walk
-from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, ip_version
+from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, ip_version
 
 OUTER_END = ETHERNET_LENGTH + IPV4_LENGTH + UDP_LENGTH
+OUTER_SOURCE = ETHERNET_LENGTH + 12
 
 
 def from_port(
@@ -128,6 +128,10 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
         return walk.drop(spoofed, f"7: the port may not send from {format_mac(ether.source)} {format_ip(ip.source)}")
     walk.steps.append(f"7: {format_ip(ip.source)} -> {format_ip(ip.destination)}, the source is the port's")
     routed = ether.destination == ROUTER_MAC
+    if routed and ip.version == 4 and port.flags & PortFlag.ANSWERS and port.flags & PortFlag.ROUTED:
+        answered = answer_outside(walk, port, ip)
+        if answered is not None:
+            return answered
     found = _routed_target(walk, port, ip) if routed else _wired_target(walk, port, ether, ip)
     if isinstance(found, Outside):
         return to_external(walk, port, ip, found.shared)
@@ -144,7 +148,7 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
     if refused is not None:
         return refused
     if isinstance(target, LocalRow) and target.flags & LocalFlag.GATEWAY:
-        return _to_gateway(walk, ip, target.mac)
+        return to_gateway(walk, ip, target.mac)
     refused = check_length(walk, mtu, ip)
     if refused is not None:
         return refused
@@ -166,35 +170,17 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
     return walk.tunnel(port.dscp, vni, translate(walk.tables, port.vni, port.identity, vni), target, frame)
 
 
-_REFUSALS = {
-    lb.NO_LISTENER: (DropReason.NO_LISTENER, "no listener at that protocol and port"),
-    lb.NO_BACKEND: (DropReason.NO_BACKEND, "no backend that new connections may go to"),
-    lb.MALFORMED: (DropReason.MALFORMED, "headers cut short or inconsistent"),
-    lb.FRAGMENT: (DropReason.FRAGMENT, "a later fragment of a datagram whose first was not seen"),
-}
-
-
 def _choose(walk: Walk, port: PortRow, ip: Header) -> tuple[Choice, _Target] | Verdict:
     """Step B: who answers for a load balancer's address."""
     tables, data = walk.tables, walk.frame[ETHERNET_LENGTH:]
     choice = choose(tables.balance, tables.policy, data, ip.version, port.vni, walk.ifindex, walk.now_ns)
     if choice == lb.PING:
-        return _to_gateway(walk, ip, tables.local[EndpointKey(port.vni, ip.destination)].mac)
-    if isinstance(choice, str):
-        reason, text = _REFUSALS[choice]
-        return walk.drop(reason, f"B: {format_ip(ip.destination)} is a load balancer's: {text}")
-    walk.steps.append(
-        f"B: {format_ip(ip.destination)} is a load balancer's, its backend is {format_ip(choice.chosen.ip)}"
-    )
-    key = EndpointKey(port.vni, choice.chosen.ip)
-    local = tables.local.get(key)
-    found: LocalRow | RemoteRow | None = local
-    if local is None or local.flags & (LocalFlag.GATEWAY | LocalFlag.VIP):
-        found = walk.remote(key)
-    if found is None:
-        return unknown(walk, key, DropReason.NO_ENDPOINT, "B")
-    target = _unless_down(walk, _Target(found, port.vni, port.mtu))
-    return target if isinstance(target, Verdict) else (choice, target)
+        return to_gateway(walk, ip, tables.local[EndpointKey(port.vni, ip.destination)].mac)
+    found = find_chosen(walk, choice, ip.destination, port.vni)
+    if isinstance(found, Verdict):
+        return found
+    chosen, row = found
+    return chosen, _Target(row, port.vni, port.mtu)
 
 
 class _Target(NamedTuple):
@@ -279,32 +265,6 @@ def _permit_sent(walk: Walk, port: PortRow, found: _Target, version: int, choice
     return None
 
 
-def _to_gateway(walk: Walk, ip: Header, mac: Mac) -> Verdict:
-    """Step 9: a gateway, of that MAC, answers pings and nothing else."""
-    at = ETHERNET_LENGTH + ip.header_length
-    message = walk.frame[at : ETHERNET_LENGTH + ip.total_length]
-    protocol = PROTOCOL_ICMP if ip.version == 4 else PROTOCOL_ICMPV6
-    asks = message[:2] == bytes((ECHO_REQUEST[ip.version], 0)) and len(message) >= ICMP_LENGTH
-    if ip.protocol != protocol or ip.fragment or not asks:
-        text = f"9: {format_ip(ip.destination)} is a gateway, which answers only pings"
-        return walk.drop(DropReason.GATEWAY, text)
-    return walk.reply(_echo_reply(walk.frame, ip, mac), f"9: gateway {format_ip(ip.destination)} answers a ping")
-
-
-def _echo_reply(frame: bytes, ip: Header, mac: Mac) -> bytes:
-    """The echo request turned into its reply in place: addresses swapped, TTL 64, another type. The rest stays."""
-    at, end = (12, 20) if ip.version == 4 else (8, 40)
-    half = (end - at) // 2
-    header = frames.with_ttl(frame[ETHERNET_LENGTH : ETHERNET_LENGTH + ip.header_length], ip.version, 64)
-    # Swapping the two addresses leaves checksums as they are: a sum does not know order.
-    header = header[:at] + header[at + half : end] + header[at : at + half] + header[end:]
-    rest = frame[ETHERNET_LENGTH + ip.header_length :]
-    old, reply = int.from_bytes(rest[2:4], "big"), ECHO_REPLY[ip.version]
-    new = frames.update_checksum(old, ECHO_REQUEST[ip.version] << 8, reply << 8)
-    message = bytes((reply, 0)) + new.to_bytes(2, "big") + rest[4:]
-    return frame[6:12] + mac + frame[12:ETHERNET_LENGTH] + header + message
-
-
 def _find(walk: Walk, vni: int, ip: Ip) -> LocalRow | RemoteRow | None:
     """Who has the address: a local port, else one on another host. A gateway is nobody."""
     key = EndpointKey(vni, ip)
@@ -339,6 +299,10 @@ def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
         walk.frame = inner
         verdict = from_shared(walk, overlay=True)
         return replace(verdict, frame=frame) if verdict.reason is not None else verdict
+    mark = frame[OUTER_END + 7] if version == 4 else 0
+    if mark == TO_OUTSIDE:
+        walk.steps.append(f"1-3: out of the tunnel, VNI {vni}, an answer to what came from outside")
+        return leave_balanced(walk, vni, inner)
     local = tables.local.get(EndpointKey(vni, destination))
     if local is None or local.flags & LocalFlag.GATEWAY or local.mac != ether.destination:
         # A route to a port: its MAC alone says who it is for.
@@ -359,6 +323,9 @@ def from_overlay(tables: Tables, frame: bytes, now_ns: int = 0) -> Verdict:
         refused = _permit_received(walk, vni, local, sender, inner[ETHERNET_LENGTH:], version)
         if refused is not None:
             return refused
+    if mark == FROM_OUTSIDE:
+        came_in(walk, local.ifindex, inner, frames.mapped(frame[OUTER_SOURCE : OUTER_SOURCE + 4]))
+        return walk.deliver(local, inner)
     return walk.deliver_answer(local, inner, vni, version)
 
 

@@ -298,12 +298,16 @@ class Switch:
         if verdict.reason is not None:
             self._carried.count_drop(verdict.ifindex, verdict.reason)
         if verdict.sought is not None:
-            self._hold(Miss(verdict.sought, source, verdict.frame))
+            self._hold(Miss(verdict.sought, verdict.ifindex, verdict.frame))
         elif verdict.kind is VerdictKind.SERVE:
             if not self.requests.ask(Request(self._carried.tables.ports[source].id, source, verdict.frame)):
                 self._carried.count_drop(source, DropReason.SERVICE_LIMIT)
         elif verdict.next_hop is not None:
             self.sent_outside.append((verdict.next_hop, verdict.frame[frames.ETHERNET_LENGTH :]))
+        elif verdict.kind is VerdictKind.REPLY and verdict.ifindex == EXTERNAL_IFINDEX:
+            ether, packet = frames.parse_ethernet(verdict.frame), verdict.frame[frames.ETHERNET_LENGTH :]
+            if ether is not None and ether.ethertype == frames.TYPE_IPV4:
+                self.sent_outside.append((frames.mapped(packet[16:20]), packet))
         elif verdict.kind is VerdictKind.TURN:
             again = from_external(self._carried.tables, verdict.ifindex, verdict.frame, time.monotonic_ns())
             self._enact(again, verdict.ifindex, waiting)
@@ -378,6 +382,12 @@ class Switch:
                 waiting: deque[tuple[int, bytes]] = deque()
                 self._enact(from_overlay(self._carried.tables, frame, time.monotonic_ns()), 0, waiting)
                 self._settle(waiting)
+
+    def left(self, timeout_s: float) -> tuple[Ip, bytes] | None:
+        """Takes the oldest of `sent_outside`; waits for one."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self.sent_outside), timeout_s)
+            return self.sent_outside.popleft() if self.sent_outside else None
 
     def receive_outside(self, frame: bytes) -> Verdict:
         """The external device receives a frame; what became of it."""

@@ -28,6 +28,8 @@ class PortFlag(IntFlag):
     PAIRS = 16
     ROUTES = 32
     SERVED = 256
+    ANSWERS = 512
+    """Load-balanced connections from outside came to it. Packets set it, nobody else."""
 
 
 class LocalFlag(IntFlag):

@@ -197,9 +197,10 @@ class Walk:
         """Step U, then 11: to a port of a VPC with load balancers, of which this may be an answer."""
         if row.flags & LocalFlag.BALANCED:
             tables = self.tables
-            frame, text = unbalance(tables.balance, tables.policy, frame, vni, row.ifindex, version, self.now_ns)
-            if text:
-                self.steps.append(text)
+            answered = unbalance(tables.balance, tables.policy, frame, vni, row.ifindex, version, self.now_ns)
+            frame = answered.frame
+            if answered.text:
+                self.steps.append(answered.text)
         return self.deliver(row, frame)
 
     def reply(self, frame: bytes, text: str, reason: DropReason | None = None) -> Verdict:
@@ -220,14 +221,14 @@ class Walk:
         self.steps.append(f"{text}: the host answers")
         return self._end(VerdictKind.SERVE, self.frame, ifindex=self.ifindex)
 
-    def tunnel(self, dscp: int, vni: int, identity: int, row: RemoteRow, frame: bytes) -> Verdict:
+    def tunnel(self, dscp: int, vni: int, identity: int, row: RemoteRow, frame: bytes, mark: int = 0) -> Verdict:
         """Step 12; the VNI is the receiver's, the identity what it knows the sender by."""
         ends = (self.tables.config.underlay_ip, row.host_ip)
         if any(ip_version(end) != 4 for end in ends):
             return self.drop(DropReason.NO_UNDERLAY, f"12: no IPv4 from {format_ip(ends[0])} to {format_ip(ends[1])}")
         if len(frame) > ENCAP_MAX_LENGTH:
             return self.drop(DropReason.ENCAP_FAILED, f"12: {len(frame)} bytes do not fit an outer packet")
-        datagram = frames.udp(FLOW_PORT_BASE, self.tables.config.vxlan_port, frames.vxlan(vni, frame, identity))
+        datagram = frames.udp(FLOW_PORT_BASE, self.tables.config.vxlan_port, frames.vxlan(vni, frame, identity, mark))
         packet = frames.ipv4(*ends, PROTOCOL_UDP, datagram, tos=dscp << 2 & 0xFF)
         self.steps.append(f"12: tunnel to host {format_ip(row.host_ip)} with VNI {vni}")
         return self._end(VerdictKind.TUNNEL, packet, host_ip=row.host_ip)
