@@ -12,6 +12,8 @@ from tests.dataplane import balances, packets
 from tests.dataplane.talks import PORTS
 
 from alcor.dataplane.base import EndpointKey, ServiceKey
+from alcor.dataplane.fake.lb import Way
+from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.tables import OUTSIDE, EipRow, LocalFlag, Tables
 from alcor.dataplane.fake.vip import FROM_OUTSIDE, TO_OUTSIDE
 from alcor.model.addresses import Ip, ip_version, parse_ip
@@ -59,6 +61,9 @@ def random_call(rng: random.Random, tables: Tables) -> Call | None:
 
 def random_word(rng: random.Random, tables: Tables, call: Call, external: int, mac: bytes) -> tuple[int, bytes]:
     """One packet of the call: the interface that it comes in at (0: the underlay's), and the frame."""
+    answers = [key.flow for key in tables.balance.balanced if key.way is Way.OUT and key.flow.ifindex in tables.ports]
+    if answers and rng.random() < 0.4:
+        return _answer(rng, tables, rng.choice(answers))
     row = tables.balance.services.get(ServiceKey(call.vni, call.vip, call.protocol, call.port))
     backend = rng.choice(sorted(row.backends)) if row is not None and row.backends else (call.vip, call.port)
     client, eip = (call.client, call.client_port), (call.eip, call.port)
@@ -89,6 +94,16 @@ def random_word(rng: random.Random, tables: Tables, call: Call, external: int, m
     if mine and rng.random() < 0.8:
         return here.ifindex, packets.ethernet(packets.ROUTER, here.mac, packet)
     return 0, _marked(rng, tables, call.vni, packets.ROUTER, packet, TO_OUTSIDE)
+
+
+def _answer(rng: random.Random, tables: Tables, flow: FlowKey) -> tuple[int, bytes]:
+    """What a backend of this host answers to what came from outside, or says of it."""
+    backend, client = (flow.local, flow.local_port), (flow.remote, flow.remote_port)
+    if rng.random() < 0.2:
+        packet = balances.error_about(rng, flow.protocol, backend[0], client[0], client, backend)
+    else:
+        packet = balances.packet_between(rng, flow.protocol, backend, client)
+    return flow.ifindex, packets.ethernet(packets.ROUTER, tables.ports[flow.ifindex].mac, packet)
 
 
 def _marked(rng: random.Random, tables: Tables, vni: int, mac: bytes, packet: bytes, mark: int) -> bytes:
