@@ -70,6 +70,8 @@ class PortFlag(IntFlag):
     PAIRS = 16
     ROUTES = 32
     SERVED = 256
+    ANSWERS = 512
+    """The programs set it; it says nothing of how the port is to be."""
 
 
 class EndpointFlag(IntFlag):
