@@ -25,6 +25,9 @@ class Bell:
         with suppress(BlockingIOError):  # it was not rung
             os.eventfd_read(self._fd)
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Gives the descriptor back; again does nothing."""
         if self._fd >= 0:
