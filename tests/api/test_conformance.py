@@ -6,6 +6,7 @@ documented status codes and content types, bodies that keep to their schema, met
 405, and broken requests refused.
 """
 
+from collections.abc import Iterator
 from uuid import UUID
 
 import httpx
@@ -52,9 +53,10 @@ def test_answers_keep_to_the_document(case: Case, server: str) -> None:
     case.call_and_validate(base_url=server, checks=CHECKS)
 
 
-@pytest.fixture(scope="session")
-def there(server: str) -> dict[str, str]:
-    """A load balancer with one of everything: the parameters of paths, and whose ids they are."""
+@pytest.fixture(scope="module")
+def there(server: str) -> Iterator[dict[str, str]]:
+    """A load balancer with one of everything: the parameters of paths, and whose ids they are. Gone afterwards: other
+    tests share the server."""
     with httpx.Client(base_url=f"{server}/v2.0") as client:
 
         def make(path: str, one: str, **attributes: object) -> str:
@@ -72,13 +74,15 @@ def there(server: str) -> dict[str, str]:
         member = make(f"lbaas/pools/{pool}/members", "member", address="10.0.0.5", protocol_port=8080)
         probed = {"type": "HTTP", "delay": 5, "timeout": 5, "max_retries": 1}
         monitor = make("lbaas/healthmonitors", "healthmonitor", pool_id=pool, **probed)
-    return {
-        "loadbalancer_id": balancer,
-        "listener_id": listener,
-        "pool_id": pool,
-        "member_id": member,
-        "healthmonitor_id": monitor,
-    }
+        yield {
+            "loadbalancer_id": balancer,
+            "listener_id": listener,
+            "pool_id": pool,
+            "member_id": member,
+            "healthmonitor_id": monitor,
+        }
+        for path in (f"lbaas/loadbalancers/{balancer}?cascade=true", f"networks/{network}"):
+            client.delete(path).raise_for_status()
 
 
 @schema.include(path_regex=r"/lbaas/.*\{").exclude(method="DELETE").parametrize()
