@@ -59,6 +59,8 @@ async def test_a_first_port_is_active_before_the_endpoints_are_there(
     await region.start()
     try:
         first, second = await region.add_host("host-a"), await region.add_host("host-b")
+        elsewhere, _ = await region.add_vpc()
+        await region.until_active(*await region.add_ports(elsewhere, ["host-b"]))  # it is met, and holds what it should
         network, _ = await region.add_vpc()
         many = await region.add_ports(network, ["host-a"] * (AT_ONCE + 1))
         await region.until_active(*many)
