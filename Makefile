@@ -17,7 +17,7 @@ lab: setup       ## 100 hosts, 1,000 ports, real packets; report in build/lab
 	$(BIN)/alcor lab $(LAB)
 
 test: setup      ## the whole test suite
-	$(BIN)/python -m pytest
+	scripts/test
 
 check: setup     ## everything CI checks: format, lint, types, contracts, generated files, tests
 	scripts/check

@@ -41,6 +41,7 @@ SHORT = (
 )
 
 
+@pytest.mark.alone
 @pytest.mark.privileged
 async def test_a_short_campaign_on_a_real_lab(run_dir: Path, tmp_path: Path, needs_root: None) -> None:
     """Processes killed and hung, networks cut, disks full, files damaged: nothing acknowledged is lost, nothing stale

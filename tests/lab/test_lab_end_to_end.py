@@ -19,6 +19,8 @@ from alcor.lab.results import LabError, LabOptions
 from alcor.lab.run import run
 from alcor.lab.rundir import RunDirectory, cleanup, mounts_below
 
+pytestmark = pytest.mark.alone
+
 
 def console() -> Console:
     """Where nobody looks."""
