@@ -240,7 +240,8 @@ def partial_plan(
                     remove_endpoints.add(where)
             else:
                 put_endpoints.append((where, endpoint))
-                remove_endpoints.discard(where)
+    if remove_endpoints:
+        remove_endpoints.difference_update(where for where, _ in put_endpoints)
     wanted, touched_vnis = set[EndpointKey](), set(touched.gone_vnis)
     for key in touched.vpcs:
         vpc = desired.vpc(key)
