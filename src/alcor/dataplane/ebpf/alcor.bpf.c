@@ -254,7 +254,9 @@ static __always_inline int from_port_ipv4(struct __sk_buff *skb, const struct po
 	if (total < ip->ihl * 4 || total > room)
 		return -DROP_MALFORMED;
 	/* S */
-	if (ip->protocol == IPPROTO_UDP || (ip->daddr == SERVICE_IP && port->flags & PORT_SERVED)) {
+	if ((ip->protocol == IPPROTO_UDP &&
+	     (ip->ihl != 5 || may_be_dhcp(skb, (struct ports16 *)(ip + 1), bpf_htons(DHCP_SERVER), bpf_htons(DHCP_CLIENT)))) ||
+	    (ip->daddr == SERVICE_IP && port->flags & PORT_SERVED)) {
 		refused = service4(skb, port, ifindex);
 		if (refused)
 			return refused;

@@ -180,7 +180,9 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 			return from_port_nd(skb, port, ifindex);
 	}
 	/* S */
-	if (ip->nexthdr == IPPROTO_UDP || (port->flags & PORT_SERVED && is_service6((const __be32 *)&ip->daddr))) {
+	if ((ip->nexthdr == IPPROTO_UDP &&
+	     may_be_dhcp(skb, (struct ports16 *)(ip + 1), bpf_htons(DHCP6_SERVER), bpf_htons(DHCP6_CLIENT))) ||
+	    (port->flags & PORT_SERVED && is_service6((const __be32 *)&ip->daddr))) {
 		refused = service6(skb, port, ifindex);
 		if (refused)
 			return refused;

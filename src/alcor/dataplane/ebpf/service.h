@@ -61,6 +61,16 @@ static __always_inline bool is_offered(__u8 protocol, __be16 port)
 	return (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) && port == bpf_htons(DNS);
 }
 
+/* A datagram may be DHCP's, of either family: what service4 and service6 look at. `ports` may not be readable; then it may.
+ * Nearly none is, and reading by copies costs as much as a lookup. */
+static __always_inline bool may_be_dhcp(const struct __sk_buff *skb, const struct ports16 *ports, __be16 server,
+					__be16 client)
+{
+	if ((const void *)(ports + 1) > (const void *)(long)skb->data_end)
+		return true;
+	return ports->destination == server || ports->destination == client;
+}
+
 /* Step S, IPv4: 0 when it is nobody's request, -SERVE, or a negative drop reason. */
 static __noinline int service4(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
 {
