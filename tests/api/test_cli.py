@@ -126,7 +126,11 @@ def test_routers_and_the_outside(server: str) -> None:
         router set cli-router --external-gateway cli-ext --disable-snat
         port = port create cli-eip-port --network cli-routed
         _ = port create cli-pf-port --network cli-routed --fixed-ip ip-address=10.77.0.50
-        made = floating ip create cli-ext --floating-ip-address 203.0.113.50
+        policy = network qos policy create cli-outside
+        made = floating ip create cli-ext --floating-ip-address 203.0.113.50 --qos-policy cli-outside
+        floating ip set 203.0.113.50 --no-qos-policy
+        unlimited = floating ip show 203.0.113.50
+        floating ip set 203.0.113.50 --qos-policy cli-outside
         floating ip set 203.0.113.50 --port cli-eip-port
         shown = floating ip show 203.0.113.50
         _ = floating ip create cli-ext --floating-ip-address 203.0.113.60
@@ -142,13 +146,16 @@ def test_routers_and_the_outside(server: str) -> None:
     assert found["external"]["router:external"] is True
     port = found["port"]["id"], found["port"]["fixed_ips"][0]["ip_address"]
     assert (found["made"]["id"], *port) == (shown["id"], shown["port_id"], shown["fixed_ip_address"])
+    limits = [one["qos_policy_id"] for one in (found["made"], found["unlimited"], shown)]
+    assert [found["policy"]["id"], None, found["policy"]["id"]] == limits
     assert (80, 8080, "tcp") == (forwarded["external_port"], forwarded["internal_port"], forwarded["protocol"])
     assert [forwarded["id"]] == [row["ID"] for row in found["listed"]]
     found = openstack(
         server,
         f"""
         floating ip port forwarding delete 203.0.113.60 {forwarded["id"]}
-        floating ip unset 203.0.113.50 --port
+        floating ip unset 203.0.113.50 --port --qos-policy
+        network qos policy delete cli-outside
         floating ip delete 203.0.113.50 203.0.113.60
         router unset cli-router --route destination=192.0.2.0/24,gateway=10.77.0.9
         one = router show cli-router

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.api.rest import error, make, make_vpc
+from tests.api.test_floating_ips import outside
 
 POLICIES = "/v2.0/qos/policies"
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -148,6 +149,39 @@ async def test_ports_and_networks_have_policies(client: httpx.AsyncClient) -> No
     assert network_id in message
     await client.put(f"/v2.0/networks/{network_id}", json={"network": {"qos_policy_id": None}})
     assert 204 == (await client.delete(f"{POLICIES}/{policy['id']}")).status_code
+
+
+async def test_floating_ips_have_policies(client: httpx.AsyncClient) -> None:
+    """Given when it is made and later, shown, found by it, taken away; while a floating IP has it it stays. Of nobody's
+    nothing is made."""
+    policy, other = await make_policy(client), await make_policy(client)
+    network, _ = await outside(client)
+    made = await make(client, "floatingip", floating_network_id=network["id"], qos_policy_id=policy["id"])
+    plain = await make(client, "floatingip", floating_network_id=network["id"])
+    assert (policy["id"], None) == (made["qos_policy_id"], plain["qos_policy_id"])
+    found = (await client.get(f"/v2.0/floatingips?qos_policy_id={policy['id']}&fields=id")).json()["floatingips"]
+    assert [{"id": made["id"]}] == found
+    where = f"/v2.0/floatingips/{made['id']}"
+    status, kind, message = error(await client.delete(f"{POLICIES}/{policy['id']}"))
+    assert (409, "QosPolicyInUse") == (status, kind)
+    assert made["id"] in message
+    for wanted in (other["id"], None):
+        changed = await client.put(where, json={"floatingip": {"qos_policy_id": wanted}})
+        assert wanted == changed.json()["floatingip"]["qos_policy_id"]
+        assert wanted == (await client.get(where)).json()["floatingip"]["qos_policy_id"]
+    for one in (policy, other):
+        assert 204 == (await client.delete(f"{POLICIES}/{one['id']}")).status_code
+    for answer in (
+        await client.put(where, json={"floatingip": {"qos_policy_id": policy["id"]}}),
+        await client.post(
+            "/v2.0/floatingips",
+            json={"floatingip": {"floating_network_id": network["id"], "qos_policy_id": policy["id"]}},
+        ),
+    ):
+        assert (404, "QosPolicyNotFound") == error(answer)[:2]
+    assert 2 == len((await client.get("/v2.0/floatingips")).json()["floatingips"])
+    extensions = (await client.get("/v2.0/extensions")).json()["extensions"]
+    assert "qos-fip" in {one["alias"] for one in extensions}
 
 
 async def test_a_projects_default_policy(client: httpx.AsyncClient) -> None:

@@ -6,6 +6,7 @@ other, and with themselves.
 
 import random
 
+from msgspec.structs import replace
 from tests.dataplane import packets, talks, vips
 
 from alcor.dataplane.base import EndpointKey, Route, RouteKey, RouteKind
@@ -51,7 +52,18 @@ def put_eips(rng: random.Random, tables: Tables) -> Tables:
     if free:  # what it stands for is not here, or is a gateway
         inside = EndpointKey(1, parse_ip(rng.choice(("10.0.0.99", "10.0.0.254"))))
         tables.eips[EndpointKey(OUTSIDE, parse_ip(free.pop()))] = EipRow(inside.ip, inside.vni, 0)
+    _put_queues(rng, tables)
     return Tables(**{name: getattr(tables, name) for name in Tables.__struct_fields__} | {"external": device})
+
+
+def _put_queues(rng: random.Random, tables: Tables) -> None:
+    """Limits of external addresses, one way or both."""
+    for key, row in tables.eips.items():
+        tables.eips[key] = replace(row, queue=rng.choice((0, 0, rng.randrange(1, 0xA1C0))))
+    for name, forwarding in tables.forwardings.items():
+        if name.vni != OUTSIDE:
+            limited = replace(forwarding.other, queue=rng.choice((0, 0, rng.randrange(1, 0xA1C0))))
+            tables.forwardings[name] = replace(forwarding, other=limited)
 
 
 def _put_forwardings(rng: random.Random, tables: Tables, free: list[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort, RateLimit, RouteKind
+from alcor.dataplane.base import Address, EipLimit, Endpoint, EndpointKey, LocalPort, RateLimit, RouteKind
 from alcor.dataplane.ebpf import routes, rules, tables
 from alcor.dataplane.ebpf.tables import (
     DropReason,
@@ -67,6 +67,7 @@ FIELDS = {
     "route_key": (routes.ROUTE_KEY, ("prefix_length", "vni", "ip")),
     "route": (routes.ROUTE, ("kind", "count", "hops")),
     "hop": (routes.HOP, ("vni", "mtu", "ip")),
+    "eip": (tables.EIP, ("ip", "vni", "ifindex", "queue_in", "mask")),
     "translation_key": (routes.TRANSLATION_KEY, ("vni", "identity", "to")),
 }
 
@@ -273,6 +274,7 @@ def test_a_port_becomes_its_rows() -> None:
         {"routes": True},
         {"eips": (Eip(parse_ip("203.0.113.5"), PORT.addresses[0].ip, 24, None),)},
         {"forwardings": (Forwarding(parse_ip("203.0.113.5"), 6, 80, PORT.addresses[0].ip, 80, 24, None),)},
+        {"eip_limits": (EipLimit(parse_ip("203.0.113.5"), RateLimit(1000), None),)},
         {"balanced": True},
         {"claims": (Claim(parse_ip("10.9.0.9"), PORT.mac),)},
     ],
@@ -287,7 +289,7 @@ def test_the_digest_cases_are_complete() -> None:
     """A field that is added to LocalPort must be added to the cases above."""
     named = {"id", "vni", "mac", "addresses", "mtu", "admin_state_up", "routed", "kind", "netns", "interface"}
     named |= {"identity", "port_security", "pairs", "served", "egress_limit", "ingress_limit", "dscp"}
-    named |= {"routes", "eips", "forwardings", "balanced", "claims"}
+    named |= {"routes", "eips", "forwardings", "eip_limits", "balanced", "claims"}
     assert named == set(LocalPort.__struct_fields__)
 
 

@@ -32,11 +32,11 @@ from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.queues import QUEUE_HANDLE, QUEUED_INDEX
 from alcor.dataplane.fake.lb import BalancedKey, Way
-from alcor.dataplane.fake.nat import from_external
+from alcor.dataplane.fake.nat import from_eip_queue, from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.sharing import Binding, BindingKey
-from alcor.dataplane.fake.tables import RemoteRow, Sender, Tables
+from alcor.dataplane.fake.tables import OUTSIDE, EipRow, RemoteRow, Sender, Tables
 from alcor.dataplane.fake.walk import Direction, DropReason, Verdict, VerdictKind
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.libbpf import RingBuffer
@@ -66,6 +66,7 @@ ACTIONS = {
     VerdictKind.SERVE: TC_ACT_STOLEN,
 }
 ANSWERS = "a backend answers what came from outside"
+LIMITED = "what leaves waits for its EIP", "what comes waits for its EIP"
 ETHERNET, OUTER_IP, VLAN = 14, 20, b"\x81\0"
 
 
@@ -183,18 +184,22 @@ def _load_outside(program: Program, tables: Tables) -> None:
         rows.CONFIG_KEY, rows.EXTERNAL.pack(*((device.ifindex, device.mac) if device else (0, bytes(6))))
     )
     for key, row in tables.eips.items():
-        gateway = row.gateway[12:] if row.gateway else bytes(4)
-        value = rows.EIP.pack(row.ip, row.vni, row.ifindex, gateway, row.mask.to_bytes(4, "big"))
-        program.eips.put(rows.pack_key(key), value)
+        program.eips.put(rows.pack_key(key), rows.EIP.pack(*_pack_eip(key.vni, row)))
     sharing.put(program, tables.config.underlay_ip, sorted(tables.sharing.shared.items(), key=lambda one: one[0]))
     bindings = {_pack_binding_key(key): _pack_binding(row) for key, row in tables.sharing.bindings.items()}
     program.bindings.update_batch(b"".join(bindings), b"".join(bindings.values()), len(bindings))
     for named, forwarding in tables.forwardings.items():
-        row = forwarding.other
-        gateway = row.gateway[12:] if row.gateway else bytes(4)
-        head = (row.ip, row.vni, row.ifindex, gateway, row.mask.to_bytes(4, "big"))
+        head = _pack_eip(named.vni, forwarding.other)
         raw = rows.FORWARDING_KEY.pack(named.vni, named.ip, named.port.to_bytes(2, "big"), named.protocol)
         program.forwardings.put(raw, rows.FORWARDING.pack(*head, forwarding.port.to_bytes(2, "big")))
+
+
+def _pack_eip(vni: int, row: EipRow) -> tuple[bytes, int, int, bytes, bytes]:
+    """The fields of a row under a key of that VNI."""
+    if vni == OUTSIDE:
+        return row.ip, row.vni, row.ifindex, rows.IFINDEX.pack(row.queue), bytes(4)
+    gateway = row.gateway[12:] if row.gateway else bytes(4)
+    return row.ip, row.queue, row.ifindex, gateway, row.mask.to_bytes(4, "big")
 
 
 def _pack_binding_key(key: BindingKey) -> bytes:
@@ -347,9 +352,12 @@ def _differences(packet: worlds.Packet, verdict: Verdict, run: bpf.TestRun) -> l
     found = []
     detail = verdict.reason if verdict.kind is VerdictKind.DROP else verdict.queue or verdict.ifindex
     if verdict.kind is VerdictKind.QUEUE:
-        waits = verdict.ifindex | (rows.MARK_TO_PORT if verdict.received else 0), QUEUE_HANDLE << 16 | verdict.queue
+        mark = verdict.ifindex | rows.MARK_TO_PORT * verdict.received | rows.MARK_OUTSIDE * verdict.outside
+        waits = mark, QUEUE_HANDLE << 16 | verdict.queue
         if waits != (run.mark, run.priority):
             found.append(f"mark and priority: model {waits}, program {run.mark, run.priority}")
+    if verdict.kind is VerdictKind.TURN and run.mark != rows.MARK_CAME_IN * verdict.outside:
+        found.append(f"mark of what turns: {run.mark:#x}")
     if verdict.kind in (VerdictKind.DROP, VerdictKind.QUEUE) and verdict.ifindex != run.cb[2]:
         found.append(f"blame: model {verdict.ifindex}, program {run.cb[2]}")
     if (verdict.kind, detail) != run.cb[:2]:
@@ -375,19 +383,35 @@ def _differences(packet: worlds.Packet, verdict: Verdict, run: bpf.TestRun) -> l
 
 def _model(tables: Tables, packet: worlds.Packet) -> Verdict:
     now_ns = 1 << 60
+    if packet.of_eip:
+        return from_eip_queue(tables, packet.frame, received=packet.to_port)
     if packet.to_port:
         return to_port(tables, packet.ifindex, packet.frame)
     if packet.ifindex == outside.IFINDEX:
-        return from_external(tables, packet.ifindex, packet.frame, now_ns)
+        return from_external(tables, packet.ifindex, packet.frame, now_ns, queued=packet.queued)
     if packet.ifindex:
         return from_port(tables, packet.ifindex, packet.frame, now_ns, held=packet.held, queued=packet.queued)
     return from_overlay(tables, packet.frame, now_ns)
 
 
 def _enters(packet: worlds.Packet) -> int:
-    if packet.held or packet.queued:
+    if packet.held or (packet.queued and not _comes_in(packet)):
         return HELD_IFINDEX if packet.held else QUEUED_INDEX
     return packet.ifindex or UNDERLAY_IFINDEX
+
+
+def _comes_in(packet: worlds.Packet) -> bool:
+    """At the external device."""
+    return packet.ifindex == outside.IFINDEX and not packet.of_eip
+
+
+def _mark(packet: worlds.Packet) -> int:
+    """Of a packet that comes back."""
+    if not packet.held and not packet.queued:
+        return 0
+    if _comes_in(packet):
+        return rows.MARK_CAME_IN
+    return packet.ifindex | rows.MARK_TO_PORT * packet.to_port | rows.MARK_OUTSIDE * packet.of_eip
 
 
 def _entry(program: Program, ifindex: int) -> int:
@@ -449,10 +473,10 @@ def _run_packets(
     def run_all() -> list[bpf.TestRun]:
         return [
             bpf.test_run(
-                _entry(program, packet.ifindex),
+                program.from_port if packet.of_eip else _entry(program, packet.ifindex),
                 packet.frame,
                 _enters(packet),
-                mark=packet.ifindex | rows.MARK_TO_PORT * packet.to_port if packet.held or packet.queued else 0,
+                mark=_mark(packet),
             )
             for packet in packets
         ]
@@ -461,10 +485,13 @@ def _run_packets(
     asked: list[Request] = []
     for packet, run in zip(packets, kernel.inside.submit(run_all).result(), strict=True):
         come_in = {0: "from_overlay", outside.IFINDEX: "from_external"}.get(packet.ifindex, "from_port")
+        come_in = "eip_queue" if packet.of_eip else come_in
         verdict = _model(tables, packet)
         expected.add(verdict)
         met[come_in, verdict.reason.word if verdict.reason else verdict.kind.name] += 1
         met[come_in, verdict.kind.name] += 1
+        if verdict.outside:
+            met[come_in, LIMITED[verdict.received]] += 1
         if any(step.startswith("O: it answers") for step in verdict.steps):
             met[verdict.kind.name, ANSWERS] += 1
         if verdict.sought is not None:
@@ -499,9 +526,9 @@ def test_program_and_model_agree(kernel: Kernel) -> None:
     # Nor does anything here send so much that it could not be held.
     # And queues are the kernel's own; and few worlds fill a shared address.
     rare = {DropReason.ENCAP_FAILED, DropReason.FLOWS_FULL, DropReason.MISS_LIMIT, DropReason.SERVICE_LIMIT}
-    rare |= {DropReason.RATE_LIMIT, DropReason.SNAT_FULL}
+    rare |= {DropReason.RATE_LIMIT, DropReason.EIP_RATE_LIMIT, DropReason.SNAT_FULL}
     reasons = {reason.word for reason in DropReason if reason not in rare}
-    missed = (reasons | {kind.name for kind in VerdictKind} | {ANSWERS}) - {end for _, end in met}
+    missed = (reasons | {kind.name for kind in VerdictKind} | {ANSWERS, *LIMITED}) - {end for _, end in met}
     assert not missed, f"seeds from {start}: {met}"
 
 

@@ -331,6 +331,7 @@ def test_the_random_worlds_reach_every_step() -> None:
     # that are full are the switch's.
     rare = {DropReason.ENCAP_FAILED, DropReason.FLOWS_FULL, DropReason.MISS_LIMIT, DropReason.UNRESOLVED}
     rare |= {DropReason.SERVICE_LIMIT, DropReason.UNSERVED, DropReason.RATE_LIMIT}
+    rare |= {DropReason.EIP_RATE_LIMIT}
     kinds, reasons, seeds = set(VerdictKind), set(DropReason) - rare, iter(range(8000))
     while kinds or reasons:
         verdict = _random_verdict(next(seeds))[2]

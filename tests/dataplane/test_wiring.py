@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alcor.dataplane.base import Address, EndpointKey, LocalPort, RateLimit
+from alcor.dataplane.base import Address, EipLimit, EndpointKey, LocalPort, RateLimit
 from alcor.dataplane.ebpf import sorting, wiring
+from alcor.dataplane.ebpf.eips import eip_rows, forwarding_rows
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.queues import shape_of
 from alcor.dataplane.ebpf.sorting import Snapshot
@@ -22,6 +23,7 @@ from alcor.dataplane.ebpf.tables import (
     port_local,
     port_routers,
     port_row,
+    unpack_key,
 )
 from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.classes import Shape
@@ -29,7 +31,7 @@ from alcor.dataplane.kernel.links import Link
 from alcor.dataplane.kernel.netlink import HEADER, Ack
 from alcor.model.addresses import Ip, Mac, parse_ip, parse_prefix
 from alcor.model.ids import Id, format_id, parse_id
-from alcor.model.nouns import AddressPair, Claim, PortKind
+from alcor.model.nouns import AddressPair, Claim, Eip, Forwarding, PortKind
 from alcor.services.claims import MAX_CLAIMS
 
 UUID = "01234567-89ab-8def-8123-456789abcdef"
@@ -350,6 +352,43 @@ class TestSorting:
         found = sorting.sort_out(kernel)
         assert right is found.carried[port.id].right
         assert tuple(f"queue {one}" for one in sorted(there.keys() - set(rows))) == found.orphans
+
+    @pytest.mark.parametrize(
+        ("named", "there", "right"),
+        [
+            (Queues(0, 6), {6: shape_of(RateLimit(1000))}, True),
+            (Queues(5, 6), {5: shape_of(RateLimit(1000)), 6: shape_of(RateLimit(1000))}, False),
+            (Queues(0, 6), {6: shape_of(RateLimit(2000))}, False),
+            (Queues(0, 6), {}, False),
+            (Queues(0, 0), {}, False),
+        ],
+    )
+    @pytest.mark.parametrize("forwarded", [False, True])
+    def test_so_is_that_of_an_external_address(
+        self, named: Queues, there: dict[int, Shape], right: bool, forwarded: bool
+    ) -> None:
+        """Its rows name the queue; another port's row for the address does not say whose queue it is."""
+        ip, inside = parse_ip("203.0.113.5"), a_port().addresses[0].ip
+        port = msgspec.structs.replace(
+            a_port(),
+            eips=() if forwarded else (Eip(ip, inside, 24, None),),
+            forwardings=(Forwarding(ip, 6, 80, inside, 80, 24, None),) if forwarded else (),
+            eip_limits=(EipLimit(ip, None, RateLimit(1000)),),
+        )
+
+        def kernel(ifindex: int) -> Snapshot:
+            rows = eip_rows(port, ifindex, {ip: named})
+            return seen(port)._replace(
+                eips={unpack_key(key): value for key, value in rows.items()},
+                forwardings=forwarding_rows(port, ifindex, {ip: named}),
+                queues=there,
+            )
+
+        found = sorting.sort_out(kernel(INDEX))
+        assert right is found.carried[port.id].right
+        assert {number for number in named if number} == found.carried[port.id].queues.numbers()
+        foreign = sorting.sort_out(kernel(INDEX + 1)).carried[port.id]
+        assert (False, set()) == (foreign.right, foreign.queues.numbers())
 
     def test_foreign_things_are_not_seen(self) -> None:
         """Interfaces without our alias or record are nobody's business."""

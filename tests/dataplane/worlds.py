@@ -39,6 +39,8 @@ class Packet(NamedTuple):
     """It waited for its turn and comes back."""
     to_port: bool = False
     """It comes back and is for the port, not from it: it waited, or is a service's answer."""
+    of_eip: bool = False
+    """It waited for an EIP and comes out of its queue."""
 
 
 def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: int) -> Tables:
@@ -118,7 +120,9 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     """Packets of every kind; some are words of a few talks, some take routes."""
 
     def packet(ifindex: int, frame: bytes) -> Packet:
-        if ifindex in (0, outside.IFINDEX):
+        if ifindex == outside.IFINDEX:
+            return Packet(ifindex, frame, queued=rng.random() < 0.7)
+        if not ifindex:
             return Packet(ifindex, frame)
         held = rng.random() < 0.1
         queued = not held and rng.random() < 0.7
@@ -133,6 +137,10 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     for _ in range(count):
         if rng.random() < 0.06:
             found.append(_request(rng, tables))
+            continue
+        if rng.random() < 0.02:
+            frame = outside.random_frame(rng, tables)
+            found.append(Packet(outside.IFINDEX, frame, queued=True, to_port=rng.random() < 0.3, of_eip=True))
             continue
         if calls and rng.random() < 0.15:
             ifindex, frame = vips.random_word(rng, tables, rng.choice(calls), outside.IFINDEX, outside.MAC)
@@ -181,7 +189,8 @@ def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> P
         return Packet(0, _bent(rng, frame, tables) if rng.random() < 0.4 else frame)
     if rng.random() < 0.1:
         frame = outside.random_frame(rng, tables)
-        return Packet(outside.IFINDEX, _bent(rng, frame, tables) if rng.random() < 0.4 else frame)
+        queued = rng.random() < 0.7
+        return Packet(outside.IFINDEX, _bent(rng, frame, tables) if rng.random() < 0.4 else frame, queued=queued)
     ifindex = rng.choice(ifindexes)
     port = tables.ports.get(ifindex)
     vni, source_mac = (port.vni, port.mac) if port else (VNIS[0], Mac(packets.mac(ifindex)))

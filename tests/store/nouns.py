@@ -7,7 +7,7 @@ from typing import Any
 
 from alcor.model.addresses import Mac, ip_from_int, parse_ip, parse_prefix
 from alcor.model.ids import Id, make_id
-from alcor.model.nouns import FixedIp, Network, Node, Pool, Port, PortKind, PortStatus, Subnet
+from alcor.model.nouns import FixedIp, FloatingIp, Network, Node, Pool, Port, PortKind, PortStatus, Subnet
 from alcor.store.base import Changes, Store
 
 
@@ -92,6 +92,26 @@ def port(ordinal: int, owner: Network, *addresses: tuple[Subnet, str], **fields:
         "realised_revision": 0,
     }
     return Port(**(values | fields))
+
+
+def floating_ip(ordinal: int, policy_id: Id | None = None) -> FloatingIp:
+    """A floating IP of no port."""
+    return FloatingIp(
+        id=make(ordinal),
+        project_id="p",
+        description="",
+        network_id=make(1),
+        subnet_id=make(2),
+        ip=parse_ip("203.0.113.9"),
+        external_port_id=make(3),
+        port_id=None,
+        fixed_ip=None,
+        router_id=None,
+        created_at=1,
+        updated_at=2,
+        revision=1,
+        qos_policy_id=policy_id,
+    )
 
 
 def write(store: Store, **changes: Any) -> int:

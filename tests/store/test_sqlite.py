@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.store.nouns import make, network, node, port, subnet, write
+from msgspec.structs import replace
+from tests.store.nouns import floating_ip, make, network, node, port, subnet, write
 
 from alcor.model.addresses import parse_ip
 from alcor.model.balancing import LoadBalancer
-from alcor.model.nouns import Peering, Router
+from alcor.model.nouns import FloatingIp, Peering, Router
 from alcor.store.base import SCAN_BOUND, Changes, Query, QueryError, StoreError
 from alcor.store.query import Listing
 from alcor.store.schema import PORTS, SCHEMA_VERSION
@@ -120,6 +121,22 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         store.close()
 
 
+def test_floating_ips_of_before_have_no_policy(tmp_path: Path) -> None:
+    """A database of version 11 opens with its floating IPs, whose packets were not limited."""
+    path = tmp_path / "old.db"
+    store = SqliteStore(path)
+    fip = floating_ip(9, make(7))
+    write(store, floating_ips=[fip])
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE floating_ips DROP COLUMN qos_policy_id")
+        connection.execute("PRAGMA user_version=11")
+        connection.commit()
+    store = SqliteStore(path)
+    assert [replace(fip, qos_policy_id=None)] == store.rows(FloatingIp)
+    store.close()
+
+
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, -1])
 def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
     """Newer: run the newer Alcor. Older without a migration: say so."""
@@ -221,6 +238,7 @@ def test_the_checker_finds_what_is_wrong(tmp_path: Path) -> None:
         ("DELETE FROM networks", "network that does not exist"),
         ("UPDATE meta SET last_ordinal = 1", "never given out"),
         ("UPDATE ports SET revision = 99", "newer than the newest commit"),
+        ("UPDATE floating_ips SET qos_policy_id = x'77'", "floating IPs have a QoS policy that does not exist"),
         ("UPDATE ports SET status = 'ACTIVE' WHERE n = 6", "unbound ports are not DOWN"),
     ):
         store._writer.execute("BEGIN")
@@ -233,7 +251,7 @@ def test_the_checker_finds_what_is_wrong(tmp_path: Path) -> None:
 
 
 def _small(tmp_path: Path) -> SqliteStore:
-    """One network, subnet and node, a bound port with an address, and one without."""
+    """One network, subnet and node, a bound port with an address, one without, and a floating IP."""
     for left in tmp_path.iterdir():
         left.unlink()
     store = SqliteStore(tmp_path / "alcor.db")
@@ -241,6 +259,7 @@ def _small(tmp_path: Path) -> SqliteStore:
     inside = subnet(2, owner, "10.0.0.0/24")
     write(store, networks=[owner], subnets=[inside], nodes=[node(3, "h1", "192.0.2.1")])
     write(store, new_ports=[port(5, owner, (inside, "10.0.0.5"), host="h1"), port(6, owner)])
+    write(store, floating_ips=[floating_ip(7)])
     return store
 
 

@@ -26,7 +26,7 @@ from alcor.goalstate.objects import (
 )
 from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix, ip_from_int, ip_version
 from alcor.model.ids import Id
-from alcor.model.nouns import Claim, ExtraRoute, PortKind
+from alcor.model.nouns import Claim, Eip, ExtraRoute, Forwarding, PortKind
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.codec import (
     BundleHead,
@@ -44,6 +44,7 @@ from alcor.wire.reports import Ack, ClaimAck, Held, Hello, PortAck, Timings, dec
 IDS = st.binary(min_size=16, max_size=16).map(Id)
 REVISIONS = st.integers(1, MAX_REVISION)
 MACS = st.binary(min_size=6, max_size=6).map(lambda raw: Mac(bytes((raw[0] & 0xFE,)) + raw[1:]))
+IPS_V4 = st.binary(min_size=4, max_size=4).map(lambda raw: Ip(b"\0" * 10 + b"\xff\xff" + raw))
 IPS = st.one_of(
     st.binary(min_size=4, max_size=4).map(lambda raw: Ip(V4_MAPPED + raw)),
     st.binary(min_size=16, max_size=16).map(Ip),
@@ -111,6 +112,17 @@ PORTS = st.builds(
     TEXTS,
     qos_id=st.none() | IDS,
     claims=CLAIMS,
+    eips=st.lists(
+        st.builds(Eip, IPS_V4, IPS_V4, st.integers(0, 32), st.none() | IPS_V4, st.none() | IDS), max_size=3
+    ).map(tuple),
+    forwardings=st.lists(
+        st.builds(
+            Forwarding,
+            *(IPS_V4, st.sampled_from((6, 17)), st.integers(1, 0xFFFF), IPS_V4, st.integers(1, 0xFFFF)),
+            *(st.integers(0, 32), st.none() | IPS_V4, st.none() | IDS),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 LIMITS = st.builds(LimitGoal, st.integers(1, MAX_KBPS), st.integers(0, MAX_KBPS))
 QOS = st.builds(QosGoal, IDS, REVISIONS, st.none() | LIMITS, st.none() | LIMITS, st.none() | st.integers(0, 63))

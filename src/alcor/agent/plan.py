@@ -3,7 +3,7 @@
 Called by reconcile: `full_plan` against what was observed (at start, after a failure, at every audit), `partial_plan`
 for what some updates touched. The two agree: a data plane brought up to date by partial plans has an empty full plan.
 
-Fail closed: a port whose VPC, subnet, security groups or QoS policy have not arrived is neither put nor removed; an
+Fail closed: a port whose VPC, subnet, security groups or QoS policies have not arrived is neither put nor removed; an
 address is programmed only while its VPC's goal is held. Endpoints of ports on this host are not remote endpoints,
 whatever their goals say.
 """
@@ -20,6 +20,7 @@ from alcor.agent.roads import RoadsPlan, attached, has_roads, plan_roads, roads,
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import (
     Address,
+    EipLimit,
     Endpoint,
     EndpointKey,
     LocalPort,
@@ -35,9 +36,10 @@ from alcor.dataplane.base import (
     TranslationKey,
 )
 from alcor.goalstate.merge import ScopeState
-from alcor.goalstate.objects import EndpointGoal, GroupGoal, LimitGoal, QosGoal, identity_id
+from alcor.goalstate.objects import EndpointGoal, GroupGoal, LimitGoal, PortGoal, QosGoal, identity_id
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, link_local
 from alcor.model.ids import Id
+from alcor.model.nouns import Eip, Forwarding
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -67,6 +69,9 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
     qos = state.qos.get(qos_id) if qos_id is not None else NO_QOS
     if qos is None:
         return None
+    limits = _eip_limits(state, goal)
+    if limits is None:
+        return None
     leaves = False
     if has_roads(desired, key):
         leaves = not attached(desired, key).isdisjoint(address.subnet_id for address in goal.addresses)
@@ -90,8 +95,9 @@ def local_port(desired: Desired, identifier: Id) -> LocalPort | None:
         egress_limit=_rate_limit(qos.egress),
         ingress_limit=_rate_limit(qos.ingress),
         dscp=qos.dscp,
-        eips=goal.eips,
-        forwardings=goal.forwardings,
+        eips=tuple([_bare(one) for one in goal.eips]),
+        forwardings=tuple([_bare(one) for one in goal.forwardings]),
+        eip_limits=limits,
         claims=goal.claims,
     )
 
@@ -101,6 +107,28 @@ NO_QOS = QosGoal(Id(bytes(16)), 0, None, None, None)
 
 def _rate_limit(goal: LimitGoal | None) -> RateLimit | None:
     return RateLimit(goal.kbps, goal.burst_kbit) if goal is not None else None
+
+
+def _eip_limits(state: ScopeState, goal: PortGoal) -> tuple[EipLimit, ...] | None:
+    """Of the port's external addresses; None while a policy of one has not arrived. A policy's mark is for ports."""
+    found = []
+    outer: list[Eip | Forwarding] = [*goal.eips, *goal.forwardings]
+    named = {one.ip: one.qos_policy_id for one in outer if one.qos_policy_id is not None}
+    for ip, qos_id in sorted(named.items()):
+        qos = state.qos.get(qos_id)
+        if qos is None:
+            return None
+        if qos.egress is not None or qos.ingress is not None:
+            found.append(EipLimit(ip, _rate_limit(qos.egress), _rate_limit(qos.ingress)))
+    return tuple(found)
+
+
+_Outer = TypeVar("_Outer", Eip, Forwarding)
+
+
+def _bare(one: _Outer) -> _Outer:
+    """Without its policy, of which a data plane knows the limits alone."""
+    return one if one.qos_policy_id is None else msgspec.structs.replace(one, qos_policy_id=None)
 
 
 def groups_of(state: ScopeState, identity: int) -> list[GroupGoal] | None:

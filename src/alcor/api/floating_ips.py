@@ -14,6 +14,7 @@ from alcor.api.errors import Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import OWNED, Filter, Listing
 from alcor.api.nat_bodies import FloatingIpCreate, FloatingIpUpdate, FloatingIpView, ForwardingInView, PortDetails
+from alcor.api.qos import qos_policy_id
 from alcor.model.addresses import Ip, format_ip, format_mac, parse_ip
 from alcor.model.ids import Id, format_id, parse_id
 from alcor.model.nouns import FloatingIp, Port, PortForwarding, PortStatus
@@ -32,6 +33,7 @@ LISTING = Listing(
         "port_id": Filter("port_id", parse_id),
         "fixed_ip_address": Filter("fixed_ip", parse_ip),
         "router_id": Filter("router_id", parse_id),
+        "qos_policy_id": Filter("qos_policy_id", parse_id),
     },
 )
 
@@ -68,7 +70,12 @@ class FloatingIps(Collection[FloatingIp]):
             port_id = identifier(body.port_id, "port_id") if body.port_id else None
         fixed_ip = UNSET if body.fixed_ip_address is UNSET else _address(body.fixed_ip_address, "fixed_ip_address")
         command = UpdateFloatingIp(
-            id=fip_id, description=body.description, port_id=port_id, fixed_ip=fixed_ip, if_match=call.if_match()
+            id=fip_id,
+            description=body.description,
+            port_id=port_id,
+            fixed_ip=fixed_ip,
+            qos_policy_id=qos_policy_id(body.qos_policy_id),
+            if_match=call.if_match(),
         )
         return await self._updated(command)
 
@@ -115,6 +122,7 @@ def floating_ip_view(
             ForwardingInView(NAMES[one.protocol], one.external_port, one.internal_port, format_ip(one.fixed_ip))
             for one in forwardings
         ],
+        qos_policy_id=None if fip.qos_policy_id is None else format_id(fip.qos_policy_id),
         description=fip.description,
         project_id=fip.project_id,
         tenant_id=fip.project_id,
@@ -145,6 +153,7 @@ def _spec(body: FloatingIpCreate, owner: str) -> FloatingIpSpec:
         ip=_address(body.floating_ip_address, "floating_ip_address"),
         port_id=identifier(body.port_id, "port_id") if body.port_id else None,
         fixed_ip=_address(body.fixed_ip_address, "fixed_ip_address"),
+        qos_policy_id=qos_policy_id(body.qos_policy_id),
     )
 
 

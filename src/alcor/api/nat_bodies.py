@@ -26,7 +26,7 @@ class FloatingIpCreate(Input, kw_only=True):
     tenant_id: Text | UnsetType = UNSET
     dns_name: OnlyEmpty = ""
     dns_domain: OnlyEmpty = ""
-    qos_policy_id: None = None
+    qos_policy_id: UuidText | None = None
 
 
 class FloatingIpUpdate(Input, kw_only=True):
@@ -35,7 +35,7 @@ class FloatingIpUpdate(Input, kw_only=True):
     port_id: UuidText | UnsetType | None = UNSET
     fixed_ip_address: IpOrNone | UnsetType = UNSET
     description: Text | UnsetType = UNSET
-    qos_policy_id: None = None
+    qos_policy_id: UuidText | UnsetType | None = UNSET
 
 
 class PortDetails(msgspec.Struct, gc=False):
@@ -105,7 +105,7 @@ class FloatingIpView(View, kw_only=True):
     tenant_id: str
     dns_name: OnlyEmpty = ""
     dns_domain: OnlyEmpty = ""
-    qos_policy_id: None = None
+    qos_policy_id: UuidText | None
     port_forwardings: list[ForwardingInView]
     created_at: TimeText
     updated_at: TimeText

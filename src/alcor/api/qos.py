@@ -359,7 +359,7 @@ Absent = TypeVar("Absent", None, UnsetType | None)
 
 
 def qos_policy_id(text: str | Absent) -> Id | Absent:
-    """The `qos_policy_id` of a port or network. What is no id is nobody's: QosPolicyNotFound."""
+    """The `qos_policy_id` of a port, network or floating IP. What is no id is nobody's: QosPolicyNotFound."""
     if not isinstance(text, str):
         return text
     try:

@@ -59,6 +59,16 @@ MIN_BURST_BYTES = 4096
 MIN_QUEUE_BYTES = 208 * 1024
 
 
+class EipLimit(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """How fast an external address's packets go, beside the limits of the port that they are of. At least one way."""
+
+    ip: Ip
+    egress: RateLimit | None
+    """Of what leaves."""
+    ingress: RateLimit | None
+    """Of what comes."""
+
+
 class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A port as the data plane carries it. Equality means: nothing to do."""
 
@@ -94,6 +104,8 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Sorted. Needs a host with an external device."""
     forwardings: tuple[Forwarding, ...] = ()
     """Likewise. No external address is in both."""
+    eip_limits: tuple[EipLimit, ...] = ()
+    """Sorted. Of external addresses that are in one of the two."""
     claims: tuple[Claim, ...] = ()
     """Addresses of `pairs` that it answers at beside its own, each at a MAC of its own. Another port may have had one
     until now, and it is not told first: the newest has it."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from alcor.dataplane.kernel import netns
-from alcor.lab import sharing, vip
+from alcor.lab import eipquality, sharing, vip
 from alcor.lab.client import Client, Resource, await_true
 from alcor.lab.frames import Captures
 from alcor.lab.pings import ICMP_HEADER, NONCE_BYTES, Ping, Stream, ping_all
@@ -81,6 +81,9 @@ def prove(client: Client, topology: Topology, hosts: Sequence[Machine], check: C
         found.proofs += _reached(scene)
         found.proofs += _not_reached(scene)
         found.proofs.append(_transfers(scene))
+        first, second = scene.first, scene.second
+        places = (first.netns, first.ip), (second.netns, second.ip)
+        found.proofs += eipquality.prove(client, scene.world, first.eip, first.eip_id, *places, check)
         found.proofs.append(_moves(client, scene, found.moved_ms))
         found.proofs.append(_forwarded(client, scene, check))
         # The second has no floating IP any more: it went with the moves.

@@ -163,6 +163,8 @@ class Eip(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     prefix_length: int
     gateway: Ip | None
     """Of the external subnet: what is not in it is sent there."""
+    qos_policy_id: Id | None = None
+    """Whose bandwidth limits its packets have, beside those of the port."""
 
 
 class Forwarding(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
@@ -177,6 +179,8 @@ class Forwarding(msgspec.Struct, frozen=True, gc=False, array_like=True, order=T
     prefix_length: int
     gateway: Ip | None
     """Of the external subnet, as of an Eip."""
+    qos_policy_id: Id | None = None
+    """Of the external address, as of an Eip: the same in all its forwardings."""
 
 
 class Direction(StrEnum):
@@ -319,6 +323,8 @@ class FloatingIp(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     anchor_id: Id | None = None
     """The port whose host answers for it, while it stands for a load balancer's address, which has no host of its own;
     None: nobody does."""
+    qos_policy_id: Id | None = None
+    """Whose bandwidth limits its packets have; marks are for ports."""
 
 
 class PortForwarding(msgspec.Struct, frozen=True, gc=False, kw_only=True):

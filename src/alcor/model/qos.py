@@ -55,7 +55,7 @@ class QosRule(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class QosBinding(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A network's hosts know the policy: it, or a port of it, has it or had it.
+    """A network's hosts know the policy: it, a port of it, or a floating IP of one, has it or had it.
 
     Made with the first use; gone with the network or the policy.
     """

@@ -367,6 +367,7 @@ class FloatingIpSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The port that it is to stand for."""
     fixed_ip: Ip | None = None
     """None: the port's only IPv4 address."""
+    qos_policy_id: Id | None = None
 
 
 class CreateFloatingIps(Command, frozen=True, gc=False, kw_only=True):
@@ -382,6 +383,7 @@ class UpdateFloatingIp(Command, frozen=True, gc=False, kw_only=True):
     description: str | UnsetType = UNSET
     port_id: Id | UnsetType | None = UNSET
     fixed_ip: Ip | UnsetType | None = UNSET
+    qos_policy_id: Id | UnsetType | None = UNSET
     if_match: int | None = None
 
 

@@ -282,7 +282,8 @@ def rows_named(indexes: Indexes, command: Command) -> Sequence[Id]:
             return routers.ports_of_gateway(indexes, command)
         case UpdateFloatingIp():
             new = () if command.port_id is UNSET or command.port_id is None else (command.port_id,)
-            return (*floating_ips.ports_of_floating_ip(indexes, command.id), *new)
+            forwarded = () if command.qos_policy_id is UNSET else port_forwardings.rows_of(indexes, command.id)
+            return (*floating_ips.ports_of_floating_ip(indexes, command.id), *new, *forwarded)
         case AnchorFloatingIp():
             new = () if command.anchor_id is None else (command.anchor_id,)
             return (*floating_ips.ports_of_floating_ip(indexes, command.id), *new)

@@ -42,6 +42,7 @@ from alcor.services.errors import (
 )
 from alcor.services.indexes import Indexes, Outcome, Stamp
 from alcor.services.networks import find_network
+from alcor.services.qos import Bindings, find_policy
 from alcor.services.revisions import check_if_match
 from alcor.store.base import Changes
 
@@ -65,6 +66,8 @@ def create_floating_ips(
         else:
             demand.take_addresses(wants)
         wanted.append(wants)
+        if spec.qos_policy_id is not None:
+            find_policy(indexes, spec.qos_policy_id)
     supplies = {}
     allocations: list[tuple[Allocator, Allocation]] = []
     for network_id, demand in demands.items():
@@ -97,6 +100,7 @@ def create_floating_ips(
             created_at=stamp.now,
             updated_at=stamp.now,
             revision=stamp.revision,
+            qos_policy_id=spec.qos_policy_id,
         )
         changes.new_ports.append(service_port(port_id, fip.network_id, mac, fixed, OWNER, fip.id, stamp))
         if spec.port_id is not None:
@@ -118,6 +122,11 @@ def update_floating_ip(indexes: Indexes, ports: Mapping[Id, Port], command: Upda
     changes = Changes()
     links = Links(indexes, ports, stamp, changes)
     after = before if command.description is UNSET else replace(before, description=command.description)
+    if command.qos_policy_id is not UNSET and command.qos_policy_id != before.qos_policy_id:
+        if command.qos_policy_id is not None:
+            find_policy(indexes, command.qos_policy_id)
+        after = replace(after, qos_policy_id=command.qos_policy_id)
+        links.limit(after)
     fixed_ip = None if command.fixed_ip is UNSET else command.fixed_ip
     if command.port_id is None and fixed_ip is not None:
         raise _bad("fixed_ip_address cannot be specified without a port_id")
@@ -221,6 +230,20 @@ class Links:
         self._stamp = stamp
         self._changes = changes
         self._eips: dict[Id, list[Eip]] = {}
+        self._forwardings: dict[Id, list[Forwarding]] = {}
+
+    def limit(self, fip: FloatingIp) -> None:
+        """Its policy is another: where it stands for an address, or for ports of one."""
+        for port_id in (fip.port_id, fip.anchor_id):
+            if port_id is not None:
+                eips = self._of(self._ports[port_id])
+                eips[:] = [replace(one, qos_policy_id=fip.qos_policy_id) if one.ip == fip.ip else one for one in eips]
+        for one in self._indexes.forwardings_by.get(fip.id, ()):
+            port = self._ports[self._indexes.port_forwardings[one].port_id]
+            self._of(port)
+            self._forwardings[port.id] = [
+                replace(one, qos_policy_id=fip.qos_policy_id) if one.ip == fip.ip else one for one in port.forwardings
+            ]
 
     def part(self, fip: FloatingIp) -> FloatingIp:
         """The floating IP, of no port."""
@@ -243,7 +266,7 @@ class Links:
         if self._indexes.balancing.load_balancers[balancer].network_id != port.network_id:
             raise _bad(f"Port {format_id(port_id)} is not in the load balancer's network")
         subnet = self._indexes.subnets[fip.subnet_id]
-        self._of(port).append(Eip(fip.ip, fip.fixed_ip, subnet.cidr.length, subnet.gateway))
+        self._of(port).append(Eip(fip.ip, fip.fixed_ip, subnet.cidr.length, subnet.gateway, fip.qos_policy_id))
         return replace(fip, anchor_id=port_id)
 
     def _take(self, fip: FloatingIp, port_id: Id) -> None:
@@ -276,16 +299,18 @@ class Links:
                 "IP."
             )
         subnet = self._indexes.subnets[fip.subnet_id]
-        eips.append(Eip(fip.ip, fixed.ip, subnet.cidr.length, subnet.gateway))
+        eips.append(Eip(fip.ip, fixed.ip, subnet.cidr.length, subnet.gateway, fip.qos_policy_id))
         return replace(fip, port_id=port.id, fixed_ip=fixed.ip, router_id=router)
 
     def finish(self) -> None:
         """The ports whose EIPs are others now."""
+        bindings = Bindings(self._indexes, self._stamp, self._changes)
         for port_id, eips in self._eips.items():
             before = self._ports[port_id]
-            after = with_eips(before, eips, self._stamp)
+            after = with_eips(before, eips, self._stamp, self._forwardings.get(port_id))
             if after != before:
                 self._changes.changed_ports.append((before, after))
+                bindings.bind_ports([after])
 
     def _of(self, port: Port) -> list[Eip]:
         return self._eips.setdefault(port.id, list(port.eips))

@@ -30,6 +30,7 @@ from alcor.services.errors import (
 )
 from alcor.services.floating_ips import find_floating_ip, with_eips
 from alcor.services.indexes import Indexes, Outcome, Stamp
+from alcor.services.qos import Bindings
 from alcor.services.revisions import check_if_match
 from alcor.store.base import Changes
 
@@ -177,7 +178,7 @@ def _apply(
     own = [
         Forwarding(
             *(fip.ip, one.protocol, one.external_port, one.fixed_ip, one.internal_port),
-            *(subnet.cidr.length, subnet.gateway),
+            *(subnet.cidr.length, subnet.gateway, fip.qos_policy_id),
         )
         for one in now
     ]
@@ -199,6 +200,7 @@ def _apply(
     after = with_eips(before, before.eips, stamp, [*others, *own])
     if after != before:
         changes.changed_ports.append((before, after))
+        Bindings(indexes, stamp, changes).bind_ports([after])
     router = _router(indexes, fip, before, now)
     if router != fip.router_id:
         changes.floating_ips.append(replace(fip, router_id=router, updated_at=stamp.now, revision=stamp.revision))

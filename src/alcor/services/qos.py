@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import Port
+from alcor.model.nouns import Eip, Forwarding, Port
 from alcor.model.qos import QosBinding, QosPolicy, QosRule, QosRuleKind
 from alcor.services.errors import (
     InvalidInput,
@@ -63,9 +63,13 @@ class Bindings:
         self._changes.qos_bindings.append(binding)
 
     def bind_ports(self, ports: Iterable[Port]) -> None:
-        """Of each port the network and the policy. Raises QosPolicyNotFound."""
+        """Of each port the network and the policies: its own, and those of its external addresses. Raises
+        QosPolicyNotFound."""
         for port in ports:
             self.bind(port.network_id, port.qos_policy_id)
+            outer: list[Eip | Forwarding] = [*port.eips, *port.forwardings]
+            for one in outer:
+                self.bind(port.network_id, one.qos_policy_id)
 
 
 def find_policy(indexes: Indexes, policy_id: Id) -> QosPolicy:
@@ -123,6 +127,9 @@ def delete_qos_policy(indexes: Indexes, command: DeleteQosPolicy) -> Outcome:
     ports = indexes.qos.ports_with[policy.id]
     if ports:
         raise QosPolicyInUse(f"QoS Policy {format_id(policy.id)} is used by {ports} ports.")
+    fip = next((one for one in indexes.floating_ips.values() if one.qos_policy_id == policy.id), None)
+    if fip is not None:
+        raise QosPolicyInUse(f"QoS Policy {format_id(policy.id)} is used by floating IP {format_id(fip.id)}.")
     bindings = [known[policy.id] for known in indexes.qos.bindings.values() if policy.id in known]
     changes = Changes(
         deleted_qos_policies=[policy],

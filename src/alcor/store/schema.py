@@ -45,14 +45,14 @@ from alcor.store.tables_balancing import (
     MEMBER_POOLS,
     MEMBERS,
 )
-from alcor.store.tables_nat import FLOATING_IPS, NAT_ANCHORS, NAT_SCHEMA, PORT_FORWARDINGS
+from alcor.store.tables_nat import FLOATING_IPS, NAT_ANCHORS, NAT_LIMITS, NAT_SCHEMA, PORT_FORWARDINGS
 from alcor.store.tables_qos import QOS_COLUMNS, QOS_PORT_INDEX, QOS_SCHEMA
 from alcor.store.tables_routing import PEERINGS, ROUTERS, ROUTING_SCHEMA, decode_routes, encode_routes
 from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -130,7 +130,7 @@ CREATE TABLE changes (revision INTEGER PRIMARY KEY, record BLOB NOT NULL);
 SCHEMA = "".join(
     (
         *(BASE_SCHEMA, SECURITY_SCHEMA, QOS_SCHEMA, QOS_PORT_INDEX),
-        *(ROUTING_SCHEMA, NAT_SCHEMA, BALANCING_SCHEMA, NAT_ANCHORS, LOG_SCHEMA),
+        *(ROUTING_SCHEMA, NAT_SCHEMA, BALANCING_SCHEMA, NAT_ANCHORS, NAT_LIMITS, LOG_SCHEMA),
     )
 )
 
@@ -189,6 +189,7 @@ ALTER TABLE ports ADD COLUMN claims BLOB NOT NULL DEFAULT x'';
 CREATE INDEX port_claims ON ports (n) WHERE claims <> x'';
 """,
     10: NAT_ANCHORS,
+    11: NAT_LIMITS,
 }
 """From that version to the next; each in a transaction of its own."""
 

@@ -38,6 +38,9 @@ _QUERIES = (
      "SELECT n, qos_policy_id FROM networks) u WHERE q <> x'' AND NOT EXISTS "
      "(SELECT 1 FROM qos_bindings b WHERE b.network = u.n AND b.policy_id = u.q)",
      "{} ports and networks have a QoS policy that is not bound to their network"),
+    ("SELECT count(*) FROM floating_ips f WHERE f.qos_policy_id <> x'' AND NOT EXISTS "
+     "(SELECT 1 FROM qos_policies q WHERE q.id = f.qos_policy_id)",
+     "{} floating IPs have a QoS policy that does not exist"),
     ("SELECT count(*) FROM peerings e WHERE NOT EXISTS (SELECT 1 FROM networks w WHERE w.id = e.network_id) "
      "OR NOT EXISTS (SELECT 1 FROM networks w WHERE w.id = e.peer_network_id)",
      "{} peerings are of a network that does not exist"),

@@ -39,6 +39,10 @@ NAT_ANCHORS = """
 ALTER TABLE floating_ips ADD COLUMN anchor_id BLOB NOT NULL DEFAULT x'';
 """
 
+NAT_LIMITS = """
+ALTER TABLE floating_ips ADD COLUMN qos_policy_id BLOB NOT NULL DEFAULT x'';
+"""
+
 
 def floating_ip_row(fip: FloatingIp) -> tuple[Any, ...]:
     return (
@@ -57,6 +61,7 @@ def floating_ip_row(fip: FloatingIp) -> tuple[Any, ...]:
         fip.updated_at,
         fip.revision,
         fip.anchor_id or b"",
+        fip.qos_policy_id or b"",
     )
 
 
@@ -76,6 +81,7 @@ def floating_ip_of(row: tuple[Any, ...]) -> FloatingIp:
         updated_at=row[11],
         revision=row[12],
         anchor_id=Id(row[13]) if row[13] else None,
+        qos_policy_id=Id(row[14]) if row[14] else None,
     )
 
 
@@ -126,6 +132,7 @@ FLOATING_IPS = Table(
     {
         **{name: convert for name, convert in OWNED.items() if name != "name"},
         **dict.fromkeys(("network_id", "subnet_id", "ip", "port_id", "fixed_ip", "router_id"), id_bytes),
+        "qos_policy_id": id_bytes,
     },
     ("id", "ip", "port_id", "router_id", "network_id", "project_id"),
 )

@@ -419,16 +419,18 @@ class Port(_message.Message):
         value: str
         def __init__(self, ip_version: _Optional[int] = ..., name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     class Eip(_message.Message):
-        __slots__ = ("ip", "inside", "prefix_length", "gateway")
+        __slots__ = ("ip", "inside", "prefix_length", "gateway", "qos_id")
         IP_FIELD_NUMBER: _ClassVar[int]
         INSIDE_FIELD_NUMBER: _ClassVar[int]
         PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
         GATEWAY_FIELD_NUMBER: _ClassVar[int]
+        QOS_ID_FIELD_NUMBER: _ClassVar[int]
         ip: bytes
         inside: bytes
         prefix_length: int
         gateway: bytes
-        def __init__(self, ip: _Optional[bytes] = ..., inside: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ...) -> None: ...
+        qos_id: bytes
+        def __init__(self, ip: _Optional[bytes] = ..., inside: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ..., qos_id: _Optional[bytes] = ...) -> None: ...
     class Forwarding(_message.Message):
         __slots__ = ("address", "protocol", "port", "inside_port")
         ADDRESS_FIELD_NUMBER: _ClassVar[int]

@@ -10,7 +10,7 @@ from alcor.model.addresses import Ip, ip_version
 from alcor.model.blocks import FIRST_BLOCK, LAST_BLOCK
 from alcor.model.nouns import Eip, Forwarding
 from alcor.wire import alcor_pb2 as pb
-from alcor.wire.fields import WireError, check_ip
+from alcor.wire.fields import WireError, check_id, check_ip
 
 MAX_FORWARDINGS = 64
 """Of one port: as many as its description on the host has room for, and more."""
@@ -19,7 +19,7 @@ TCP, UDP = 6, 17
 
 def encode_forwarding(message: pb.Port.Forwarding, one: Forwarding) -> None:
     """Fills the message in."""
-    encode_eip(message.address, Eip(one.ip, one.inside, one.prefix_length, one.gateway))
+    encode_eip(message.address, Eip(one.ip, one.inside, one.prefix_length, one.gateway, one.qos_policy_id))
     message.protocol = one.protocol
     message.port = one.port
     message.inside_port = one.inside_port
@@ -41,6 +41,7 @@ def decode_forwarding(message: pb.Port.Forwarding, where: str) -> Forwarding:
         message.inside_port,
         address.prefix_length,
         address.gateway,
+        address.qos_policy_id,
     )
 
 
@@ -79,6 +80,7 @@ def encode_eip(message: pb.Port.Eip, eip: Eip) -> None:
     message.inside = eip.inside
     message.prefix_length = eip.prefix_length
     message.gateway = eip.gateway or b""
+    message.qos_id = eip.qos_policy_id or b""
 
 
 def decode_eip(message: pb.Port.Eip, where: str) -> Eip:
@@ -90,6 +92,7 @@ def decode_eip(message: pb.Port.Eip, where: str) -> Eip:
         _ipv4(message.inside, f"{where}.inside"),
         message.prefix_length,
         _ipv4(message.gateway, f"{where}.gateway") if message.gateway else None,
+        check_id(message.qos_id, f"{where}.qos_id") if message.qos_id else None,
     )
 
 

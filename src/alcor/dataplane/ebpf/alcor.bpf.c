@@ -398,6 +398,10 @@ int from_port(struct __sk_buff *skb)
 			return drop(skb, DROP_NO_PORT);
 		ifindex = skb->mark;
 		skb->mark = 0;
+		if (from == FROM_QUEUE && ifindex & MARK_OUTSIDE) {
+			action = from_eip_queue(skb, ifindex);
+			return action < 0 ? drop(skb, -action) : action;
+		}
 		if (ifindex & MARK_TO_PORT) {
 			action = to_port(skb, ifindex & ~MARK_TO_PORT);
 			return action < 0 ? drop(skb, -action) : action;

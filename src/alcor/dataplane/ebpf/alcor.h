@@ -113,6 +113,7 @@ enum drop_reason {
 	DROP_NO_BLOCK = 51,
 	DROP_UNSOLICITED = 52,
 	DROP_RATE_LIMIT = 48, /* by a queue that is full: the kernel's to count, not the programs' */
+	DROP_EIP_RATE_LIMIT = 49, /* likewise, by one of an EIP */
 };
 
 /* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold, serve, external, turn), a drop reason (drop) or a queue (queue),
@@ -194,6 +195,10 @@ struct request {
 
 /* The mark of a frame that comes back: the port's ifindex; with this bit the frame is for the port, not from it. */
 #define MARK_TO_PORT 0x80000000
+/* With this one it waited for an EIP, and the rest is the external device's ifindex: it leaves there, or with both bits it
+ * came in there. */
+#define MARK_OUTSIDE 0x40000000
+#define MARK_CAME_IN (MARK_OUTSIDE | MARK_TO_PORT) /* it waited, and comes in again at the external device */
 
 /* routers: ifindex -> where the port's routers are, as it sees them: its first gateway of each family; 0: none. */
 struct router {
@@ -297,13 +302,19 @@ struct external_device {
 #define OUTSIDE 0 /* the VNI of an external address, in a key of eips */
 
 /* eips, both ways: (OUTSIDE, external address) -> what it stands for inside; (VNI, address of a port) -> what stands for
- * it outside, and where packets from it go. */
+ * it outside, and where packets from it go. A limited EIP's packets wait in a queue each way; 0: they do not. */
 struct eip {
-	__be32 ip[4];   /* the other one */
-	__u32 vni;      /* of the other one */
-	__u32 ifindex;  /* of the port whose it is */
-	__be32 gateway; /* of the external subnet; 0: none */
-	__be32 mask;    /* of the external subnet */
+	__be32 ip[4]; /* the other one */
+	union {
+		__u32 vni;	 /* of the other one, inside; OUTSIDE: of an address with forwardings */
+		__u32 queue_out; /* of a port's address */
+	};
+	__u32 ifindex; /* of the port whose it is */
+	union {
+		__be32 gateway; /* of a port's address: that of the external subnet; 0: none */
+		__u32 queue_in; /* of an external address */
+	};
+	__be32 mask; /* of a port's address: that of the external subnet */
 };
 
 /* Key of forwardings, both ways: an address, and a port of TCP or UDP. That there are some of an external address is said

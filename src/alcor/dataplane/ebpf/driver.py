@@ -29,7 +29,7 @@ from alcor.dataplane.base import (
     ServiceCounters,
     ServiceKey,
 )
-from alcor.dataplane.ebpf import attaching, queues, routing, sharing, sorting, tables, wiring
+from alcor.dataplane.ebpf import attaching, eips, routing, sharing, sorting, tables, wiring
 from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.misses import EbpfMisses
@@ -39,12 +39,11 @@ from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.probing import Probing
 from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, Program
-from alcor.dataplane.ebpf.queues import HostQueues
+from alcor.dataplane.ebpf.queues import HostQueues, PortQueues
 from alcor.dataplane.ebpf.records import Records
 from alcor.dataplane.ebpf.requests import EbpfRequests
 from alcor.dataplane.ebpf.sorting import Carried, Leftover, Snapshot, Sorted, is_peer
 from alcor.dataplane.ebpf.tables import (
-    NO_QUEUES,
     VXLAN_PORT,
     DropReason,
     EndpointUse,
@@ -217,13 +216,20 @@ class EbpfDriver:
         """Traffic per local port, read from the tables."""
         traffic, dropped, limited = self._program.traffic(), self._program.dropped(), self._queues.drops()
         none = tables.Traffic(0, 0, 0, 0)
+        outside = dict[int, set[int]]()
+        if any(limited.values()):
+            outside = eips.queues_by_ifindex([*self._program.eips.items(), *self._program.forwardings.items()])
         found = {}
         for key, value in self._program.ports.items():
             ifindex, row = tables.unpack_ifindex(key), tables.unpack_port(value)
             reasons = dropped.get(ifindex, {})
-            late = sum(limited.get(number, 0) for number in row.queues)
-            if late:
-                reasons[DropReason.RATE_LIMIT] = late
+            for reason, numbers in (
+                (DropReason.RATE_LIMIT, row.queues),
+                (DropReason.EIP_RATE_LIMIT, outside.get(ifindex, ())),
+            ):
+                late = sum(limited.get(number, 0) for number in numbers)
+                if late:
+                    reasons[reason] = late
             found[row.id] = tables.port_counters(traffic.get(ifindex, none), reasons)
         return found
 
@@ -253,7 +259,7 @@ class EbpfDriver:
         wanted = set(orphans)
         stale = [key for key in known.stale if sorting.address_name(key) in wanted]
         self._program.local.delete_batch(tables.pack_keys(stale), len(stale))
-        self._queues.remove(Queues(one, 0) for one in known.idle if sorting.queue_name(one) in wanted)
+        self._queues.remove(one for one in known.idle if sorting.queue_name(one) in wanted)
         stale_macs = [key for key in known.stale_macs if sorting.mac_name(key) in wanted]
         self._program.macs.delete_batch(tables.pack_mac_keys(stale_macs), len(stale_macs))
         self._outside.sweep(
@@ -336,7 +342,7 @@ class EbpfDriver:
         self._program.macs.delete_batch(tables.pack_mac_keys(macs), len(macs))
         senders = [key for one in gone for key in tables.sender_keys(one.port, one.ifindex)]
         self._program.senders.delete_batch(b"".join(senders), len(senders))
-        self._queues.remove(one.queues for one in gone)
+        self._queues.remove(number for one in gone for number in one.queues.numbers())
         self._outside.withdraw([one.port for one in gone], self._claims.others(one.port for one in gone))
         # Another port may get the interface's number: it must not find this one's connections.
         self._policing.renew()
@@ -485,24 +491,26 @@ class EbpfDriver:
             return {job.port.id: str(error) for job in jobs}
         jobs = [job for job in jobs if job.port.id in given.queues]
         ifindexes = [job.ifindex for job in jobs]
-        ends = [end for job in jobs for end in _ends(job, given.queues[job.port.id])]
-        rows = [(job.ifindex, _row(job, given.queues[job.port.id])) for job in jobs]
+        own = {identifier: has_now.own for identifier, has_now in given.queues.items()}
+        ends = [end for job in jobs for end in _ends(job, own[job.port.id])]
+        rows = [(job.ifindex, _row(job, own[job.port.id])) for job in jobs]
         before = [known.carried[job.port.id].port for job in jobs if job.port.id in known.carried]
-        were = {(port.id, ip) for port in before for ip in tables.outer_ips(port)}
-        fresh = [ip for job in jobs for ip in tables.outer_ips(job.port) if (job.port.id, ip) not in were]
+        were = {(port.id, ip) for port in before for ip in eips.outer_ips(port)}
+        fresh = [ip for job in jobs for ip in eips.outer_ips(job.port) if (job.port.id, ip) not in were]
         try:
             self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
-            macs = [(_mac_of(job.port), _local(job, given.queues[job.port.id])) for job in jobs]
+            macs = [(_mac_of(job.port), _local(job, own[job.port.id])) for job in jobs]
             self._program.macs.update_batch(*tables.pack_macs(macs), len(macs))
             senders = [key for job in jobs for key in tables.sender_keys(job.port, job.ifindex)]
             self._program.senders.update_batch(b"".join(senders), tables.SENDER_VALUE * len(senders), len(senders))
             routers = b"".join([tables.port_routers(job.port) for job in jobs])
             self._program.routers.update_batch(tables.pack_ifindexes(ifindexes), routers, len(jobs))
-            self._outside.put(jobs)
+            self._outside.put(jobs, {identifier: now.eips for identifier, now in given.queues.items()})
             if zero:
                 self._program.zero_counters(ifindexes)
             self._program.ports.update_batch(*tables.pack_ports(rows), len(rows))
-            self._queues.remove(queues.changed(has[one], now) for one, now in given.queues.items())
+            for identifier, now in given.queues.items():
+                self._queues.remove(has[identifier].numbers() - now.numbers())
         except DataPlaneError as error:
             self._known = None
             keys = [key for key, _ in ends]
@@ -519,10 +527,10 @@ class EbpfDriver:
         return given.errors
 
     @staticmethod
-    def _queues_of(known: Sorted, job: Job) -> Queues:
+    def _queues_of(known: Sorted, job: Job) -> PortQueues:
         """What the port has on that very interface."""
         old = known.carried.get(job.port.id)
-        return old.queues if old is not None and old.ifindex == job.ifindex else NO_QUEUES
+        return old.queues if old is not None and old.ifindex == job.ifindex else PortQueues()
 
 
 def _ends(job: Job, has: Queues) -> tuple[tuple[EndpointKey, LocalRow], ...]:

@@ -297,6 +297,7 @@ static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifind
 		return -DROP_FLOWS_FULL;
 	on->outside.port = 0;
 	on->outside.shared = 0;
+	on->outside.queue = 0;
 	if (!out)
 		return -DROP_NO_EXTERNAL;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
@@ -325,24 +326,31 @@ static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifind
 	if (as->ifindex != ifindex)
 		return -DROP_NO_TRANSLATION;
 	on->outside.source = as->ip[3];
+	on->outside.queue = as->queue_out;
 	on->outside.next = (ip.daddr ^ as->ip[3]) & as->mask ? as->gateway : ip.daddr;
 	return on->outside.next ? 0 : -DROP_NO_EXTERNAL;
 }
 
 /* Step X3, for the packet in `scratch`, whose source is what it is outside. */
-static __always_inline int leave(struct __sk_buff *skb, const struct external_device *out)
+static __noinline int leave(struct __sk_buff *skb, const struct external_device *out)
 {
 	struct scratch *on = get_scratch();
 	struct ethhdr *eth = frame(skb, ETH_HLEN);
 	struct bpf_redir_neigh neighbour = {}; /* a constant one would become a map of its own */
 	struct address_key key;
 
-	if (!on || !eth)
+	if (!on || !eth || !out)
 		return -DROP_MALFORMED;
+	/* Q */
+	if (on->outside.queue) {
+		__builtin_memcpy(eth->h_source, &on->outside.next, sizeof(on->outside.next));
+		return enqueue(skb, out->ifindex, on->outside.queue, MARK_OUTSIDE);
+	}
 	key = address_of(OUTSIDE, on->packet.destination[3]);
 	if (bpf_map_lookup_elem(&eips, &key) || answers_for(on->packet.destination[3])) {
 		copy_mac(eth->h_dest, out->mac);
 		from_router(eth->h_source);
+		skb->mark = 0;
 		verdict(skb, VERDICT_TURN, out->ifindex, 0);
 		return bpf_redirect(out->ifindex, BPF_F_INGRESS);
 	}
@@ -375,6 +383,28 @@ static __noinline int to_external(struct __sk_buff *skb, bool read, __u32 vni, _
 		return refused;
 	eth = hop(skb);
 	return eth ? leave(skb, out) : -DROP_MALFORMED;
+}
+
+/* What waited for an EIP goes on: out as it is (step X3), or it comes in again at the external device. */
+static __noinline int from_eip_queue(struct __sk_buff *skb, __u32 mark)
+{
+	struct external_device *out = external_device();
+	struct scratch *on = get_scratch();
+	struct ethhdr *eth = frame(skb, ETH_HLEN + sizeof(struct iphdr));
+
+	if (!on || !out)
+		return -DROP_NO_EXTERNAL;
+	skb->cb[2] = out->ifindex;
+	if (!eth)
+		return -DROP_MALFORMED;
+	if (mark & MARK_TO_PORT) {
+		skb->mark = MARK_CAME_IN;
+		return verdict(skb, VERDICT_TURN, out->ifindex, bpf_redirect(out->ifindex, BPF_F_INGRESS));
+	}
+	__builtin_memcpy(&on->outside.next, eth->h_source, sizeof(on->outside.next));
+	on->outside.queue = 0;
+	on->packet.destination[3] = ((struct iphdr *)(eth + 1))->daddr;
+	return leave(skb, out);
 }
 
 /* "From the outside", step 2: who has an external address of ours. */
@@ -471,6 +501,11 @@ int from_external(struct __sk_buff *skb)
 	to = ip->version == 4 ? bpf_map_lookup_elem(&eips, &key) : NULL;
 	if (!to && (ip->version != 4 || !find_shared(ip->daddr)))
 		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);
+	/* Q */
+	if (skb->mark == MARK_CAME_IN)
+		skb->mark = 0;
+	else if (to && to->queue_in)
+		return enqueue(skb, skb->ifindex, to->queue_in, MARK_CAME_IN);
 	skb->cb[2] = skb->ifindex;
 	action = to ? from_outside(skb, to) : from_shared(skb, 0);
 	if (to && action == BEHIND_VIP)

@@ -8,18 +8,20 @@ everybody by an announcement (RFC 5227 section 3), so that they send here at onc
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from alcor.dataplane.base import DataPlaneError, EndpointKey, LocalPort
 from alcor.dataplane.ebpf import attaching, tables
+from alcor.dataplane.ebpf.eips import UNLIMITED, eip_rows, forwarding_rows, outer_ips
 from alcor.dataplane.ebpf.hands import Job
 from alcor.dataplane.ebpf.program import Program
-from alcor.dataplane.ebpf.tables import eip_rows, forwarding_rows
+from alcor.dataplane.ebpf.tables import Queues
 from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.bpf import BpfMap
 from alcor.dataplane.kernel.links import Link
 from alcor.dataplane.kernel.netlink import Netlink
 from alcor.model.addresses import Ip, Mac, format_ip
+from alcor.model.ids import Id
 
 BROADCAST = b"\xff" * 6
 ETHERTYPE_ARP = b"\x08\x06"
@@ -63,7 +65,7 @@ class Outside:
 
     def refuse(self, port: LocalPort) -> str:
         """Why the port's external addresses cannot be here; "" when they can, or when it has none."""
-        outer = tables.outer_ips(port)
+        outer = outer_ips(port)
         if outer and not self.ifindex:
             return (
                 f"address {format_ip(outer[0])}: this host has no external device; name one in "
@@ -71,10 +73,13 @@ class Outside:
             )
         return ""
 
-    def put(self, jobs: Sequence[Job]) -> None:
-        """Writes the rows of these ports' EIPs and forwardings. Raises BpfError."""
+    def put(self, jobs: Sequence[Job], queues: Mapping[Id, Mapping[Ip, Queues]]) -> None:
+        """Writes the rows of these ports' EIPs and forwardings, with the queues of those that are limited. Raises
+        BpfError."""
         for opened, make in ((self._program.forwardings, forwarding_rows), (self._program.eips, eip_rows)):
-            rows = {key: value for job in jobs for key, value in make(job.port, job.ifindex).items()}
+            rows = dict[bytes, bytes]()
+            for job in jobs:
+                rows |= make(job.port, job.ifindex, queues.get(job.port.id, UNLIMITED))
             opened.update_batch(b"".join(rows), b"".join(rows.values()), len(rows))
 
     def withdraw(self, gone: Iterable[LocalPort], kept: Iterable[LocalPort] = ()) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alcor.dataplane.base import LocalPort
-from alcor.dataplane.ebpf.tables import OUTSIDE, outer_ips
+from alcor.dataplane.ebpf.eips import outer_ips
+from alcor.dataplane.ebpf.tables import OUTSIDE
 from alcor.model.addresses import Ip, Mac, format_ip, format_mac
 from alcor.model.ids import Id, format_id
 

@@ -104,6 +104,8 @@ struct outside {
 	__be32 next;   /* the neighbour that it is sent to */
 	__be16 port;   /* its source port there; 0: as it is */
 	__u16 shared;  /* the source is an address that others have, too (snat.h) */
+	__u16 queue;   /* where it waits before it leaves; 0: it does not */
+	__u16 zero;
 };
 
 /* A packet through a shared address (snat.h). */

@@ -5,12 +5,14 @@
  *
  * A queue is an entry of one qdisc, at the device QUEUE_IFINDEX: the packet's priority names its class. What the class lets
  * through comes out of the other end of that wire, QUEUED_IFINDEX, with the mark that it went in with: the port's ifindex,
- * and which way it goes.
+ * and which way it goes. An EIP's packets have the external device in the port's place: what came in there waits as it
+ * came, and comes in again; what leaves waits as it will be outside, its next hop written over its Ethernet source (the
+ * destination stays, for the kernel sends nothing on that is for a group).
  */
 #ifndef ALCOR_QOS_H
 #define ALCOR_QOS_H
 
-/* Step Q: the packet waits. `towards` is MARK_TO_PORT or 0. */
+/* Step Q: the packet waits. `towards`: MARK_TO_PORT and MARK_OUTSIDE, as far as they are so. */
 static __always_inline int enqueue(struct __sk_buff *skb, __u32 ifindex, __u32 queue, __u32 towards)
 {
 	skb->mark = ifindex | towards;

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from alcor.dataplane.base import DataPlaneError, LocalPort, RateLimit
+from alcor.dataplane.base import NO_ADDRESS, DataPlaneError, LocalPort, RateLimit
 from alcor.dataplane.ebpf import attaching
 from alcor.dataplane.ebpf.planning import Numbers
 from alcor.dataplane.ebpf.program import Program
@@ -22,6 +22,7 @@ from alcor.dataplane.ebpf.tables import NO_QUEUES, Queues
 from alcor.dataplane.kernel import classes, links
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.netlink import Netlink, NetlinkError
+from alcor.model.addresses import Ip
 from alcor.model.ids import Id
 
 QUEUE_INDEX, QUEUED_INDEX = attaching.QUEUE_WIRE.far_ifindex, attaching.QUEUE_WIRE.ifindex
@@ -32,10 +33,21 @@ FIRST_QUEUE, LAST_QUEUE = 1, QUEUE_HANDLE - 1
 NO_QUEUE_FREE = f"all {LAST_QUEUE} queues of this host are taken: move limited ports to another"
 
 
+class PortQueues(NamedTuple):
+    """The queues of a port: of its own limits, and of its external addresses'."""
+
+    own: Queues = NO_QUEUES
+    eips: Mapping[Ip, Queues] = {}
+
+    def numbers(self) -> set[int]:
+        """All of them."""
+        return {number for queues in (self.own, *self.eips.values()) for number in queues if number}
+
+
 class Given(NamedTuple):
     """The queues that ports have got, and why others got none."""
 
-    queues: dict[Id, Queues]
+    queues: dict[Id, PortQueues]
     errors: dict[Id, str]
 
 
@@ -44,12 +56,31 @@ def shape_of(limit: RateLimit) -> Shape:
     return classes.shape(limit.bytes_per_s, limit.burst_bytes)
 
 
-def fits(port: LocalPort, queues: Queues, there: Mapping[int, Shape]) -> bool:
+def fits(port: LocalPort, queues: PortQueues, there: Mapping[int, Shape]) -> bool:
     """The port's rows name the queues that keep its limits, and none else."""
+    limits = _limits(port)
+    pairs = [(limits.pop(ip, NO_LIMITS), named) for ip, named in _named(queues).items()]
+    pairs += [(missing, NO_QUEUES) for missing in limits.values()]
     return all(
         number == 0 if limit is None else there.get(number) == shape_of(limit)
-        for limit, number in ((port.egress_limit, queues.sent), (port.ingress_limit, queues.received))
+        for wanted, named in pairs
+        for limit, number in zip(wanted, named, strict=True)
     )
+
+
+Limits = tuple[RateLimit | None, RateLimit | None]
+"""Of what leaves, and of what comes."""
+NO_LIMITS: Limits = (None, None)
+
+
+def _limits(port: LocalPort) -> dict[Ip, Limits]:
+    """By external address; NO_ADDRESS: the port's own."""
+    found: dict[Ip, Limits] = {NO_ADDRESS: (port.egress_limit, port.ingress_limit)}
+    return found | {one.ip: (one.egress, one.ingress) for one in port.eip_limits}
+
+
+def _named(queues: PortQueues) -> dict[Ip, Queues]:
+    return {NO_ADDRESS: queues.own, **queues.eips}
 
 
 class HostQueues:
@@ -72,38 +103,45 @@ class HostQueues:
         self._numbers.reserve(self._shapes)
         return dict(self._shapes)
 
-    def give(self, wanted: Sequence[tuple[LocalPort, Queues]]) -> Given:
+    def give(self, wanted: Sequence[tuple[LocalPort, PortQueues]]) -> Given:
         """Makes the queues that the ports are to have, from what they have; none is taken away. Raises
         DataPlaneError."""
-        given: dict[Id, Queues] = {}
+        given: dict[Id, PortQueues] = {}
         messages: list[bytes] = []
         whose: list[Id] = []
-        if not self._made and any(port.egress_limit or port.ingress_limit for port, _ in wanted):
+        if not self._made and any(any(limits) for port, _ in wanted for limits in _limits(port).values()):
             self._make()
         for port, has in wanted:
-            numbers = []
-            for limit, number in ((port.egress_limit, has.sent), (port.ingress_limit, has.received)):
-                numbers.append(0 if limit is None else number or self._take())
-                if limit is None or self._shapes.get(numbers[-1]) == shape_of(limit):
-                    continue
-                made = [
-                    classes.put_class(QUEUE_INDEX, QUEUE_HANDLE, numbers[-1], shape_of(limit)),
-                    classes.put_fifo(QUEUE_INDEX, QUEUE_HANDLE, numbers[-1], limit.queue_bytes),
-                ]
-                self._shapes[numbers[-1]] = shape_of(limit)
-                messages += made
-                whose += [port.id] * len(made)
-            given[port.id] = Queues(*numbers)
+            named, got = _named(has), dict[Ip, Queues]()
+            for ip, limits in _limits(port).items():
+                numbers = []
+                for limit, number in zip(limits, named.get(ip, NO_QUEUES), strict=True):
+                    numbers.append(0 if limit is None else number or self._take())
+                    made = self._reshape(numbers[-1], limit)
+                    messages += made
+                    whose += [port.id] * len(made)
+                got[ip] = Queues(*numbers)
+            given[port.id] = PortQueues(got.pop(NO_ADDRESS), got)
         errors: dict[Id, str] = {}
         for identifier, answer in zip(whose, self._netlink.send(messages) if messages else (), strict=True):
             if answer.errno:
                 errors.setdefault(identifier, f"making a queue for its rate limit refused ({answer})")
-        self.remove(given.pop(identifier) for identifier in errors)
+        self.remove(number for identifier in errors for number in given.pop(identifier).numbers())
         return Given(given, errors)
 
-    def remove(self, gone: Iterable[Queues]) -> None:
+    def _reshape(self, number: int, limit: RateLimit | None) -> list[bytes]:
+        """The messages that make the queue keep the limit: none when it does, or when there is none."""
+        if limit is None or self._shapes.get(number) == shape_of(limit):
+            return []
+        self._shapes[number] = shape_of(limit)
+        return [
+            classes.put_class(QUEUE_INDEX, QUEUE_HANDLE, number, shape_of(limit)),
+            classes.put_fifo(QUEUE_INDEX, QUEUE_HANDLE, number, limit.queue_bytes),
+        ]
+
+    def remove(self, gone: Iterable[int]) -> None:
         """Removes queues that no row names any more, with what waits in them; absent ones are passed over."""
-        numbers = sorted({number for queues in gone for number in queues if number in self._shapes})
+        numbers = sorted({number for number in gone if number in self._shapes})
         if numbers:
             self._netlink.send([classes.delete_class(QUEUE_INDEX, QUEUE_HANDLE, number) for number in numbers])
             for number in numbers:
@@ -133,9 +171,3 @@ class HostQueues:
                 f"making the queues of rate limits failed ({error.strerror}): does this kernel have sch_htb?"
             ) from None
         self._made = True
-
-
-def changed(before: Queues | None, after: Queues) -> Queues:
-    """Those that a port had and has no more."""
-    old = before or NO_QUEUES
-    return Queues(*(was if was != now else 0 for was, now in zip(old, after, strict=True)))

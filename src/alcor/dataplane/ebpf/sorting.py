@@ -12,17 +12,13 @@ from typing import NamedTuple
 
 from alcor.dataplane.base import EndpointKey, LocalPort
 from alcor.dataplane.ebpf import wiring
-from alcor.dataplane.ebpf.queues import fits
+from alcor.dataplane.ebpf.eips import eip_keys, eip_queues, eip_rows, forwarding_rows
+from alcor.dataplane.ebpf.queues import PortQueues, fits
 from alcor.dataplane.ebpf.tables import (
-    NO_QUEUES,
     EndpointFlag,
     LocalRow,
     MacKey,
     PortRow,
-    Queues,
-    eip_keys,
-    eip_rows,
-    forwarding_rows,
     port_digest,
     port_endpoints,
     port_ips,
@@ -61,7 +57,7 @@ class Carried(NamedTuple):
     ifindex: int
     attached: bool
     right: bool
-    queues: Queues = NO_QUEUES
+    queues: PortQueues = PortQueues()
 
 
 class Leftover(NamedTuple):
@@ -167,7 +163,7 @@ def sort_out(seen: Snapshot) -> Sorted:
     )
     expected_macs = {MacKey(one.port.vni, one.port.mac): one.ifindex for one in carried.values()}
     stale_macs = sorted(key for key, row in seen.macs.items() if expected_macs.get(key, 0) != row.ifindex)
-    used = {number for one in carried.values() for number in one.queues}
+    used = {number for one in carried.values() for number in one.queues.numbers()}
     idle = sorted(number for number in seen.queues if number not in used)
     stale_eips = sorted(seen.eips.keys() - {key for one in carried.values() for key in eip_keys(one.port)})
     forwarded = {key for one in carried.values() for key in forwarding_rows(one.port, 0)}
@@ -184,12 +180,14 @@ def _judge(seen: Snapshot, port: LocalPort, ifindex: int, row: PortRow, link: Li
     end = port_local(port, ifindex, peer=peer, queues=row.queues)
     reached = reached and seen.macs.get(MacKey(port.vni, port.mac)) == end
     same = row.digest == port_digest(port) and row == port_row(port, peer=peer, queues=row.queues)
-    limited = fits(port, row.queues, seen.queues)
+    queues = PortQueues(row.queues, eip_queues(port, ifindex, seen.eips, seen.forwardings))
+    limited = fits(port, queues, seen.queues)
     up = link.up or port.kind is PortKind.ADOPTED
-    reached = reached and all(seen.eips.get(unpack_key(key)) == value for key, value in eip_rows(port, ifindex).items())
+    eips, forwardings = (make(port, ifindex, queues.eips) for make in (eip_rows, forwarding_rows))
+    reached = reached and all(seen.eips.get(unpack_key(key)) == value for key, value in eips.items())
     reached = reached and seen.routers.get(ifindex) == port_routers(port)
-    reached = reached and forwarding_rows(port, ifindex).items() <= seen.forwardings.items()
-    return Carried(port, ifindex, attached, attached and reached and same and limited and up, row.queues)
+    reached = reached and forwardings.items() <= seen.forwardings.items()
+    return Carried(port, ifindex, attached, attached and reached and same and limited and up, queues)
 
 
 def _leftover(seen: Snapshot, identifier: Id, ifindexes: Sequence[int], carried: bool) -> Leftover:

@@ -34,6 +34,10 @@ REQUEST: Final = struct.Struct("=16sIII4x")
 """What is before the frame in a record of `requests`."""
 MARK_TO_PORT: Final = 0x80000000
 """In the mark of a frame that comes back: it is for the port, not from it."""
+MARK_OUTSIDE: Final = 0x40000000
+"""Likewise: it waited for an EIP, and the rest of the mark is the external device's ifindex, not a port's."""
+MARK_CAME_IN: Final = MARK_OUTSIDE | MARK_TO_PORT
+"""The mark of a frame that waited and comes in again at the external device."""
 MISS_RATE: Final = struct.Struct("=QI4x")
 SENDER_KEY: Final = struct.Struct("=II6s2x16s")
 SENDER_VALUE: Final = IFINDEX.pack(1)
@@ -48,6 +52,7 @@ CONFIG: Final = struct.Struct("=16sI2s2x4sII")
 CONFIG_KEY: Final = IFINDEX.pack(0)
 EXTERNAL: Final = struct.Struct("=I6s2x")
 EIP: Final = struct.Struct("=16sII4s4s")
+"""eips.py says what is in it."""
 FORWARDING_KEY: Final = struct.Struct("=I16s2sBx")
 FORWARDING: Final = struct.Struct("=16sII4s4s2s2x")
 SHARED: Final = struct.Struct("=4s4sIII32s4xQ")
@@ -123,6 +128,7 @@ class DropReason(IntEnum):
     UNSERVED = 46
     SERVICE_LIMIT = 47
     RATE_LIMIT = 48
+    EIP_RATE_LIMIT = 49
     SNAT_FULL = 50
     NO_BLOCK = 51
     UNSOLICITED = 52
@@ -154,7 +160,7 @@ class Verdict(IntEnum):
 
 
 class Queues(NamedTuple):
-    """The numbers of the queues in which what a port sends, and what is for it, waits; 0: it does not."""
+    """The numbers of the queues in which what a port (or an EIP) sends, and what is for it, waits; 0: it does not."""
 
     sent: int
     received: int
@@ -412,45 +418,6 @@ def port_ips(port: LocalPort) -> tuple[Ip, ...]:
 def _own_ips(port: LocalPort) -> tuple[Ip, ...]:
     """With IPv6 the link-local address that its MAC makes is among them."""
     return with_link_local(tuple([address.ip for address in port.addresses]), port.mac)
-
-
-def eip_rows(port: LocalPort, ifindex: int) -> dict[bytes, bytes]:
-    """The rows of `eips` of a port behind `ifindex`: two for each, and one for each address with forwardings."""
-    rows: dict[bytes, bytes] = {}
-    for eip in port.eips:
-        mask = (0xFFFFFFFF << (32 - eip.prefix_length)) & 0xFFFFFFFF
-        gateway = eip.gateway[12:] if eip.gateway is not None else bytes(4)
-        inside, outside = EndpointKey(port.vni, eip.inside), EndpointKey(OUTSIDE, eip.ip)
-        rows[pack_key(outside)] = EIP.pack(eip.inside, port.vni, ifindex, bytes(4), bytes(4))
-        rows[pack_key(inside)] = EIP.pack(eip.ip, OUTSIDE, ifindex, gateway, mask.to_bytes(4, "big"))
-    for ip in {one.ip for one in port.forwardings}:
-        rows[pack_key(EndpointKey(OUTSIDE, ip))] = EIP.pack(bytes(16), OUTSIDE, ifindex, bytes(4), bytes(4))
-    return rows
-
-
-def eip_keys(port: LocalPort) -> list[EndpointKey]:
-    """Of what the rows of `eips` of a port are."""
-    inside = [EndpointKey(port.vni, one.inside) for one in port.eips]
-    return [*inside, *(EndpointKey(OUTSIDE, ip) for ip in outer_ips(port))]
-
-
-def forwarding_rows(port: LocalPort, ifindex: int) -> dict[bytes, bytes]:
-    """The rows of `forwardings` of a port behind `ifindex`: two for each."""
-    rows: dict[bytes, bytes] = {}
-    for one in port.forwardings:
-        mask = (0xFFFFFFFF << (32 - one.prefix_length)) & 0xFFFFFFFF
-        gateway = one.gateway[12:] if one.gateway is not None else bytes(4)
-        outer, inner = (number.to_bytes(2, "big") for number in (one.port, one.inside_port))
-        outside = FORWARDING_KEY.pack(OUTSIDE, one.ip, outer, one.protocol)
-        inside = FORWARDING_KEY.pack(port.vni, one.inside, inner, one.protocol)
-        rows[outside] = FORWARDING.pack(one.inside, port.vni, ifindex, bytes(4), bytes(4), inner)
-        rows[inside] = FORWARDING.pack(one.ip, OUTSIDE, ifindex, gateway, mask.to_bytes(4, "big"), outer)
-    return rows
-
-
-def outer_ips(port: LocalPort) -> list[Ip]:
-    """The external addresses that the port's host answers for, sorted."""
-    return sorted({*(eip.ip for eip in port.eips), *(one.ip for one in port.forwardings)})
 
 
 def pack_external(ifindex: int, mac: Mac) -> bytes:

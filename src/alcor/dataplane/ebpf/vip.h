@@ -95,6 +95,7 @@ static __noinline int leave_as_eip(struct __sk_buff *skb, __u32 vni)
 	if (!as)
 		return -DROP_NO_TRANSLATION;
 	on->outside.source = as->ip[3];
+	on->outside.queue = as->queue_out;
 	on->outside.next = (on->packet.destination[3] ^ as->ip[3]) & as->mask ? as->gateway : on->packet.destination[3];
 	if (!on->outside.next)
 		return -DROP_NO_EXTERNAL;

@@ -216,8 +216,8 @@ def changes_in_place(old: LocalPort, new: LocalPort) -> bool:
 def only_tables(old: LocalPort, new: LocalPort, right: bool) -> bool:
     """True when external and claimed addresses alone change, and (`right`) nothing about the interface was seen to need
     mending. A port that is put as it is, is mended."""
-    same = msgspec.structs.replace(old, eips=new.eips, forwardings=new.forwardings, claims=new.claims)
-    return right and old != new and same == new
+    outside = {"eips": new.eips, "forwardings": new.forwardings, "eip_limits": new.eip_limits}
+    return right and old != new and msgspec.structs.replace(old, claims=new.claims, **outside) == new
 
 
 def host_changes(old: LocalPort, new: LocalPort, index: int, *, attached: bool = True) -> tuple[Step, ...]:

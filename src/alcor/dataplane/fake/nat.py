@@ -106,11 +106,27 @@ def to_external(walk: Walk, port: PortRow, ip: Header, shares: Ip | None) -> Ver
         return walk.drop(DropReason.MALFORMED, "X2: its checksum is cut off")
     walk.steps.append(f"X2: {format_ip(ip.source)} is {format_ip(row.ip)} outside, TTL now {ip.ttl - 1}")
     changed = frames.with_ttl(changed, 4, ip.ttl - 1)
-    return leave(walk, device, ip.destination, hop, walk.frame[:ETHERNET_LENGTH] + changed)
+    return leave(walk, device, ip.destination, hop, walk.frame[:ETHERNET_LENGTH] + changed, row.queue)
 
 
-def from_external(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0) -> Verdict:
-    """What becomes of a frame that the external device, interface `ifindex`, received. Never raises."""
+def from_eip_queue(tables: Tables, frame: bytes, *, received: bool) -> Verdict:
+    """What becomes of a frame that has waited for an EIP: it came in at the external device (`received`), or leaves
+    there. Never raises."""
+    walk, device = Walk(tables, 0, frame, 0), tables.external
+    if device is None:
+        return walk.drop(DropReason.NO_EXTERNAL, "Q: this host has no external device")
+    walk.ifindex = device.ifindex
+    if len(frame) < ETHERNET_LENGTH + IPV4_LENGTH:
+        return walk.drop(DropReason.MALFORMED, "Q: headers cut short")
+    if received:
+        return walk.turn(device.ifindex, frame, "Q: it has waited", waited=True)
+    destination = frames.mapped(frame[ETHERNET_LENGTH + 16 : ETHERNET_LENGTH + 20])
+    return leave(walk, device, destination, frames.mapped(frame[6:10]), frame)
+
+
+def from_external(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0, *, queued: bool = False) -> Verdict:
+    """What becomes of a frame that the external device, interface `ifindex`, received; `queued`: it was here before,
+    and waited for its turn. Never raises."""
     walk = Walk(tables, ifindex, frame, now_ns)
     device, ether = tables.external, frames.parse_ethernet(frame)
     if device is None or ether is None:
@@ -129,6 +145,8 @@ def from_external(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0) -
         return from_shared(walk, overlay=False)
     if row is None:
         return walk.pass_on("3: for no external address of ours")
+    if row.queue and not queued:
+        return walk.enqueue(ifindex, row.queue, frame, received=True, outside=True)
     ip = frames.parse_ipv4(data)
     if ip is None:
         return walk.drop(DropReason.MALFORMED, "4: IP header cut short or inconsistent")

@@ -14,6 +14,7 @@ import msgspec
 
 from alcor.dataplane.base import (
     DataPlaneError,
+    EipLimit,
     Endpoint,
     EndpointKey,
     LocalPort,
@@ -344,8 +345,26 @@ class Carried:
                 if _forwardings(msgspec.structs.replace(wired, forwardings=(one,)), ifindex).items()
                 <= self.tables.forwardings.items()
             ),
+            eip_limits=self._eip_limits(wired),
             claims=tuple(claim for claim in wired.claims if self._answers(ifindex, row.vni, claim.ip)),
         )
+
+    def _eip_limits(self, wired: LocalPort) -> tuple[EipLimit, ...]:
+        """As the rows of its external addresses have them."""
+        inside: dict[Ip, EipRow | None] = {
+            one.ip: self.tables.eips.get(EndpointKey(wired.vni, one.inside)) for one in wired.eips
+        }
+        for one in wired.forwardings:
+            key = ForwardingKey(wired.vni, one.inside, one.protocol, one.inside_port)
+            row = self.tables.forwardings.get(key)
+            inside[one.ip] = row.other if row is not None else None
+        found = []
+        for ip, leaves in sorted(inside.items()):
+            comes = self.tables.eips.get(EndpointKey(OUTSIDE, ip))
+            limits = [self._limit(row.queue if row is not None else 0) for row in (leaves, comes)]
+            if any(limits):
+                found.append(EipLimit(ip, *limits))
+        return tuple(found)
 
     def _limit(self, number: int) -> RateLimit | None:
         queue = self.queues.get(number)
@@ -495,10 +514,12 @@ def _eips(port: LocalPort, ifindex: int) -> dict[EndpointKey, EipRow]:
     rows = {}
     for one in port.eips:
         mask = (0xFFFFFFFF << (32 - one.prefix_length)) & 0xFFFFFFFF
-        rows[EndpointKey(port.vni, one.inside)] = EipRow(one.ip, OUTSIDE, ifindex, one.gateway, mask)
-        rows[EndpointKey(OUTSIDE, one.ip)] = EipRow(one.inside, port.vni, ifindex)
+        sent, received = queues.eip_numbers(port, one.ip)
+        rows[EndpointKey(port.vni, one.inside)] = EipRow(one.ip, OUTSIDE, ifindex, one.gateway, mask, sent)
+        rows[EndpointKey(OUTSIDE, one.ip)] = EipRow(one.inside, port.vni, ifindex, queue=received)
     for forwarding in port.forwardings:
-        rows[EndpointKey(OUTSIDE, forwarding.ip)] = EipRow(Ip(bytes(16)), OUTSIDE, ifindex)
+        _, received = queues.eip_numbers(port, forwarding.ip)
+        rows[EndpointKey(OUTSIDE, forwarding.ip)] = EipRow(Ip(bytes(16)), OUTSIDE, ifindex, queue=received)
     return rows
 
 
@@ -506,7 +527,8 @@ def _forwardings(port: LocalPort, ifindex: int) -> dict[ForwardingKey, Forwardin
     rows = {}
     for one in port.forwardings:
         mask = (0xFFFFFFFF << (32 - one.prefix_length)) & 0xFFFFFFFF
-        outer, inner = EipRow(one.ip, OUTSIDE, ifindex, one.gateway, mask), EipRow(one.inside, port.vni, ifindex)
+        sent, _ = queues.eip_numbers(port, one.ip)
+        outer, inner = EipRow(one.ip, OUTSIDE, ifindex, one.gateway, mask, sent), EipRow(one.inside, port.vni, ifindex)
         rows[ForwardingKey(port.vni, one.inside, one.protocol, one.inside_port)] = ForwardingRow(outer, one.port)
         rows[ForwardingKey(OUTSIDE, one.ip, one.protocol, one.port)] = ForwardingRow(inner, one.inside_port)
     return rows

@@ -25,7 +25,7 @@ import msgspec
 
 from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss, Request
 from alcor.dataplane.fake import frames, state
-from alcor.dataplane.fake.nat import from_external
+from alcor.dataplane.fake.nat import from_eip_queue, from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.requests import FakeRequests
 from alcor.dataplane.fake.state import Carried, State
@@ -309,7 +309,8 @@ class Switch:
             if ether is not None and ether.ethertype == frames.TYPE_IPV4:
                 self.sent_outside.append((frames.mapped(packet[16:20]), packet))
         elif verdict.kind is VerdictKind.TURN:
-            again = from_external(self._carried.tables, verdict.ifindex, verdict.frame, time.monotonic_ns())
+            tables, now_ns = self._carried.tables, time.monotonic_ns()
+            again = from_external(tables, verdict.ifindex, verdict.frame, now_ns, queued=verdict.outside)
             self._enact(again, verdict.ifindex, waiting)
         elif verdict.host_ip is not None:
             self._transmit(source, verdict.host_ip, verdict.frame[_OUTER:])
@@ -324,11 +325,14 @@ class Switch:
             self._carried.count(one)
         queue, now_ns = self._carried.queues.get(verdict.queue), time.monotonic_ns()
         if queue is not None and not queue.admit(len(verdict.frame), now_ns):
-            steps = (*verdict.steps, f"Q: queue {verdict.queue} is full: drop {DropReason.RATE_LIMIT.word}")
+            reason = DropReason.EIP_RATE_LIMIT if verdict.outside else DropReason.RATE_LIMIT
+            steps = (*verdict.steps, f"Q: queue {verdict.queue} is full: drop {reason.word}")
             return msgspec.structs.replace(
-                verdict, kind=VerdictKind.DROP, reason=DropReason.RATE_LIMIT, steps=steps, counts=()
+                verdict, kind=VerdictKind.DROP, reason=reason, ifindex=queue.ifindex, steps=steps, counts=()
             )
-        if verdict.received:
+        if verdict.outside:
+            after = from_eip_queue(self._carried.tables, verdict.frame, received=verdict.received)
+        elif verdict.received:
             after = to_port(self._carried.tables, verdict.ifindex, verdict.frame)
         else:
             after = from_port(self._carried.tables, verdict.ifindex, verdict.frame, now_ns, queued=True)

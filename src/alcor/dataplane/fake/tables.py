@@ -141,6 +141,8 @@ class EipRow(msgspec.Struct, frozen=True, gc=False):
     """Of the external subnet."""
     mask: int = 0
     """Of the external subnet."""
+    queue: int = 0
+    """Where what is for it (of a port's address: from it) waits; 0: it does not."""
 
 
 class ForwardingKey(NamedTuple):

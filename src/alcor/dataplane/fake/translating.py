@@ -32,8 +32,10 @@ def answers(tables: Tables, ip: Ip) -> bool:
     )
 
 
-def leave(walk: Walk, device: ExternalDevice, destination: Ip, hop: Ip, frame: bytes) -> Verdict:
-    """Step X3."""
+def leave(walk: Walk, device: ExternalDevice, destination: Ip, hop: Ip, frame: bytes, queue: int = 0) -> Verdict:
+    """Step X3, after step Q when there is a queue: what waits carries its next hop in its Ethernet header."""
+    if queue:
+        return walk.enqueue(device.ifindex, queue, frame[:6] + hop[12:] + frame[10:], received=False, outside=True)
     if answers(walk.tables, destination):
         turned = device.mac + ROUTER_MAC + frame[12:]
         return walk.turn(device.ifindex, turned, f"X3: {format_ip(destination)} is on this host")

@@ -163,4 +163,4 @@ def leave_balanced(walk: Walk, vni: int, frame: bytes) -> Verdict:
     if changed is None:
         return walk.drop(DropReason.MALFORMED, "X2: its checksum is cut off")
     walk.steps.append(f"X2: {format_ip(packet.source)} is {format_ip(row.ip)} outside")
-    return translating.leave(walk, device, packet.destination, next_hop, frame[:ETHERNET_LENGTH] + changed)
+    return translating.leave(walk, device, packet.destination, next_hop, frame[:ETHERNET_LENGTH] + changed, row.queue)

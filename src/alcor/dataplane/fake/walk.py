@@ -95,6 +95,7 @@ class DropReason(IntEnum):
     SERVICE_LIMIT = 47
     """A port that asks too much; the model has no clock for that."""
     RATE_LIMIT = 48
+    EIP_RATE_LIMIT = 49
     """By a queue that is full, not by a step."""
     SNAT_FULL = 50
     NO_BLOCK = 51
@@ -137,6 +138,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     queue: int = 0
     received: bool = False
     """Of what waits: it is for the port, not from it."""
+    outside: bool = False
+    """Of what waits: for an EIP, and the interface is the external device. Of what turns: so it has waited."""
     sought: EndpointKey | None = None
     """What a packet that is held waits for."""
     host_ip: Ip | None = None
@@ -188,10 +191,11 @@ class Walk:
         self.steps.append(f"11: deliver to interface {ifindex}")
         return self._end(VerdictKind.DELIVER, frame, ifindex=ifindex)
 
-    def enqueue(self, ifindex: int, queue: int, frame: bytes, *, received: bool) -> Verdict:
+    def enqueue(self, ifindex: int, queue: int, frame: bytes, *, received: bool, outside: bool = False) -> Verdict:
         """Step Q."""
         self.steps.append(f"Q: waits in queue {queue} of interface {ifindex}")
-        return self._end(VerdictKind.QUEUE, frame, ifindex=ifindex, queue=queue, received=received)
+        verdict = self._end(VerdictKind.QUEUE, frame, ifindex=ifindex, queue=queue, received=received)
+        return replace(verdict, outside=True) if outside else verdict
 
     def deliver_answer(self, row: LocalRow, frame: bytes, vni: int, version: int) -> Verdict:
         """Step U, then 11: to a port of a VPC with load balancers, of which this may be an answer."""
@@ -243,10 +247,11 @@ class Walk:
         self.steps.append(f"X3: out of the external device to {format_ip(next_hop)}")
         return self._end(VerdictKind.EXTERNAL, frame, ifindex=ifindex, next_hop=next_hop)
 
-    def turn(self, ifindex: int, frame: bytes, text: str) -> Verdict:
-        """Step X3, for an address of this host."""
+    def turn(self, ifindex: int, frame: bytes, text: str, *, waited: bool = False) -> Verdict:
+        """Step X3, for an address of this host; and what has `waited` for an EIP."""
         self.steps.append(f"{text}: in again at the external device")
-        return self._end(VerdictKind.TURN, frame, ifindex=ifindex)
+        verdict = self._end(VerdictKind.TURN, frame, ifindex=ifindex)
+        return replace(verdict, outside=True) if waited else verdict
 
     def pass_on(self, text: str) -> Verdict:
         """It is not ours."""
