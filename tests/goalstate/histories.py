@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.goalstate import balances, claims, ground
+from tests.goalstate import balances, claims, eips, ground
 
 from alcor.goalstate.balancing import Balancers
 from alcor.goalstate.delta import Commits
@@ -21,10 +21,8 @@ from alcor.model.balancing import Balancing
 from alcor.model.ids import Id
 from alcor.model.nouns import (
     Direction,
-    Eip,
     ExtraRoute,
     FixedIp,
-    Forwarding,
     Identity,
     Network,
     Node,
@@ -300,11 +298,9 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
         _toggle_rule(commit, index % GROUPS, host_index, address)
     elif verb == "ungroup":
         _delete_group(commit, index % GROUPS)
-    elif verb == "limit" and live is not None:
+    elif verb in ("limit", "outlimit") and live is not None:
         policy_id = _bind(commit, live.network_id, address)
-        _change(commit, live, replace(live, qos_policy_id=policy_id, revision=revision))
-    elif verb == "outlimit" and live is not None:
-        _limit_outside(commit, live, index, address)
+        _change(commit, live, eips.limited(live, verb, address, policy_id, revision))
     elif verb == "netlimit":
         network = replace(
             rows.networks[network_id(vpc)], qos_policy_id=_bind(commit, network_id(vpc), address), revision=revision
@@ -396,25 +392,13 @@ def _delete_policy(commit: Commit, number: int) -> None:
     """Unless somebody has it: with its rules and bindings."""
     rows = commit.after
     policy = next((policy for policy in rows.policies.values() if policy.id[0] == number), None)
-    having = {one.qos_policy_id for one in rows.ports.values()}
-    having |= {one.qos_policy_id for one in rows.networks.values()}
-    having |= {one.qos_policy_id for port in rows.ports.values() for one in port.eips}
-    having |= {one.qos_policy_id for port in rows.ports.values() for one in port.forwardings}
+    having = eips.policies(rows.ports.values()) | {one.qos_policy_id for one in rows.networks.values()}
     if policy is None or policy.revision == rows.revision or policy.id in having:
         return
     commit.deleted_policies.append(rows.policies.pop(policy.id))
     for rule in [one for one in rows.qos_rules.values() if one.policy_id == policy.id]:
         commit.deleted_qos_rules.append(rows.qos_rules.pop(rule.id))
     commit.deleted_bindings.extend(rows.bindings.pop(key) for key in list(rows.bindings) if key[1] == policy.id)
-
-
-def _limit_outside(commit: Commit, live: Port, index: int, address: int) -> None:
-    """The port has an EIP or a forwarding, with a policy or without."""
-    policy_id = _bind(commit, live.network_id, address)
-    outer, inner = parse_ip(f"203.0.113.{index + 1}"), parse_ip("10.0.0.1")
-    eip, forwarding = Eip(outer, inner, 24, None, policy_id), Forwarding(outer, 6, 80, inner, 80, 24, None, policy_id)
-    outside = {"eips": (eip,), "forwardings": ()} if address % 2 else {"eips": (), "forwardings": (forwarding,)}
-    _change(commit, live, replace(live, **outside, revision=commit.after.revision))
 
 
 def _route(commit: Commit, number: int, up: int, what: int) -> None:
