@@ -70,12 +70,13 @@ def test_policy(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.privileged
 @privileged
 def test_qos(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream each way through a limit, and what marks and queues cost a packet."""
+    """A stream each way through a limit of a port and of a floating IP, and what marks and queues cost a packet."""
     monkeypatch.setattr(qos, "STREAM_MS", 200)
     found = qos.run(1, None, little, rates=(100_000,))
-    assert ["egress", "ingress"] == [rate.direction for rate in found.rates]
+    wanted = [(of, direction) for of in ("port", "floating IP") for direction in ("egress", "ingress")]
+    assert wanted == [(rate.of, rate.direction) for rate in found.rates]
     assert 4 == len(found.ways)
-    check_run(found, found.ways, little, goals=5)
+    check_run(found, found.ways, little, goals=7)
 
 
 @pytest.mark.privileged

@@ -65,7 +65,7 @@ def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAU
     with place("nat", rounds, run_dir, progress) as at, room_for_descriptors(MANY):
         bed, hosts = alcor_bed(at.run, at.stack, external=True)
         for number, host in enumerate(hosts):
-            host.apply(_outside(number))
+            host.apply(outside(number))
         at.say(f"{MANY:,} ports on one host")
         others = container_ports(MANY, first=100)
         hosts[0].apply(Plan(put_ports=others))
@@ -95,9 +95,9 @@ def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAU
     )
 
 
-def _outside(number: int) -> Plan:
+def outside(number: int) -> Plan:
     """One of the two containers with an EIP, in a network whose router leads outside."""
-    port = _port(number, eip=True)
+    port = port_with(number, eip=True)
     inner = RouteKey(VNI, parse_prefix("10.9.0.0/24"))
     return Plan(
         put_gateways=(EndpointKey(VNI, GATEWAY),),
@@ -110,7 +110,8 @@ def _outside(number: int) -> Plan:
     )
 
 
-def _port(number: int, *, eip: bool) -> LocalPort:
+def port_with(number: int, *, eip: bool) -> LocalPort:
+    """One of the two containers, whose network leads outside."""
     return msgspec.structs.replace(
         port_of(number),
         addresses=(Address(IPS[number], PREFIX, GATEWAY),),
@@ -127,7 +128,7 @@ def _leaving(*, shares: bool) -> Plan:
     return Plan(
         put_shared=((SHARED, address),),
         put_routes=((EVERYWHERE, Route(RouteKind.OUTSIDE, hops)),),
-        put_ports=(_port(0, eip=not shares),),
+        put_ports=(port_with(0, eip=not shares),),
     )
 
 

@@ -1,9 +1,9 @@
 """`alcor bench qos`: does TCP get the rate that its port is limited to, and what does a queue cost a packet?
 
 Called by the command line. One pair of containers across two hosts. Rates: a stream of 10 s through a limit of what the
-port sends, and of what the other is given; the rate is of Ethernet frames, so what TCP can carry of it is its payload's
-share of a full frame. Cost: CPU per packet (UDP, 64 bytes) without a policy, with a mark, and through queues that are
-never full; all take turns within every round.
+port sends, and of what the other is given; likewise from one floating IP to another, of which one is limited. The rate
+is of Ethernet frames, so what TCP can carry of it is its payload's share of a full frame. Cost: CPU per packet (UDP, 64
+bytes) without a policy, with a mark, and through queues that are never full; all take turns within every round.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from pathlib import Path
 import msgspec
 
 from alcor.bench.dataplane_beds import MTU, Bed, Host, alcor_bed, check, port_of
-from alcor.bench.rounds import PACKET, Case, Progress, Way, compare, place, take_turns
+from alcor.bench.nat import EIPS, outside, port_with
+from alcor.bench.rounds import PACKET, Case, Place, Progress, Way, compare, place, take_turns
 from alcor.bench.traffic import connected, flow_ns, traffic
-from alcor.dataplane.base import LocalPort, Plan, RateLimit
+from alcor.dataplane.base import EipLimit, LocalPort, Plan, RateLimit
 from alcor.lab.results import Goal
 from alcor.lab.rundir import DEFAULT_RUN_DIR
+from alcor.model.addresses import format_ip
 
 RATES_KBPS = (1_000, 10_000, 100_000, 1_000_000)
 STREAM_MS = 10_000
@@ -29,11 +31,14 @@ NEVER_FULL = RateLimit(20_000_000, 1_000_000)
 FRAME, SEGMENT = MTU + 14, MTU - 20 - 32
 """Bytes of a full frame, and of TCP's payload in it (20 of IP, 20 of TCP, 12 of timestamps)."""
 GOAL_ERROR = 0.02
+PORT, EIP = "port", "floating IP"
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream through a limit. `error`: how far it was from what TCP can carry at that rate."""
+    """A stream through a limit, `of` a port or a floating IP. `error`: how far it was from what TCP can carry at that
+    rate."""
 
+    of: str
     direction: str
     kbps: int
     seconds: float
@@ -58,16 +63,15 @@ def run(
     run_dir: Path = DEFAULT_RUN_DIR,
     rates: Sequence[int] = RATES_KBPS,
 ) -> QosBench:
-    """Measures everything; 20 s a rate and 2 s a round. Raises DataPlaneError without root."""
+    """Measures everything; 40 s a rate and 2 s a round. Raises DataPlaneError without root."""
     with place("qos", rounds, run_dir, progress) as at:
-        bed, hosts = alcor_bed(at.run, at.stack)
+        bed, hosts = alcor_bed(at.run, at.stack, external=True)
         check(bed)
-        measured = []
-        for kbps in rates:
-            for number, direction in enumerate(("egress", "ingress")):
-                at.say(f"a stream of {STREAM_MS // 1000} s through {kbps / 1000:g} Mbit/s, {direction}")
-                measured.append(_stream(at.program, bed, hosts[number], number, kbps))
+        measured = [_stream(at, bed, hosts, PORT, number, kbps) for kbps in rates for number in range(2)]
         ways = take_turns(_cases(at.program, bed, hosts), rounds, at.say)
+        for number, host in enumerate(hosts):
+            host.apply(outside(number))
+        measured += [_stream(at, bed, hosts, EIP, number, kbps) for kbps in rates for number in range(2)]
     return QosBench(kernel=os.uname().release, rates=tuple(measured), ways=ways, goals=_goals(measured, ways))
 
 
@@ -75,24 +79,36 @@ def _put(host: Host, port: LocalPort) -> None:
     host.apply(Plan(put_ports=(port,)))
 
 
-def _stream(program: Path, bed: Bed, host: Host, number: int, kbps: int) -> Rate:
+def _limited(of: str, number: int, limit: RateLimit) -> tuple[LocalPort, LocalPort]:
+    """The container's port, without a limit and with it, one way: 0 sends, 1 receives."""
+    if of == PORT:
+        plain = port_of(number)
+        return plain, msgspec.structs.replace(plain, **{("egress_limit", "ingress_limit")[number]: limit})
+    plain = port_with(number, eip=True)
+    one = EipLimit(EIPS[number], None if number else limit, limit if number else None)
+    return plain, msgspec.structs.replace(plain, eip_limits=(one,))
+
+
+def _stream(at: Place, bed: Bed, hosts: Sequence[Host], of: str, number: int, kbps: int) -> Rate:
     """Container 0 sends to container 1; the limit is at `number`, so that 0 is egress and 1 ingress."""
-    limit, plain = RateLimit(kbps), port_of(number)
-    limited = msgspec.structs.replace(plain, **{("egress_limit", "ingress_limit")[number]: limit})
+    host, direction = hosts[number], ("egress", "ingress")[number]
+    at.say(f"a stream of {STREAM_MS // 1000} s through {kbps / 1000:g} Mbit/s of a {of}, {direction}")
+    plain, limited = _limited(of, number, RateLimit(kbps))
     _put(host, limited)
-    with connected(bed, socket.SOCK_STREAM) as (client, server):
-        (line,) = traffic(program, "stream", client, server, STREAM_MS)
-    dropped = host.worker.submit(host.driver.counters).result()[plain.id].dropped.get("rate_limit", 0)
+    with connected(bed, socket.SOCK_STREAM, by=format_ip(EIPS[1]) if of == EIP else "") as (client, server):
+        (line,) = traffic(at.program, "stream", client, server, STREAM_MS)
+    counted = host.worker.submit(host.driver.counters).result()[plain.id].dropped
     _put(host, plain)
     received, elapsed_ns, _ = (int(word) for word in line.split())
     goodput = received * 8_000_000 / elapsed_ns
     return Rate(
-        direction=("egress", "ingress")[number],
+        of=of,
+        direction=direction,
         kbps=kbps,
         seconds=elapsed_ns / 1e9,
         goodput_kbps=goodput,
         error=goodput / (kbps * SEGMENT / FRAME) - 1,
-        dropped=dropped,
+        dropped=counted.get("rate_limit" if of == PORT else "eip_rate_limit", 0),
     )
 
 
@@ -116,7 +132,7 @@ def _cases(program: Path, bed: Bed, hosts: Sequence[Host]) -> list[Case]:
 def _goals(rates: Sequence[Rate], ways: Sequence[Way]) -> tuple[Goal, ...]:
     goals = [
         Goal(
-            name=f"TCP through {rate.kbps / 1000:g} Mbit/s, {rate.direction}, {STREAM_MS // 1000} s",
+            name=f"TCP through {rate.kbps / 1000:g} Mbit/s of a {rate.of}, {rate.direction}, {STREAM_MS // 1000} s",
             goal=f"within {GOAL_ERROR:.0%} of the rate",
             measured=f"{rate.error:+.2%}: {rate.goodput_kbps / 1000:.3f} Mbit/s of payload, {rate.dropped} dropped",
             reached=abs(rate.error) <= GOAL_ERROR,

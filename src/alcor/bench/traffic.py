@@ -54,8 +54,9 @@ def flow_ns(program: Path, bed: Bed, target: str, ports: tuple[int, int] = (0, 0
 
 
 @contextmanager
-def connected(bed: Bed, kind: socket.SocketKind) -> Iterator[tuple[int, int]]:
-    """Descriptors of two connected sockets, one in each container."""
+def connected(bed: Bed, kind: socket.SocketKind, *, by: str = "") -> Iterator[tuple[int, int]]:
+    """Descriptors of two connected sockets, one in each container. `by`: the address that the client of a stream knows
+    the server by, when it is another."""
     with ExitStack() as stack:
         client, server = _sockets(bed, kind, stack)
         server.bind((bed.server_ip, 0))
@@ -66,7 +67,7 @@ def connected(bed: Bed, kind: socket.SocketKind) -> Iterator[tuple[int, int]]:
         server.listen(1)
         server.settimeout(TIMEOUT_S)
         client.settimeout(TIMEOUT_S)
-        client.connect(server.getsockname())
+        client.connect((by or bed.server_ip, server.getsockname()[1]))
         accepted, _ = server.accept()
         stack.enter_context(accepted)
         for one in (client, accepted):
