@@ -263,11 +263,10 @@ def partial_plan(
                 endpoint: Endpoint | None = Endpoint(goal.mac, goal.host_ip, goal.identity)
             else:
                 endpoint = _endpoint_of(ip, held, goals, desired.ports) if held is not None else None
-            if endpoint is None:
-                if ip not in fresh:
-                    remove_endpoints.add(where)
-            else:
+            if endpoint is not None:
                 put_endpoints.append((where, endpoint))
+            elif ip not in fresh:
+                remove_endpoints.add(where)
     if remove_endpoints:
         remove_endpoints.difference_update(where for where, _ in put_endpoints)
     wanted, touched_vnis = set[EndpointKey](), set(touched.gone_vnis)
