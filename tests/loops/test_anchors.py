@@ -1,6 +1,7 @@
 """Which host answers for the EIP of a load balancer's address, as hosts and members come and go."""
 
 import asyncio
+from time import process_time
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from alcor.services.commands import (
 from alcor.services.errors import BadRequest, FloatingIPPortAlreadyAssociated
 from alcor.services.health import HealthEvent, HostHealth, Reach
 from alcor.services.reachability import Outcome, Question
-from alcor.store.base import Query
+from alcor.store.base import Changes, Query
 
 
 class Region:
@@ -188,6 +189,28 @@ async def test_the_loop_acts_on_signal_and_on_timer(region: Region) -> None:
             host = host_of(region.anchor(fip))
             assert host not in region.down
             region.down = {host}
+        running.cancel()
+
+
+async def test_the_loop_sleeps_while_a_command_is_committed(region: Region) -> None:
+    """What is committed meanwhile is noted at once: a descriptor that stays readable keeps the event loop busy."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def submit(self, command: Command) -> Any:
+            asked.set()
+            await answered.wait()
+            return region.do(command)
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(region.anchors.run(Slow(), region))
+        fip = region.eip()
+        await asyncio.wait_for(asked.wait(), 10)
+        region.anchors.committed(Changes(floating_ips=[fip]))
+        began = process_time()
+        await asyncio.sleep(0.3)
+        assert process_time() - began < 0.1
+        answered.set()
         running.cancel()
 
 

@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from alcor.agent import plan as planning
 from alcor.agent.state import Desired
-from alcor.dataplane.base import Applied, Plan
+from alcor.dataplane.base import Applied, LocalPort, Plan
 from alcor.goalstate.merge import ScopeState
 from alcor.loops import drift, publish
+from alcor.model.ids import Id
 from alcor.paths.base import PathName
 from alcor.roles.main import app
+from alcor.services import claims
 from alcor.sim.run import kept_seeds, run
 from alcor.sim.schedule import play
 from alcor.sim.tables import DictionaryDriver
@@ -121,7 +124,36 @@ def _report_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DictionaryDriver, "apply", lying)
 
 
-MISTAKES = (_believe_anything, _trust_the_bus, _never_compare, _report_too_much)
+def _keep_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had an address that another port announces now has it still."""
+    monkeypatch.setattr(claims, "_without", lambda port, _ips: port)
+
+
+def _leave_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address outside stays with hosts that have no port of its router any more."""
+    apply = DictionaryDriver.apply
+
+    def partly(self: DictionaryDriver, plan: Plan) -> Applied:
+        return apply(self, msgspec.structs.replace(plan, remove_shared=()))
+
+    monkeypatch.setattr(DictionaryDriver, "apply", partly)
+
+
+def _close_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports are carried without their floating IPs."""
+    local_port = planning.local_port
+
+    def closed(desired: Desired, identifier: Id) -> LocalPort | None:
+        port = local_port(desired, identifier)
+        return msgspec.structs.replace(port, eips=()) if port is not None else None
+
+    monkeypatch.setattr(planning, "local_port", closed)
+
+
+MISTAKES = (
+    *(_believe_anything, _trust_the_bus, _never_compare, _report_too_much),
+    *(_keep_claims, _leave_shares, _close_doors),
+)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda one: one.__name__)

@@ -53,9 +53,15 @@ class Anchors:
     async def run(self, control: Control, health: HealthView) -> None:
         """Puts EIPs where they should be, until cancelled. Raises what ends the control plane."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._bell.fileno(), woken.set)
+
+        def wake() -> None:
+            self._bell.hush()  # at once: a bell that rings on is all that the event loop would look at
+            woken.set()
+
+        loop.add_reader(self._bell.fileno(), wake)
         try:
             while True:
+                woken.clear()
                 for command in await asyncio.to_thread(self.wanted, health):
                     try:
                         await control.submit(command)
@@ -64,8 +70,6 @@ class Anchors:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(TICK_S):  # wait_for may swallow a cancellation
                         await woken.wait()
-                woken.clear()
-                self._bell.hush()
         finally:
             loop.remove_reader(self._bell.fileno())
             self._bell.close()

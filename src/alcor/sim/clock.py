@@ -15,6 +15,10 @@ from typing import Any
 THREAD_S = 0.002
 """At most so long what would be in a thread takes."""
 
+OVERSHOOT_S = 2e-9
+"""A timer is late by this, as timers are: who waits until a time would else find it a rounding error short of it, and
+wait for nothing for ever. More than the resolution of asyncio's clock."""
+
 
 class Stalled(Exception):
     """Nothing will ever happen again: everybody waits."""
@@ -32,8 +36,8 @@ class _Selector(selectors.SelectSelector):
         ready = super().select(0)
         if not ready and timeout is None:
             raise Stalled
-        if not ready and timeout is not None:
-            self.now += max(0.0, timeout)
+        if not ready and timeout:
+            self.now += timeout + OVERSHOOT_S
         return ready
 
 

@@ -13,7 +13,10 @@ from pathlib import Path
 import msgspec
 
 from alcor.paths.base import PathName
+from alcor.services.commands import CheckInvariants
+from alcor.sim.callers import begin, clear, repeat, work
 from alcor.sim.clock import Stalled, VirtualLoop
+from alcor.sim.truth import differences, drift, leaks
 from alcor.sim.world import Broken, World
 
 STORM_S = (4.0, 14.0)
@@ -82,10 +85,12 @@ class _Schedule:
         loop = asyncio.get_running_loop()
         try:
             await world.begin()
+            await begin(world)
             await self._storm(world)
             await heal(world)
             converged_s = await converge(world)
             await self._quiet(world)
+            await self._end(world)
         except Broken as error:
             broken = f"at {loop.time():.3f} s: {error}"
         except Stalled:
@@ -118,7 +123,8 @@ class _Schedule:
         while loop.time() < ends:
             await asyncio.sleep(dice.expovariate(1 / WORK_EVERY_S))
             check(world)
-            await world.work()
+            repeat(world)
+            await work(world)
             if loop.time() >= next_fault:
                 name = dice.choice(faults)
                 self._struck[name] += 1
@@ -130,12 +136,24 @@ class _Schedule:
     async def _quiet(self, world: World) -> None:
         await asyncio.sleep(SETTLE_S)
         before = world.activity()
+        repeat(world)
         await asyncio.sleep(QUIET_S)
         check(world)
         if world.activity() != before:
             raise Broken(f"something flaps: (plans, sessions) went from {before} to {world.activity()} in the calm")
-        if differences := world.differences():
-            raise Broken(f"it converged, and then: {'; '.join(differences)}")
+        if wrong := differences(world) + drift(world):
+            raise Broken(f"it converged, and then: {'; '.join(wrong)}")
+
+    async def _end(self, world: World) -> None:
+        """Nothing is out of step in the controller's memory; what was deleted leaves nothing behind, anywhere."""
+        if world.wide:
+            await clear(world)
+            await converge(world)
+        wrong = await world.do(CheckInvariants())
+        if world.wide:
+            wrong = (*wrong, *leaks(world))
+        if wrong:
+            raise Broken(f"in the end: {'; '.join(wrong)}")
 
 
 async def heal(world: World) -> None:
@@ -158,11 +176,12 @@ async def converge(world: World) -> float:
     began = loop.time()
     while True:
         check(world)
-        differences = world.differences()
-        if not differences and not world.lagging():
+        repeat(world)
+        wrong = differences(world)
+        if not wrong and not world.lagging():
             return loop.time() - began
         if loop.time() > began + CALM_S:
-            raise Broken(f"not converged after {CALM_S:g} s: {'; '.join(differences or world.lagging())}")
+            raise Broken(f"not converged after {CALM_S:g} s: {'; '.join(wrong or world.lagging())}")
         await asyncio.sleep(LOOK_S)
 
 

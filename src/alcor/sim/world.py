@@ -11,17 +11,20 @@ import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from alcor.dataplane.base import Endpoint, EndpointKey, Miss, Plan
+from alcor.dataplane.base import Plan
+from alcor.loops.anchors import Anchors
 from alcor.loops.commit import Committer
 from alcor.loops.health import HealthMonitor
 from alcor.loops.publish import Publisher
+from alcor.loops.sharing import SharingLoop
 from alcor.loops.status import StatusLoop
-from alcor.model.addresses import ip_from_int, ip_to_int, parse_ip, parse_prefix
+from alcor.model.addresses import Ip, parse_ip, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import Port, PortStatus
+from alcor.model.nouns import Port, Subnet
 from alcor.paths.base import Dialer, PathName
 from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.neighbours import PEERS
@@ -30,15 +33,11 @@ from alcor.services.commands import (
     Command,
     CreateNetworks,
     CreateNodes,
-    CreatePorts,
     CreateSubnets,
-    DeletePorts,
     NetworkSpec,
     NodeSpec,
     PortReport,
-    PortSpec,
     SubnetSpec,
-    UpdatePort,
 )
 from alcor.services.demand import DemandPolicy
 from alcor.services.errors import DomainError
@@ -50,10 +49,15 @@ from alcor.store.memory import MemoryStore
 
 COMMIT_S = (0.0005, 0.01)
 VPCS = 3
+COMMON = parse_prefix("10.0.0.0/26")
+"""Every VPC has it."""
 PROBE_S = 0.25
-MAX_PORTS = 14
 DEMAND = DemandPolicy(above=5, below=4)
 """So few ports make a VPC too large to be preloaded: VPCs cross it both ways all the time."""
+WIDE = 0.5
+"""Of the schedules."""
+EXTERNAL = 0.75
+"""Of the hosts have an external device."""
 AT_ONCE = 2
 """So many ports of a VPC are sent with a host's first port of it; of larger ones the endpoints follow."""
 
@@ -82,10 +86,12 @@ class Controller:
         dice, network = world.dice, world.network
         self.bus = network.bus.party()
         self.publisher = Publisher(world.store, at_once=AT_ONCE)
+        self._anchors = Anchors(world.store)
         self._world = world
 
         def committed(revision: int, changes: Changes) -> None:
             self.publisher.committed(revision, changes)
+            self._anchors.committed(changes)
 
         self.writer = _Writer(
             world.store,
@@ -99,6 +105,8 @@ class Controller:
         clock = asyncio.get_running_loop().time
         self.monitor = HealthMonitor(self.publisher, lambda: int(clock() * 1000), clock)
         self.status = StatusLoop(self.writer, dice.random)
+        self._sharing = SharingLoop(self.writer, self.publisher, self.monitor)
+        self.publisher.moved = self._sharing.moved
         dialers: dict[PathName, Dialer] = {}
         self.delivery = Delivery(
             partition=PARTITION,
@@ -126,8 +134,13 @@ class Controller:
         """Begins."""
         await self.normal.start()
         self._tasks = [
-            asyncio.create_task(self.publisher.run(self.delivery, self._report), name="publisher"),
+            asyncio.create_task(
+                self.publisher.run(self.delivery, self._report, self.status.add_members, self.status.add_claims),
+                name="publisher",
+            ),
             asyncio.create_task(self.status.run(), name="status"),
+            asyncio.create_task(self._sharing.run(), name="sharing"),
+            asyncio.create_task(self._anchors.run(self.writer, self.monitor), name="anchors"),
             asyncio.create_task(self.delivery.run(), name="delivery"),
             asyncio.create_task(self.monitor.run(), name="monitor"),
         ]
@@ -164,11 +177,24 @@ class World:
         self.paths = paths
         self.network = Network(dice)
         self.store = MemoryStore()
-        self.hosts = {name: SimHost(name, directory / name, self.network, self._watch) for name in _names(hosts)}
+        self.hosts = {
+            name: SimHost(name, underlay, directory / name, self.network, self._watch)
+            for name, underlay in _names(hosts)
+        }
         self.controller: Controller | None = None
         self.checks = 0
         """Times that a promise was looked at."""
+        self.wide = dice.random() < WIDE
+        """There are routers, addresses outside and announced ones, too."""
+        self.outside = Id(b"")
+        """The external network, once begun."""
         self.vpcs: list[Id] = []
+        self.subnets: list[Subnet] = []
+        """Of every VPC one with the same addresses, and one with its own."""
+        self.masters: dict[tuple[Id, Ip], Id] = {}
+        """(network, address that is not a port's own) -> the port whose workload has it."""
+        self.repeat_at = 0.0
+        """When these workloads say so again."""
         self._seen: dict[tuple[str, Id], int] = {}
         """(host, port) -> newest revision that its agent wanted."""
         self._carried: dict[tuple[str, Id], set[int]] = {}
@@ -177,21 +203,25 @@ class World:
     async def begin(self) -> None:
         """Starts everything: nodes, VPCs with the same addresses, no ports."""
         for host in self.hosts.values():
+            host.tables.external = self.dice.random() < EXTERNAL
             host.start()
         await self.start_controller()
         nodes = tuple(
-            NodeSpec(
-                name=name, underlay_ip=parse_ip(f"172.16.0.{number}"), agent_host=f"192.0.2.{number}", agent_port=50001
-            )
-            for number, name in enumerate(self.hosts, 1)
+            NodeSpec(name=host.name, underlay_ip=host.underlay, agent_host=f"192.0.2.{number}", agent_port=50001)
+            for number, host in enumerate(self.hosts.values(), 1)
         )
         await self.do(CreateNodes(specs=nodes))
-        prefix = parse_prefix("10.0.0.0/26")
-        for _ in range(VPCS):
-            await self.do(CreateNetworks(specs=(NetworkSpec(cidr=prefix),)))
-        for network in self.store.networks():
+        outside = NetworkSpec(external=True)
+        vpcs = (NetworkSpec(cidr=parse_prefix("10.0.0.0/8")),) * VPCS
+        external, *networks = await self.do(CreateNetworks(specs=(outside, *vpcs)))
+        self.outside = external.id
+        pool = SubnetSpec(network_id=external.id, cidr=parse_prefix("203.0.113.0/24"), enable_dhcp=False)
+        specs = [pool]
+        for number, network in enumerate(networks):
             self.vpcs.append(network.id)
-            await self.do(CreateSubnets(specs=(SubnetSpec(network_id=network.id, cidr=prefix),)))
+            own = parse_prefix(f"10.1.{number}.0/26")
+            specs += [SubnetSpec(network_id=network.id, cidr=cidr) for cidr in (COMMON, own)]
+        _, *self.subnets = await self.do(CreateSubnets(specs=tuple(specs)))
 
     async def start_controller(self) -> None:
         """A new life of the control plane."""
@@ -212,44 +242,17 @@ class World:
 
     # What callers of the API do.
 
-    async def do(self, command: Command) -> object:
-        """Submits a command. None: refused, or nobody is there to take it."""
+    async def do(self, command: Command) -> Any:
+        """Submits a command and returns what its docstring names. None: refused, or nobody is there to take it."""
         if self.controller is None:
             return None
         with suppress(DomainError):
             return await self.controller.writer.submit(command)
         return None
 
-    async def work(self) -> None:
-        """One change, or a few: ports come, move, change and go."""
-        dice, ports = self.dice, self.ports()
-        self._miss()
-        act = dice.random()
-        if len(ports) < 3 or (act < 0.4 and len(ports) < MAX_PORTS):
-            vpc = dice.choice(self.vpcs)
-            hosts = dice.sample(sorted(self.hosts), dice.choice((1, 1, 2)))
-            await self.do(CreatePorts(specs=tuple(PortSpec(network_id=vpc, host=host) for host in hosts)))
-        elif act < 0.65:
-            await self.do(DeletePorts(ids=tuple(port.id for port in dice.sample(ports, dice.choice((1, 1, 2))))))
-        elif act < 0.9:
-            await self.do(UpdatePort(id=dice.choice(ports).id, host=dice.choice(sorted(self.hosts))))
-        else:
-            await self.do(UpdatePort(id=dice.choice(ports).id, admin_state_up=dice.random() < 0.5))
-
-    def _miss(self) -> None:
-        """A packet of a VPC on demand for some address, on some host."""
-        host = self.hosts[self.dice.choice(sorted(self.hosts))]
-        if host.agent is not None and host.tables.on_demand:
-            sought = EndpointKey(self.dice.choice(sorted(host.tables.on_demand)), ip_from_int(self._address(), 4))
-            if sought not in host.tables.learnt:
-                host.agent.driver.misses.miss(Miss(sought, 1, b""))
-
-    def _address(self) -> int:
-        return ip_to_int(parse_ip("10.0.0.0")) + self.dice.randrange(2, 2 + MAX_PORTS)
-
     def ports(self) -> list[Port]:
-        """Every port."""
-        return self.store.list_ports(Query(limit=10_000))
+        """Those of workloads."""
+        return self.store.list_ports(Query(filters={"device_owner": ("",)}, limit=10_000))
 
     # What must hold at every step.
 
@@ -270,59 +273,26 @@ class World:
             if identifier in host.tables.ports:
                 self._carried.setdefault((host.name, identifier), set()).add(goal.revision)
         mine = {host.tables.ports[identifier].vni for identifier in host.tables.ports}
-        wanted = {vpc.vni for key in desired.vpcs() if (vpc := desired.vpc(key)) is not None and desired.ports_of(key)}
+        needed = desired.needed()
+        wanted = {vpc.vni for key in desired.vpcs() if (vpc := desired.vpc(key)) is not None and key in needed}
         strange = {key.vni for key in host.tables.endpoints} - mine - wanted
         if strange and agent.reconciler.in_sync:
-            raise Broken(f"{host.name} knows endpoints of VNIs {sorted(strange)}, of which it has no port")
+            raise Broken(f"{host.name} knows endpoints of VNIs {sorted(strange)}, which it does not need")
+        self._check_blocks(host)
+
+    def _check_blocks(self, host: SimHost) -> None:
+        """No two hosts send from one port of an address outside, even while they hold different words."""
+        mine = host.sends_from()
+        for other in self.hosts.values() if mine else ():
+            if other is not host and (both := mine & other.sends_from()):
+                block = min(both)
+                raise Broken(f"{host.name} and {other.name} have block {block[1]} of {block[0].hex()} at once")
 
     def check_report(self, report: PortReport) -> None:
         """When a controller is told that a port is carried, it was, in exactly that revision (promise P1)."""
         self.checks += 1
         if not report.error and report.revision not in self._carried.get((report.host, report.id), ()):
             raise Broken(f"{report.host} says that it carries {report.id.hex()} of {report.revision}, and never did")
-
-    # What must hold in the end.
-
-    def differences(self) -> list[str]:
-        """What is not as the store wants it; computed from rows alone, with none of the code under test."""
-        ports = self.ports()
-        underlay = {node.name: node.underlay_ip for node in self.store.nodes()}
-        vnis = {network.id: network.vni for network in self.store.networks()}
-        large = {network.vni for network in self.store.networks() if network.on_demand}
-        everywhere = {
-            EndpointKey(vnis[port.network_id], fixed.ip): (
-                Endpoint(port.mac, underlay[port.host], port.identity),
-                port.host,
-            )
-            for port in ports
-            if port.host
-            for fixed in port.fixed_ips
-        }
-        wrong = [f"{port.id.hex()} is {port.status} {port.status_reason}" for port in ports if not _settled(port)]
-        for name, host in self.hosts.items():
-            mine = {port.id for port in ports if port.host == name}
-            if set(host.tables.ports) != mine:
-                stale = len(set(host.tables.ports) - mine)
-                wrong.append(f"{name} carries {stale} ports too many, {len(mine - set(host.tables.ports))} too few")
-            vpcs = {port.network_id for port in ports if port.host == name}
-            endpoints = {
-                key: where
-                for key, (where, at) in everywhere.items()
-                if at != name and key.vni in {vnis[vpc] for vpc in vpcs} - large
-            }
-            if host.tables.on_demand != {vnis[vpc] for vpc in vpcs} & large:
-                wrong.append(f"{name} asks for endpoints of VNIs {sorted(host.tables.on_demand)}")
-            for key, learnt in host.tables.learnt.items():
-                if learnt != everywhere.get(key, (None, ""))[0]:
-                    wrong.append(f"{name} learnt {learnt} of {key}, which is {everywhere.get(key)}")
-            if dict(host.tables.endpoints) != endpoints:
-                stale = len(host.tables.endpoints.keys() - endpoints.keys())
-                missing = len(endpoints.keys() - host.tables.endpoints.keys())
-                wrong.append(f"{name} has {stale} stale endpoints and lacks {missing}, or some are wrong")
-            needed = {(vnis[port.network_id], port.identity) for port in ports if port.host == name and port.identity}
-            if set(host.tables.policies) != needed:
-                wrong.append(f"{name} has policies of {len(host.tables.policies)} identities, its ports {len(needed)}")
-        return wrong
 
     def activity(self) -> tuple[int, ...]:
         """Grows when an agent changes its data plane (other than to follow no longer a port that left long ago), or a
@@ -347,12 +317,6 @@ class World:
         return Peers(reached=min(PEERS, len(self.hosts) - 1))
 
 
-def _names(hosts: int) -> list[str]:
-    return [f"host-{number}" for number in range(1, hosts + 1)]
-
-
-def _settled(port: Port) -> bool:
-    if not port.host:
-        return True
-    want = PortStatus.ACTIVE if port.admin_state_up else PortStatus.DOWN
-    return port.status is want and port.realised_revision == port.revision
+def _names(hosts: int) -> list[tuple[str, Ip]]:
+    """Hosts and their tunnel ends."""
+    return [(f"host-{number}", parse_ip(f"172.16.0.{number}")) for number in range(1, hosts + 1)]
