@@ -19,9 +19,11 @@ from alcor.model.ids import Id
 from alcor.paths.base import PathName
 from alcor.roles.main import app
 from alcor.services import claims
+from alcor.sim.host import SimHost
 from alcor.sim.run import kept_seeds, run
 from alcor.sim.schedule import play
 from alcor.sim.tables import DictionaryDriver
+from alcor.sim.world import Broken, World
 from alcor.wire.reports import Held
 
 FAST, NORMAL, RESCUE = PathName
@@ -70,6 +72,19 @@ def test_the_same_seed_takes_the_same_steps() -> None:
     assert one == play(7)
     assert one != msgspec.structs.replace(play(8), seed=7)
     assert sum(one.faults.values()) > 3
+
+
+def test_what_is_broken_in_a_round_of_an_agent_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds are callbacks of the event loop, which only logs what they raise."""
+    watch = World._watch
+
+    def late(self: World, host: SimHost) -> None:
+        watch(self, host)
+        if self.checks > 20:
+            raise Broken(f"{host.name} is looked at")
+
+    monkeypatch.setattr(World, "_watch", late)
+    assert "is looked at" in play(7).broken
 
 
 def _believe_anything(monkeypatch: pytest.MonkeyPatch) -> None:

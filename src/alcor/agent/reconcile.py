@@ -203,6 +203,11 @@ class Reconciler:
         return bool(self._synced) and self._synced >= self.desired.epochs.keys()
 
     @property
+    def settled(self) -> bool:
+        """In sync, and as far as is known the data plane carries what it should, and nothing else."""
+        return self.in_sync and not self._broken and not self._failed and self._full_due > self._clock()
+
+    @property
     def idle(self) -> bool:
         """Nothing is carried, and nothing was to be carried when the last agent ended."""
         return not self._ports and not self.desired.scopes

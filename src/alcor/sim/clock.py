@@ -47,11 +47,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, dice: random.Random) -> None:
         self._virtual = _Selector()
         self._dice = dice
+        self.failure: Exception | None = None
+        """The first that a callback raised: asyncio only logs it."""
         super().__init__(self._virtual)
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._virtual.now
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """See asyncio."""
+        if "handle" in context and self.failure is None:
+            self.failure = context["exception"]
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any

@@ -276,17 +276,8 @@ class World:
         needed = desired.needed()
         wanted = {vpc.vni for key in desired.vpcs() if (vpc := desired.vpc(key)) is not None and key in needed}
         strange = {key.vni for key in host.tables.endpoints} - mine - wanted
-        if strange and agent.reconciler.in_sync:
+        if strange and agent.reconciler.settled:
             raise Broken(f"{host.name} knows endpoints of VNIs {sorted(strange)}, which it does not need")
-        self._check_blocks(host)
-
-    def _check_blocks(self, host: SimHost) -> None:
-        """No two hosts send from one port of an address outside, even while they hold different words."""
-        mine = host.sends_from()
-        for other in self.hosts.values() if mine else ():
-            if other is not host and (both := mine & other.sends_from()):
-                block = min(both)
-                raise Broken(f"{host.name} and {other.name} have block {block[1]} of {block[0].hex()} at once")
 
     def check_report(self, report: PortReport) -> None:
         """When a controller is told that a port is carried, it was, in exactly that revision (promise P1)."""
