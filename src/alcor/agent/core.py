@@ -144,6 +144,8 @@ class Agent:
         """Partition -> the stream its later words go to."""
         self._held: dict[int, tuple[Held, ...]] = {}
         """What the host held when the worker last had time to say."""
+        self._settled = False
+        """Whether the data plane carried just that."""
         self._traffic: dict[int, tuple[ServiceCounts, ...]] = {}
         """What load balancers carried for ports here, likewise."""
         self._turn = 0
@@ -316,13 +318,16 @@ class Agent:
                 continue
             with suppress(TimeoutError):  # busy: what was held last is told
                 async with asyncio.timeout(interval_s / 4):
-                    self._held = await self._ask(self._reconciler.held)
+                    self._held, self._settled = await self._ask(self._look_at_held)
                     with suppress(DataPlaneError):  # the next heartbeat tells
                         self._traffic = await self._ask(self._reconciler.traffic)
                     if self._feeds is not None:
                         held = ((partition, one.scope) for partition, some in self._held.items() for one in some)
                         self._feeds.keep(frozenset(FeedKey(*key) for key in held))
             self._tell_heartbeat()
+
+    def _look_at_held(self) -> tuple[dict[int, tuple[Held, ...]], bool]:
+        return self._reconciler.held(), self._reconciler.settled
 
     def _tell_heartbeat(self) -> None:
         partitions = set(self._live)
@@ -352,7 +357,10 @@ class Agent:
         epoch = stream.epoch if stream is not None else 0
         seen = self._prober.sightings(partition)
         report = encode_heartbeat(
-            Heartbeat(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby, seen, services)
+            Heartbeat(
+                *(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby, seen, services),
+                settled=bool(held) and self._settled,
+            )
         )
         if stream is not None:
             stream.send(report, answers=False)

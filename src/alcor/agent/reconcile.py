@@ -204,8 +204,9 @@ class Reconciler:
 
     @property
     def settled(self) -> bool:
-        """In sync, and as far as is known the data plane carries what it should, and nothing else."""
-        return self.in_sync and not self._broken and not self._failed and self._full_due > self._clock()
+        """In sync, and as far as is known the data plane carries nothing but what it should."""
+        stays = any(port not in self.desired.ports for port in self._failed)
+        return self.in_sync and not self._broken and not stays and self._full_due > self._clock()
 
     @property
     def idle(self) -> bool:

@@ -76,6 +76,23 @@ class Drift:
         if len(self._digests) > MAX_DIGESTS:
             self._digests.popitem(last=False)
 
+    def greeted(self, host: str, due: int) -> None:
+        """The host greets: of its own scope it is to hold that revision."""
+        self._published_hosts[host] = due
+
+    def is_current(self, host: str, held: Iterable[Held], vpcs: Iterable[Id]) -> bool:
+        """A host that says it holds this, and needs these VPCs, lacks nothing that was published."""
+        known = {state.scope: state for state in held}
+        due = self._published_hosts.get(host)
+        own = known.get(HOST_SCOPE)
+        if due is None or (own.revision if own is not None else 0) < due:
+            return False
+        for vpc in vpcs:
+            state, due = known.get(vpc), self.published(vpc)
+            if state is None or state.revision < due or self._differs(state, due):
+                return False
+        return True
+
     def forget_vpc(self, vpc: Id) -> None:
         """It was deleted."""
         self._published.pop(vpc, None)

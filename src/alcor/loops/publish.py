@@ -93,6 +93,7 @@ class Publisher:
         self._audited = 0.0
         """When a VPC was last read for its digest."""
         self._refusals: dict[str, str] = {}
+        self._caught_up: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
@@ -114,6 +115,15 @@ class Publisher:
         """A host."""
         return self._views.nodes.get(name)
 
+    def published(self) -> int:
+        """The last commit that was."""
+        return self._views.revision
+
+    def caught_up(self, host: str) -> int:
+        """The commit as of which the host said, in its session, that it carries what it should and nothing else; 0: it
+        has not said."""
+        return self._caught_up.get(host, 0)
+
     # What wakes it.
 
     def committed(self, revision: int, changes: Changes) -> None:
@@ -128,6 +138,7 @@ class Publisher:
         self._drift.forget_host(session.host)
         self._answers.forget_host(session.host)
         self._preloads.forget_host(session.host)
+        self._caught_up.pop(session.host, None)
         self._greetings.append((session, hello))
         self._wake.set()
 
@@ -155,6 +166,8 @@ class Publisher:
             self.traffic.heard(host, service, Counts(one.connections, one.closed, one.bytes_in, one.bytes_out))
         if self._path is None or not self._path.listening(host):
             return  # its next Hello is compared
+        if heartbeat.settled and self._drift.is_current(host, heartbeat.scopes, self._views.subscriptions.vpcs(host)):
+            self._caught_up[host] = self._views.revision
         now = asyncio.get_running_loop().time()
         owed = self._drift.heard(host, heartbeat.scopes, partial(self._views.subscriptions.needs, host), now)
         if owed:
@@ -390,7 +403,9 @@ class Publisher:
         truth = host_snapshot(self._views.revision, rows)
         known = digest(truth.objects)
         unsettled = [row for row in rows if not _settled(row)]
-        if known != (held.digest if held is not None else 0):
+        same = known == (held.digest if held is not None else 0)
+        self._drift.greeted(host, truth.revision if not same else held.revision if held is not None else 0)
+        if not same:
             since = None
             if held is not None and held.revision > AS_OF_NOTHING:
                 since = self._catch_up.host(host, held.revision, rows, unsettled, known)

@@ -49,6 +49,14 @@ class World(Protocol):
         """A host."""
         ...
 
+    def published(self) -> int:
+        """The last commit of which all this is."""
+        ...
+
+    def caught_up(self, host: str) -> int:
+        """The commit as of which the host said that it carries what it should and nothing else; 0: it has not said."""
+        ...
+
 
 class SharingLoop:
     """See the module. `run` it in a task group; `moved` is called on the same event loop."""
@@ -61,6 +69,8 @@ class SharingLoop:
         self._turn: deque[Id] = deque()
         self._short: set[Id] = set()
         """Routers of which it was said that a host got nothing."""
+        self._leaving: dict[tuple[Id, str], int] = {}
+        """(router, host that has blocks and no ports any more) -> the commit as of which it was seen so."""
         self._until = 0.0
         self._wake = asyncio.Event()
 
@@ -94,6 +104,7 @@ class SharingLoop:
         """On the timer: routers whose answerer is gone, and the next ones in turn."""
         routers = self._world.sharers()
         self._short &= routers.keys()
+        self._leaving = {key: commit for key, commit in self._leaving.items() if key[0] in routers}
         for identifier, router in routers.items():
             gateway = router.gateway
             if gateway is not None and gateway.blocks and not self._is_up(gateway.answerer):
@@ -136,6 +147,20 @@ class SharingLoop:
                 continue
             unheard = patient and not health.heard_at and gateway is not None and host == gateway.answerer
             found.append(Carrier(host, node.underlay_ip, count, unheard or self._is_up(host)))
+        found += self._leavers(router, known - ports.keys())
+        return sorted(found, key=lambda carrier: carrier.host)
+
+    def _leavers(self, router: Router, hosts: set[str]) -> list[Carrier]:
+        """The hosts that have blocks and no ports any more, as far as they may not have heard of it: until then their
+        blocks are nobody else's, or two hosts would send from the same ports."""
+        for key in [key for key in self._leaving if key[0] == router.id and key[1] not in hosts]:
+            del self._leaving[key]
+        found = []
+        for host in hosts:
+            since = self._leaving.setdefault((router.id, host), max(self._world.published(), router.revision))
+            node = self._world.node(host)
+            if node is not None and self._world.caught_up(host) < since:
+                found.append(Carrier(host, node.underlay_ip, 0, False))
         return found
 
     def _is_up(self, host: str) -> bool:

@@ -92,11 +92,10 @@ def _sharing(indexes: Indexes, gateway: RouterGateway, enable: bool) -> RouterGa
     """Whether hosts share its address. Which do comes when it is known (services.sharing)."""
     if enable == gateway.enable_snat:
         return gateway
-    bare = RouterGateway(gateway.port_id, gateway.network_id, gateway.subnet_id, gateway.ip)
     if not enable:
-        return bare
+        return replace(gateway, enable_snat=False)  # hosts that have not heard of it yet have their blocks
     subnet = indexes.subnets[gateway.subnet_id]
-    return replace(bare, enable_snat=True, prefix_length=subnet.cidr.length, next_hop=subnet.gateway)
+    return replace(gateway, enable_snat=True, prefix_length=subnet.cidr.length, next_hop=subnet.gateway)
 
 
 def _plan(indexes: Indexes, demands: Mapping[Id, NetworkDemand]) -> Allocations:

@@ -17,6 +17,7 @@ from alcor.agent.core import Agent
 from alcor.agent.reconcile import Reconciler
 from alcor.agent.resolver import TICK_S
 from alcor.agent.server import Stream
+from alcor.dataplane.base import RouteKind
 from alcor.kit.backoff import Backoff
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
@@ -27,6 +28,7 @@ from alcor.sim.tables import DictionaryDriver, Tables
 from alcor.wire.lookups import is_aside
 
 PARTITION = 1
+OUTSIDE = RouteKind.OUTSIDE
 HEARTBEAT_S = 2.0
 WORK_S = (0.0005, 0.02)
 """How long a round of the worker takes to begin."""
@@ -216,6 +218,14 @@ class SimHost:
         self._network = network
         self._watch = watch
         self._life = 0
+
+    def sends_from(self) -> set[tuple[Ip, int]]:
+        """(address outside, block) of those that its ports' connections have, were any made now."""
+        tables = self.tables
+        leading = {port.vni for port in tables.ports.values() if port.routes}
+        out = (route.hops for key, route in tables.routes.items() if key.vni in leading and route.kind is OUTSIDE)
+        addresses = {hop.ip for hops in out for hop in hops} & tables.shared.keys()
+        return {(ip, block) for ip in addresses for block in tables.shared[ip].own(self.underlay)}
 
     @property
     def journal(self) -> Path:

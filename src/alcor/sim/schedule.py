@@ -187,10 +187,8 @@ async def converge(world: World) -> float:
 
 def check(world: World) -> None:
     """The controller's loops run, and no step of an agent broke a promise. Raises Broken."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualLoop)
-    if loop.failure is not None:
-        raise Broken(f"in a round of an agent: {loop.failure}") from loop.failure
+    if world.failure is not None:
+        raise Broken(f"in a round of an agent: {world.failure}") from world.failure
     if world.controller is not None:
         world.controller.check()
 

@@ -42,6 +42,7 @@ from alcor.services.commands import (
 from alcor.services.demand import DemandPolicy
 from alcor.services.errors import DomainError
 from alcor.services.health import Peers, Reach
+from alcor.sim.clock import VirtualLoop
 from alcor.sim.host import PARTITION, SimHost
 from alcor.sim.network import FastDialer, Network, RescueDialer
 from alcor.store.base import Changes, Query
@@ -92,6 +93,9 @@ class Controller:
         def committed(revision: int, changes: Changes) -> None:
             self.publisher.committed(revision, changes)
             self._anchors.committed(changes)
+            for router in changes.routers:
+                if router.gateway is not None:
+                    world.gateways.setdefault(router.gateway.ip, set()).add(router.gateway.port_id)
 
         self.writer = _Writer(
             world.store,
@@ -173,6 +177,9 @@ class World:
 
     def __init__(self, dice: random.Random, directory: Path, hosts: int, paths: Sequence[PathName]) -> None:
         """`paths` that there are, best first."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self._loop = loop
         self.dice = dice
         self.paths = paths
         self.network = Network(dice)
@@ -193,12 +200,19 @@ class World:
         """Of every VPC one with the same addresses, and one with its own."""
         self.masters: dict[tuple[Id, Ip], Id] = {}
         """(network, address that is not a port's own) -> the port whose workload has it."""
+        self.gateways: dict[Ip, set[Id]] = {}
+        """Address outside -> the ports of routers that ever had it."""
         self.repeat_at = 0.0
         """When these workloads say so again."""
         self._seen: dict[tuple[str, Id], int] = {}
         """(host, port) -> newest revision that its agent wanted."""
         self._carried: dict[tuple[str, Id], set[int]] = {}
         """(host, port) -> revisions that its agent ever brought to the data plane."""
+
+    @property
+    def failure(self) -> Exception | None:
+        """What a round of an agent raised first."""
+        return self._loop.failure
 
     async def begin(self) -> None:
         """Starts everything: nodes, VPCs with the same addresses, no ports."""
@@ -278,6 +292,16 @@ class World:
         strange = {key.vni for key in host.tables.endpoints} - mine - wanted
         if strange and agent.reconciler.settled:
             raise Broken(f"{host.name} knows endpoints of VNIs {sorted(strange)}, which it does not need")
+        self._check_blocks(host)
+
+    def _check_blocks(self, host: SimHost) -> None:
+        """No two hosts send from one port of an address outside, even while they hold different words. (An address that
+        was given back may be another router's before all have heard of it.)"""
+        mine = {one for one in host.sends_from() if len(self.gateways[one[0]]) == 1}
+        for other in self.hosts.values() if mine else ():
+            if other is not host and (both := mine & other.sends_from()):
+                block = min(both)
+                raise Broken(f"{host.name} and {other.name} have block {block[1]} of {block[0].hex()} at once")
 
     def check_report(self, report: PortReport) -> None:
         """When a controller is told that a port is carried, it was, in exactly that revision (promise P1)."""

@@ -585,12 +585,13 @@ class Wanted(_message.Message):
     def __init__(self, vpc: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., forgotten: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby", "sightings", "services")
+    __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby", "settled", "sightings", "services")
     HOST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
     SIGHTINGS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     host: str
@@ -598,9 +599,10 @@ class Heartbeat(_message.Message):
     interval_ms: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
     standby: bool
+    settled: bool
     sightings: _containers.RepeatedCompositeFieldContainer[Sighting]
     services: _containers.RepeatedCompositeFieldContainer[ServiceCounts]
-    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., interval_ms: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., sightings: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., services: _Optional[_Iterable[_Union[ServiceCounts, _Mapping]]] = ...) -> None: ...
+    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., interval_ms: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., settled: _Optional[bool] = ..., sightings: _Optional[_Iterable[_Union[Sighting, _Mapping]]] = ..., services: _Optional[_Iterable[_Union[ServiceCounts, _Mapping]]] = ...) -> None: ...
 
 class Sighting(_message.Message):
     __slots__ = ("host", "seen")

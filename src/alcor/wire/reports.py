@@ -75,6 +75,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     sightings: tuple[Sighting, ...] = ()
     """Of the peers that it probes, those of which it has a word."""
     services: tuple[ServiceCounts, ...] = ()
+    settled: bool = False
+    """It is in sync, and its data plane carries what it holds, and nothing else."""
 
 
 class Feeding(msgspec.Struct, frozen=True):
@@ -182,7 +184,7 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
     message = pb.Report()
     body = message.heartbeat
     body.host, body.epoch = heartbeat.host, heartbeat.epoch
-    body.interval_ms, body.standby = heartbeat.interval_ms, heartbeat.standby
+    body.interval_ms, body.standby, body.settled = heartbeat.interval_ms, heartbeat.standby, heartbeat.settled
     for one in heartbeat.services:
         body.services.add(**{name: getattr(one, name) for name in ServiceCounts.__struct_fields__})
     for held in heartbeat.scopes:
@@ -241,6 +243,7 @@ def _decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
         message.standby,
         decode_sightings(message.sightings),
         tuple([_decode_service(one, "heartbeat.services") for one in message.services]),
+        message.settled,
     )
 
 
