@@ -177,6 +177,7 @@ def test_a_broken_data_plane_is_told_on_every_port_and_comes_back(rig: Rig) -> N
     rig.tables.broken = "the device eth0 is gone: bring it back"
     assert {port.error for port in rig.begin(commit).ports} == {rig.tables.broken}
     assert rig.reconciler.status().broken == rig.tables.broken
+    assert (rig.reconciler.in_sync, rig.reconciler.settled) == (True, False)
     rig.tables.broken = ""
     assert told(rig.wait_until_due()) == [(port.id, 2, False, "") for port in local(commit)]
     assert rig.reconciler.status().broken == ""
@@ -239,9 +240,12 @@ def test_nothing_unexplained_goes_before_the_host_is_in_sync(rig: Rig) -> None:
     assert len(rig.tables.ports) == 3
     rig.send(of(gone).hosts["a"])
     assert (len(rig.tables.ports), rig.tables.orphans) == (2, ("half",))
+    assert not rig.reconciler.settled
     keep = [port for port in gone.after.of_host("a") if port.network_id == VPC]
     rig.send(host_snapshot(3, keep), whole(gone.after, VPC), synced=True)
+    assert (rig.reconciler.in_sync, rig.reconciler.settled) == (True, False)
     rig.wait_until_due()
+    assert rig.reconciler.settled
     assert (set(rig.tables.ports), rig.tables.orphans) == ({port.id for port in keep}, ())
 
 

@@ -92,7 +92,7 @@ def blocks(host: Host, ip: Ip) -> dict[Ip, int]:
 async def test_hosts_share_the_routers_address(region: Region) -> None:
     """Each that has ports and an external device has a block, and all of them know all; the route leads there. A host
     without a device has none. Who has no port any more gives its block back."""
-    a, b = await make_host(region, "host-a"), await make_host(region, "host-b")
+    a, b = [await make_host(region, name, heartbeat_s=0.1) for name in ("host-a", "host-b")]
     plain = await make_host(region, "host-c", external=False)
     _, network, ip = await make_router(region)
     ports = await region.add_ports(network, ["host-a", "host-b", "host-c"])
@@ -133,6 +133,24 @@ async def test_a_host_that_dies_answers_no_more(region: Region) -> None:
     await first.start()
     await until(lambda: shared(first, ip) == shared(second, ip))
     assert end(second) == shared(first, ip).answerer  # type: ignore[union-attr]
+
+
+async def test_a_block_is_nobodys_until_its_host_has_let_go(region: Region) -> None:
+    """A host that is away may still send from it, though its port was deleted: who comes gets another one."""
+    a, b = [await make_host(region, name, heartbeat_s=0.1) for name in ("host-a", "host-b")]
+    _, network, ip = await make_router(region)
+    (port,) = await region.add_ports(network, ["host-a"])
+    await until(lambda: blocks(a, ip) == {end(a): 1})
+    held = shared(a, ip).blocks  # type: ignore[union-attr]
+    await a.stop()
+    await region.do(DeletePorts(ids=(port.id,)))
+    await region.add_ports(network, ["host-b"])
+    await until(lambda: end(b) in blocks(b, ip))
+    await asyncio.sleep(0.5)  # the loop looks at everything some times
+    assert held == shared(a, ip).blocks  # type: ignore[union-attr]
+    assert {end(a): 1, end(b): 1} == blocks(b, ip)
+    await a.start()
+    await until(lambda: blocks(b, ip) == {end(b): 1} and not a.tables.shared)
 
 
 async def test_a_controller_that_starts_anew_changes_nothing(region: Region) -> None:

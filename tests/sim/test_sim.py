@@ -1,5 +1,7 @@
 """The simulator: seeds that hold, seeds that once failed, the same seed twice; and that broken code is found."""
 
+import asyncio
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,24 @@ from alcor.agent.state import Desired
 from alcor.dataplane.base import Applied, LocalPort, Plan
 from alcor.goalstate.merge import ScopeState
 from alcor.loops import drift, publish
+from alcor.loops.publish import Publisher
 from alcor.model.ids import Id
 from alcor.paths.base import PathName
 from alcor.roles.main import app
 from alcor.services import claims
+from alcor.services.commands import (
+    AddRouterInterface,
+    CreatePorts,
+    CreateRouters,
+    DeletePorts,
+    GatewaySpec,
+    PortSpec,
+    RouterSpec,
+)
+from alcor.sim.clock import VirtualLoop
 from alcor.sim.host import SimHost
 from alcor.sim.run import kept_seeds, run
-from alcor.sim.schedule import play
+from alcor.sim.schedule import converge, play
 from alcor.sim.tables import DictionaryDriver
 from alcor.sim.world import Broken, World
 from alcor.wire.reports import Held
@@ -163,6 +176,39 @@ def _close_doors(monkeypatch: pytest.MonkeyPatch) -> None:
         return msgspec.structs.replace(port, eips=()) if port is not None else None
 
     monkeypatch.setattr(planning, "local_port", closed)
+
+
+@pytest.mark.parametrize("hasty", [False, True])
+def test_two_hosts_that_send_from_one_block_are_seen(
+    hasty: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router's only port goes from a host that does not hear of it, and another comes: did its host wait?"""
+    if hasty:
+        monkeypatch.setattr(Publisher, "caught_up", lambda *_: 1 << 40)
+    dice = random.Random(1)
+    loop = VirtualLoop(dice)
+
+    async def scene() -> Exception | None:
+        world = World(dice, tmp_path, 3, tuple(PathName))
+        await world.begin()
+        subnet = world.subnets[0]
+        (router,) = await world.do(CreateRouters(specs=(RouterSpec(gateway=GatewaySpec(network_id=world.outside)),)))
+        await world.do(AddRouterInterface(id=router.id, subnet_id=subnet.id))
+        (port,) = await world.do(CreatePorts(specs=(PortSpec(network_id=subnet.network_id, host="host-1"),)))
+        await converge(world)
+        world.network.cut_hosts.add("host-1")
+        world.network.cut_pairs.update(frozenset(("host-1", other)) for other in ("host-2", "host-3"))
+        world.network.changed()
+        await world.do(DeletePorts(ids=(port.id,)))
+        await world.do(CreatePorts(specs=(PortSpec(network_id=subnet.network_id, host="host-2"),)))
+        await asyncio.sleep(3.0)
+        await world.end()
+        return world.failure
+
+    monkeypatch.setattr("alcor.sim.world.EXTERNAL", 1.0)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        failure = runner.run(scene())
+    assert (failure is not None and "have block 2 of" in str(failure)) is hasty
 
 
 MISTAKES = (

@@ -72,7 +72,8 @@ def test_malformed_peers_are_refused(bundle: bytes, reason: str) -> None:
 
 def test_sightings_travel_in_heartbeats() -> None:
     """As they are; others are refused."""
-    heartbeat = Heartbeat("a", 1, 1000, (), False, (Sighting("b", Seen.SILENT), Sighting("c", Seen.REACHED)))
+    seen = Sighting("b", Seen.SILENT), Sighting("c", Seen.REACHED)
+    heartbeat = Heartbeat("a", 1, 1000, (), False, seen, settled=True)
     assert decode_report(encode_heartbeat(heartbeat)) == heartbeat
     for sightings in ([("b", 0)], [("b", 4)], [("b", 1), ("b", 2)], [(f"h{n}", 1) for n in range(MAX_PEERS + 1)]):
         report = pb.Report()
