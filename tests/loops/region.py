@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from alcor.agent.config import AgentConfig
 from alcor.agent.core import Agent
@@ -36,6 +37,7 @@ from alcor.paths.link import CONTROLLER, load_credentials
 from alcor.paths.normal import NormalDialer
 from alcor.paths.rescue import RescueDialer
 from alcor.services.commands import (
+    Command,
     CreateNetworks,
     CreateNodes,
     CreatePorts,
@@ -214,10 +216,10 @@ class Region:
 
     # What callers of the API do.
 
-    async def do(self, command: object) -> object:
-        """Submits a command."""
+    async def do(self, command: Command) -> Any:
+        """Submits a command and returns what its docstring names."""
         assert self.committer is not None
-        return await self.committer.submit(command)  # type: ignore[arg-type]
+        return await self.committer.submit(command)
 
     def make_host(self, name: str) -> Host:
         """A host with its certificate; no agent runs and no node is registered yet."""
@@ -243,8 +245,8 @@ class Region:
     async def add_vpc(self, cidr: str = "10.0.0.0/16") -> tuple[Network, Subnet]:
         """A VPC with one subnet."""
         prefix = parse_prefix(cidr)
-        (network,) = await self.do(CreateNetworks(specs=(NetworkSpec(cidr=prefix),)))  # type: ignore[misc]
-        (subnet,) = await self.do(CreateSubnets(specs=(SubnetSpec(network_id=network.id, cidr=prefix),)))  # type: ignore[misc]
+        (network,) = await self.do(CreateNetworks(specs=(NetworkSpec(cidr=prefix),)))
+        (subnet,) = await self.do(CreateSubnets(specs=(SubnetSpec(network_id=network.id, cidr=prefix),)))
         return network, subnet
 
     async def add_ports(self, network: Network, hosts: list[str], **fields: object) -> tuple[Port, ...]:

@@ -250,7 +250,7 @@ async def test_a_host_that_saw_the_future_says_so_on_its_ports(tmp_path: Path) -
     await before.add_ports(network, ["host-a"] * 3)
     await before.until_active()
     for _ in range(9):
-        network = await before.do(UpdateNetwork(id=network.id, mtu=network.mtu - 1))  # type: ignore[assignment]
+        network = await before.do(UpdateNetwork(id=network.id, mtu=network.mtu - 1))
     await before.until(lambda: {port.mtu for port in host.tables.ports.values()} == {network.mtu})
     await before.stop()
     after = Region(tmp_path)

@@ -39,10 +39,10 @@ Vpc = tuple[Network, Subnet]
 
 async def make_router(region: Region, *vpcs: Vpc) -> Router:
     """A router with an interface in each."""
-    (router,) = await region.do(CreateRouters(specs=(RouterSpec(),)))  # type: ignore[misc]
+    (router,) = await region.do(CreateRouters(specs=(RouterSpec(),)))
     for _, subnet in vpcs:
         await region.do(AddRouterInterface(id=router.id, subnet_id=subnet.id))
-    return router  # type: ignore[no-any-return]
+    return router
 
 
 def connected(network: Network) -> Route:
@@ -128,7 +128,7 @@ async def test_a_peering_and_its_end(region: Region) -> None:
     (pa,) = await region.add_ports(one[0], ["host-a"])
     (pb,) = await region.add_ports(two[0], ["host-b"])
     spec = PeeringSpec(network_id=one[0].id, peer_network_id=two[0].id)
-    (peering,) = await region.do(CreatePeerings(specs=(spec,)))  # type: ignore[misc]
+    (peering,) = await region.do(CreatePeerings(specs=(spec,)))
     assert isinstance(peering, Peering)
     await region.until(lambda: set(a.tables.endpoints) == {where(two[0], pb)} and len(a.tables.routes) == 2)
     await a.stop()

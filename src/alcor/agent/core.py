@@ -342,7 +342,7 @@ class Agent:
             if len(services) > MAX_HEARTBEAT_SERVICES:
                 start = self._turn % len(services)
                 services = (services[start:] + services[:start])[:MAX_HEARTBEAT_SERVICES]
-            self._say_there(partition, held, services)
+            self._say_there(partition, held, services, settled=self._settled)
         self._turn += MAX_HEARTBEAT_SCOPES
 
     def _tell_sightings(self) -> None:
@@ -351,15 +351,21 @@ class Agent:
             for partition in sorted(self._live):
                 self._say_there(partition, ())
 
-    def _say_there(self, partition: int, held: tuple[Held, ...], services: tuple[ServiceCounts, ...] = ()) -> None:
+    def _say_there(
+        self,
+        partition: int,
+        held: tuple[Held, ...],
+        services: tuple[ServiceCounts, ...] = (),
+        *,
+        settled: bool = False,
+    ) -> None:
         """On every path that is open."""
         config, stream = self._config, self._live.get(partition)
         epoch = stream.epoch if stream is not None else 0
         seen = self._prober.sightings(partition)
         report = encode_heartbeat(
             Heartbeat(
-                *(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby, seen, services),
-                settled=bool(held) and self._settled,
+                *(config.host, epoch, int(config.heartbeat_s * 1000), held, config.standby, seen, services, settled)
             )
         )
         if stream is not None:

@@ -377,7 +377,7 @@ def _wants(indexes: Indexes, network: Network, spec: FloatingIpSpec) -> list[Wan
 def service_port(
     identifier: Id, network_id: Id, mac: Mac, fixed: FixedIp, owner: str, device_id: Id, stamp: Stamp
 ) -> Port:
-    """The port of an external network that has the address of a floating IP or a router; no host carries it."""
+    """The port that has the address of a floating IP or of a router; no host carries it."""
     return Port(
         id=identifier,
         network_id=network_id,

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from alcor.model.addresses import format_ip, ip_to_int, ip_version
 from alcor.model.allocation import Allocation, Allocator
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import ExtraRoute, FixedIp, Port, PortKind, PortStatus, Router, RouterInterface, Subnet
+from alcor.model.nouns import ExtraRoute, FixedIp, Port, Router, RouterInterface, Subnet
 from alcor.services.addressing import NetworkDemand, supply
 from alcor.services.commands import (
     AddRouterInterface,
@@ -41,6 +41,7 @@ from alcor.services.errors import (
     RoutesExhausted,
     SubnetMismatchForPort,
 )
+from alcor.services.floating_ips import service_port
 from alcor.services.gateways import Allocations, check_apart, with_gateway
 from alcor.services.identities import connect
 from alcor.services.indexes import Indexes, Outcome, Stamp
@@ -326,29 +327,9 @@ def _gateway_port(
     demand.take_addresses([(subnet, ip_to_int(subnet.gateway) - subnet.cidr.first)])
     source, allocations = supply(indexes, demand)
     (identifier,) = stamp.spare(1)
-    port = Port(
-        id=identifier,
-        network_id=subnet.network_id,
-        project_id=router.project_id,
-        name="",
-        description="",
-        mac=source.mac(),
-        fixed_ips=(FixedIp(subnet.id, subnet.gateway),),
-        host="",
-        device_id=format_id(router.id),
-        device_owner=INTERFACE_OWNER,
-        admin_state_up=True,
-        kind=PortKind.CONTAINER,
-        netns="",
-        interface="",
-        created_at=stamp.now,
-        updated_at=stamp.now,
-        revision=stamp.revision,
-        status=PortStatus.DOWN,
-        status_reason="",
-        realised_revision=0,
-        port_security_enabled=False,
-    )
+    fixed = FixedIp(subnet.id, subnet.gateway)
+    port = service_port(identifier, subnet.network_id, source.mac(), fixed, INTERFACE_OWNER, router.id, stamp)
+    port = replace(port, project_id=router.project_id)
     return port, tuple(allocations)
 
 
