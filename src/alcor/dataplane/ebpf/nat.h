@@ -332,7 +332,7 @@ static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifind
 }
 
 /* Step X3, for the packet in `scratch`, whose source is what it is outside. */
-static __noinline int leave(struct __sk_buff *skb, const struct external_device *out)
+static __always_inline int leave(struct __sk_buff *skb, const struct external_device *out)
 {
 	struct scratch *on = get_scratch();
 	struct ethhdr *eth = frame(skb, ETH_HLEN);
