@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
+from alcor.agent.bgp import Bgp
 from alcor.agent.bus import BusEnd
 from alcor.agent.claiming import Claiming, interested
 from alcor.agent.config import AgentConfig
@@ -25,12 +26,13 @@ from alcor.agent.directory import Directory
 from alcor.agent.feeds import FeedKey, Feeds
 from alcor.agent.probe import Prober, UdpProbes
 from alcor.agent.probing import Probing, Watched
-from alcor.agent.reconcile import AgentStatus, News, Received, Reconciler, Refused
+from alcor.agent.reconcile import News, Received, Reconciler, Refused
 from alcor.agent.rehearsal import rehearse
 from alcor.agent.relay import Relay
 from alcor.agent.resolver import Resolver
 from alcor.agent.server import AgentServer, Stream
 from alcor.agent.state import ScopeKey
+from alcor.agent.status import AgentStatus
 from alcor.bus.base import Bus
 from alcor.dataplane.base import DataPlaneError, Driver, EndpointKey, PortCounters, Stack
 from alcor.hostsvc.serving import HostServices
@@ -117,17 +119,19 @@ class Agent:
         clock: Callable[[], float] = time.monotonic,
         roll: Callable[[], float] = random.random,
         stack: Stack | None = None,
+        bgp: Bgp | None = None,
     ) -> None:
         """`bus` and `stack`, if there are any, are their makers' to close (the bus to start, too). On the bus the agent
-        listens to these partitions' controllers; the stack serves TCP to ports. `clock` answers monotonic seconds,
-        `roll` a random number in [0, 1)."""
+        listens to these partitions' controllers; the stack serves TCP to ports; `bgp` tells a speaker of external
+        addresses. `clock` answers monotonic seconds, `roll` a random number in [0, 1)."""
         self._clock = clock
         self._roll = roll
         self._config = config
         self._driver = driver
         self._resolver = Resolver(config.host, driver.misses, clock, self._say, self._tell_moved)
         self._prober = Prober(self._tell_sightings, clock, roll)
-        self._reconciler = Reconciler(config, driver, clock, roll, self._serve, self._announce)
+        self._bgp = bgp
+        self._reconciler = Reconciler(config, driver, clock, roll, self._serve, self._announce, bgp)
         self.claiming = Claiming(lambda: self._reconciler.desired, self._say, clock)
         """Hears what workloads announce."""
         self._services = HostServices(
@@ -436,11 +440,16 @@ class Agent:
             while len(work) < MAX_ROUND_BUNDLES:
                 work.append(self._work.get_nowait())
         self._busy_since = self._clock()
-        return self._do(work)
+        goes_on = self._do(work)
+        if self._bgp is not None:  # behind the answers, which it is not to delay
+            self._bgp.settle()
+        return goes_on
 
     def _due(self) -> float:
         """When there is something to do, whatever comes."""
         due = self._reconciler.due()
+        if self._bgp is not None:
+            due = min(due, self._bgp.due())
         return min(due, self._waiting_news[0].received_at + NEWS_LINGER_S) if self._waiting_news else due
 
     def _do(self, work: list[_Work]) -> bool:

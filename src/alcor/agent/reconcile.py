@@ -16,11 +16,13 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from alcor.agent.bgp import Bgp
 from alcor.agent.config import AgentConfig
 from alcor.agent.journal import Journal, JournalError
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.probing import Watched, watched
 from alcor.agent.state import Desired, ScopeKey, Touched
+from alcor.agent.status import AgentStatus
 from alcor.dataplane.base import (
     Applied,
     DataPlaneError,
@@ -87,22 +89,6 @@ class Refused(Exception):
     """A controller that must not speak to this host, and why."""
 
 
-class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a host does. Ids are UUID text."""
-
-    host: str
-    in_sync: bool
-    desired_ports: int
-    carried_ports: int
-    waiting_ports: tuple[str, ...]
-    """Their VPC, subnet or security groups have not arrived."""
-    failing_ports: dict[str, str]
-    """With their reasons; they are retried."""
-    endpoints: int
-    broken: str
-    """Why the data plane as a whole refuses; empty when it does not."""
-
-
 class _Retry(msgspec.Struct):
     """A port that failed: how often, and when to try again."""
 
@@ -149,10 +135,11 @@ class Reconciler:
         roll: Callable[[], float],
         serve: Serve = _nobody,
         announce: Announce = _silent,
+        bgp: Bgp | None = None,
     ) -> None:
         """`clock` answers monotonic seconds, `roll` a random number in [0, 1). `serve` is told which VPCs (by VNI) the
         data plane holds packets of from now on, and what it was seen to have learnt of them; `announce` what addresses
-        were claimed, once the data plane has it."""
+        were claimed, once the data plane has it; `bgp` what the data plane carries."""
         self.desired = Desired()
         self._config = config
         self._driver = driver
@@ -175,6 +162,7 @@ class Reconciler:
         self._translations: dict[TranslationKey, int] = {}
         self._serve = serve
         self._announce = announce
+        self._bgp = bgp
         self._forwards: dict[EndpointKey, float] = {}
         """Addresses of ports that left -> until when their packets are sent after them."""
         self._failed: dict[Id, _Retry] = {}
@@ -238,6 +226,7 @@ class Reconciler:
             failing_ports={format_id(port): retry.reason for port, retry in sorted(self._failed.items())},
             endpoints=sum(len(state.endpoints) for state in self.desired.scopes.values()),
             broken=self._broken,
+            bgp=self._bgp.status() if self._bgp is not None else None,
         )
 
     def traffic(self) -> dict[int, tuple[ServiceCounts, ...]]:
@@ -460,6 +449,8 @@ class Reconciler:
         self._shared = dict(observed.shared)
         self._translations = dict(observed.translations)
         self._forwards = {key: self._forwards.get(key, started + FORWARD_S) for key in observed.forwards}
+        if self._bgp is not None:
+            self._bgp.observed(observed)
         learnt = observed.learnt
         plan = full_plan(self.desired, observed, may_remove=self.in_sync)
         told = touched.ports - self.desired.ports.keys()  # gone on somebody's word: no need to be in sync for that
@@ -514,6 +505,8 @@ class Reconciler:
     def _note(self, plan: Plan, applied: Applied, outcome: _Outcome) -> None:
         puts = {port.id: port for port in plan.put_ports}
         outcome.wiring_us, outcome.tables_us = applied.wiring_us, applied.tables_us
+        if self._bgp is not None:
+            self._bgp.applied(plan, applied)
         for result in applied.ports:
             error = result.error or (applied.error if result.id in puts else "")
             outcome.errors[result.id] = error[:MAX_REPORTED_ERROR]

@@ -110,6 +110,10 @@ class LocalPort(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Addresses of `pairs` that it answers at beside its own, each at a MAC of its own. Another port may have had one
     until now, and it is not told first: the newest has it."""
 
+    def outer_ips(self) -> list[Ip]:
+        """The external addresses that the port's host answers for, sorted."""
+        return sorted({*(eip.ip for eip in self.eips), *(one.ip for one in self.forwardings)})
+
 
 class PolicyKey(NamedTuple):
     """Names a policy: what ports of that identity in the VNI may do."""
@@ -498,6 +502,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     routes: dict[RouteKey, Route] = {}
     shared: dict[Ip, int] = {}
     """Digests; 0 for one that is not whole."""
+    answers: frozenset[Ip] = frozenset()
+    """Of `shared`, those that this host answers for."""
     translations: dict[TranslationKey, int] = {}
     vips: dict[EndpointKey, Mac] = {}
     services: dict[ServiceKey, int] = {}

@@ -20,6 +20,7 @@ import msgspec
 import uvloop
 
 from alcor.agent import control
+from alcor.agent.bgp import Bgp
 from alcor.agent.config import DEFAULT_PORT, AgentConfig
 from alcor.agent.core import Agent
 from alcor.agent.journal import JournalError
@@ -40,11 +41,14 @@ from alcor.roles.activation import notify_ready
 from alcor.roles.config import AgentRoleConfig, ConfigError, is_loopback, numbers, parse_listen, resolvers
 
 if TYPE_CHECKING:
+    from alcor.dataplane.kernel.speaker import KernelSpeakerTable
     from alcor.dataplane.kernel.stack import TunStack
 
 MAX_PINGS = 1000
 MAX_WAIT_S = 10.0
 YIELD_POLL_S = 0.2
+TABLES_OF_THE_KERNEL = range(253, 256)
+"""default, main, local (linux/rtnetlink.h)."""
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,7 @@ def run(config: AgentRoleConfig, *, standby: bool = False) -> None:
     logs.set_up(config.log_level, role="standby" if standby else "agent")
     if not config.underlay_ip:
         raise ConfigError("underlay_ip is not set: give the address of this host's tunnel end (the node's local_ip)")
+    _check_table(config)
     listen, port = parse_listen(config.listen) if config.listen else (config.underlay_ip, DEFAULT_PORT)
     settings = AgentConfig(
         host=config.host or socket.gethostname(),
@@ -125,24 +130,22 @@ def _stop_on_signal() -> asyncio.Event:
 async def _run(settings: AgentConfig, config: AgentRoleConfig, stop: asyncio.Event) -> None:
     """Serves the host, whose turn it is, until told to stop."""
     driver, operations, close = _make_driver(config)
-    try:
+    async with AsyncExitStack() as opened:
+        opened.callback(close)
         bus = _make_bus(settings, config)
         if bus is not None:
             bus.start()
-        try:
-            stack = _make_stack(config)
-            try:
-                agent = Agent(settings, driver, bus, numbers(config.partitions, "partitions"), stack=stack)
-                async with answering(config.state_dir, lambda: agent.stuck):
-                    await _serve(agent, operations, config, stop)
-            finally:
-                if stack is not None:
-                    stack.close()
-        finally:
-            if bus is not None:
-                await bus.close()
-    finally:
-        close()
+            opened.push_async_callback(bus.close)
+        stack = _make_stack(config)
+        if stack is not None:
+            opened.callback(stack.close)
+        table = _make_table(config)
+        if table is not None:
+            opened.callback(table.close)
+        bgp = Bgp(table, parse_ip(config.underlay_ip)) if table is not None else None
+        agent = Agent(settings, driver, bus, numbers(config.partitions, "partitions"), stack=stack, bgp=bgp)
+        await opened.enter_async_context(answering(config.state_dir, lambda: agent.stuck))
+        await _serve(agent, operations, config, stop)
 
 
 def _services(config: AgentRoleConfig) -> ServiceConfig:
@@ -173,6 +176,27 @@ def _make_stack(config: AgentRoleConfig) -> TunStack | None:
     except DataPlaneError as error:
         _log.error("%s: metadata, and DNS over TCP, are not served", error)
         return None
+
+
+def _check_table(config: AgentRoleConfig) -> None:
+    """Raises ConfigError for a `bgp_table` that cannot be."""
+    number = config.bgp_table
+    if not 0 <= number < 1 << 32 or number in TABLES_OF_THE_KERNEL:
+        raise ConfigError(
+            f"bgp_table = {number} is no table for a speaker: give the number of one that nobody else uses, such as "
+            "179; 253 to 255 are the kernel's own (and FRR reads 1 to 252 only)"
+        )
+    if number and not config.external_device:
+        raise ConfigError("bgp_table: a host without `external_device` has no external addresses to announce")
+
+
+def _make_table(config: AgentRoleConfig) -> KernelSpeakerTable | None:
+    """Where a BGP speaker reads; None: nothing is announced by BGP. Raises OSError."""
+    if not config.bgp_table:
+        return None
+    from alcor.dataplane.kernel.speaker import KernelSpeakerTable
+
+    return KernelSpeakerTable(config.bgp_table)
 
 
 def _make_bus(settings: AgentConfig, config: AgentRoleConfig) -> NatsBus | None:

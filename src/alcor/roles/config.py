@@ -68,6 +68,9 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     external_device: str = ""
     """The device behind which external networks are: floating IPs of ports on this host answer there. Its own address
     is nobody's but the host's. Empty: there is none, and ports with floating IPs are refused."""
+    bgp_table: int = 0
+    """The kernel's routing table in which a BGP speaker of this host finds the external addresses that the host answers
+    for; it must be the agent's and the speaker's alone. 0: nothing is announced by BGP."""
     vxlan_port: int = 4789
     pin_dir: Path = Path("/sys/fs/bpf/alcor")
     netns_dir: Path = Path("/run/netns")

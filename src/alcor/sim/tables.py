@@ -54,6 +54,8 @@ class Tables:
         self.routes: dict[RouteKey, Route] = {}
         self.translations: dict[TranslationKey, int] = {}
         self.shared: dict[Ip, SharedAddress] = {}
+        self.host_ip: Ip | None = None
+        """Its tunnel end, by which an answerer is named."""
         self.external = False
         """It has an external device."""
         self.orphans: tuple[str, ...] = ()
@@ -159,6 +161,7 @@ class DictionaryDriver:
             routes=dict(self.tables.routes),
             translations=dict(self.tables.translations),
             shared={ip: one.digest() for ip, one in self.tables.shared.items()},
+            answers=frozenset(ip for ip, one in self.tables.shared.items() if one.answerer == self.tables.host_ip),
             learnt=tuple(sorted(self.tables.learnt)),
             forwards=dict(self.tables.forwards),
             orphans=self.tables.orphans,

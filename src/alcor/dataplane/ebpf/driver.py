@@ -180,6 +180,7 @@ class EbpfDriver:
             policies=self._policing.observe(),
             routes=routing.observe_routes(self._program),
             shared=sharing.observe(self._program),
+            answers=sharing.observe_answers(self._program),
             translations=routing.observe_translations(self._program),
             on_demand=self._on_demand(),
             learnt=tuple(learnt),
@@ -495,8 +496,8 @@ class EbpfDriver:
         ends = [end for job in jobs for end in _ends(job, own[job.port.id])]
         rows = [(job.ifindex, _row(job, own[job.port.id])) for job in jobs]
         before = [known.carried[job.port.id].port for job in jobs if job.port.id in known.carried]
-        were = {(port.id, ip) for port in before for ip in eips.outer_ips(port)}
-        fresh = [ip for job in jobs for ip in eips.outer_ips(job.port) if (job.port.id, ip) not in were]
+        were = {(port.id, ip) for port in before for ip in port.outer_ips()}
+        fresh = [ip for job in jobs for ip in job.port.outer_ips() if (job.port.id, ip) not in were]
         try:
             self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
             macs = [(_mac_of(job.port), _local(job, own[job.port.id])) for job in jobs]

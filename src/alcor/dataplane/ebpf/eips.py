@@ -35,7 +35,7 @@ def eip_rows(port: LocalPort, ifindex: int, queues: Mapping[Ip, Queues] = UNLIMI
 def eip_keys(port: LocalPort) -> list[EndpointKey]:
     """Of what the rows of `eips` of a port are."""
     inside = [EndpointKey(port.vni, one.inside) for one in port.eips]
-    return [*inside, *(EndpointKey(OUTSIDE, ip) for ip in outer_ips(port))]
+    return [*inside, *(EndpointKey(OUTSIDE, ip) for ip in port.outer_ips())]
 
 
 def forwarding_rows(port: LocalPort, ifindex: int, queues: Mapping[Ip, Queues] = UNLIMITED) -> dict[bytes, bytes]:
@@ -55,11 +55,6 @@ def forwarding_rows(port: LocalPort, ifindex: int, queues: Mapping[Ip, Queues] =
 def _way_out(gateway: Ip | None, prefix_length: int) -> tuple[bytes, bytes]:
     mask = (0xFFFFFFFF << (32 - prefix_length)) & 0xFFFFFFFF
     return gateway[12:] if gateway is not None else NOTHING, mask.to_bytes(4, "big")
-
-
-def outer_ips(port: LocalPort) -> list[Ip]:
-    """The external addresses that the port's host answers for, sorted."""
-    return sorted({*(eip.ip for eip in port.eips), *(one.ip for one in port.forwardings)})
 
 
 def eip_queues(

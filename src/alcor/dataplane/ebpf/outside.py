@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from alcor.dataplane.base import DataPlaneError, EndpointKey, LocalPort
 from alcor.dataplane.ebpf import attaching, tables
-from alcor.dataplane.ebpf.eips import UNLIMITED, eip_rows, forwarding_rows, outer_ips
+from alcor.dataplane.ebpf.eips import UNLIMITED, eip_rows, forwarding_rows
 from alcor.dataplane.ebpf.hands import Job
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.tables import Queues
@@ -65,7 +65,7 @@ class Outside:
 
     def refuse(self, port: LocalPort) -> str:
         """Why the port's external addresses cannot be here; "" when they can, or when it has none."""
-        outer = outer_ips(port)
+        outer = port.outer_ips()
         if outer and not self.ifindex:
             return (
                 f"address {format_ip(outer[0])}: this host has no external device; name one in "

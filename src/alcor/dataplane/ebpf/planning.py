@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alcor.dataplane.base import LocalPort
-from alcor.dataplane.ebpf.eips import outer_ips
 from alcor.dataplane.ebpf.tables import OUTSIDE
 from alcor.model.addresses import Ip, Mac, format_ip, format_mac
 from alcor.model.ids import Id, format_id
@@ -88,4 +87,4 @@ class Claims:
 
 def _claimed(port: LocalPort) -> list[tuple[int, Ip]]:
     """The addresses that are the port's alone, inside and outside."""
-    return [*((port.vni, one.ip) for one in port.addresses), *((OUTSIDE, ip) for ip in outer_ips(port))]
+    return [*((port.vni, one.ip) for one in port.addresses), *((OUTSIDE, ip) for ip in port.outer_ips())]

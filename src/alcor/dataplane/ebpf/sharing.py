@@ -35,6 +35,11 @@ def observe(program: Program) -> dict[Ip, int]:
     return {unpack_key(key).ip: int(SHARED.unpack(value)[-1]) for key, value in program.shared.items()}
 
 
+def observe_answers(program: Program) -> frozenset[Ip]:
+    """The addresses that this host answers for."""
+    return frozenset(unpack_key(key).ip for key, value in program.shared.items() if SHARED.unpack(value)[3] & ANSWERS)
+
+
 def put(program: Program, host_ip: Ip, wanted: Sequence[tuple[Ip, SharedAddress]]) -> list[Ip]:
     """Makes the addresses so; returns those that this host answers for now and did not. Raises BpfError."""
     fresh = []

@@ -83,6 +83,7 @@ class FakeDriver:
                 policies=carried.policies(),
                 routes=dict(carried.tables.routes),
                 shared={ip: one.digest() for ip, one in carried.tables.sharing.shared.items()},
+                answers=carried.answers(),
                 translations=dict(carried.tables.translations),
                 orphans=tuple(carried.orphans()),
             )

@@ -201,7 +201,7 @@ class Carried:
 
     def put_port(self, port: LocalPort) -> None:
         """Carries the port: its row in `ports`, written last, says that it is wired whole. Raises DataPlaneError."""
-        outer = _outer_ips(port)
+        outer = port.outer_ips()
         if outer and self.tables.external is None:
             raise DataPlaneError(f"address {format_ip(outer[0])}: this host has no external device")
         ifindex = self.ifindex_of(port.id)
@@ -402,6 +402,11 @@ class Carried:
         """The gateways in `local`."""
         return frozenset(key for key, row in self.tables.local.items() if row.flags & LocalFlag.GATEWAY)
 
+    def answers(self) -> frozenset[Ip]:
+        """The shared addresses that this host answers for."""
+        shared = self.tables.sharing.shared.items()
+        return frozenset(ip for ip, one in shared if one.answerer == self.tables.config.underlay_ip)
+
     def orphans(self) -> dict[str, int]:
         """Half-made devices: name to ifindex, sorted."""
         half = ((device.name, index) for index, device in self.devices.items() if index not in self.tables.ports)
@@ -506,10 +511,6 @@ def _local_row(ifindex: int, port: LocalPort) -> LocalRow:
     return LocalRow(ifindex, int(flags), port.mac, port.identity, received)
 
 
-def _outer_ips(port: LocalPort) -> list[Ip]:
-    return [*(eip.ip for eip in port.eips), *(one.ip for one in port.forwardings)]
-
-
 def _eips(port: LocalPort, ifindex: int) -> dict[EndpointKey, EipRow]:
     rows = {}
     for one in port.eips:
@@ -547,7 +548,7 @@ def _claims(port: LocalPort) -> dict[tuple[int, bytes], str]:
     """What the port alone may have in its VNI, and how to say it."""
     claims: dict[tuple[int, bytes], str] = {(port.vni, port.mac): f"MAC {format_mac(port.mac)}"}
     claims.update({(port.vni, one.ip): f"address {format_ip(one.ip)}" for one in port.addresses})
-    claims.update({(OUTSIDE, ip): f"address {format_ip(ip)}" for ip in _outer_ips(port)})
+    claims.update({(OUTSIDE, ip): f"address {format_ip(ip)}" for ip in port.outer_ips()})
     return claims
 
 
