@@ -67,11 +67,14 @@ def test_shared_addresses_are_observed_as_they_were_put(host: Host) -> None:
     for state in (shared(host, b2=host), shared(None, b2=host, b5=host)):
         put(host, **state)
         host.reopen()
-        assert {ip: state["put_shared"][0][1].digest()} == host.driver.observe().shared
+        observed = host.driver.observe()
+        assert {ip: state["put_shared"][0][1].digest()} == observed.shared
+        assert ({ip} if state == shared(host, b2=host) else set()) == observed.answers
         assert host.driver.apply(Plan(**state)).error == ""
     for _ in range(2):
         put(host, remove_shared=(ip,))
-        assert {} == host.driver.observe().shared
+        observed = host.driver.observe()
+        assert ({}, frozenset()) == (observed.shared, observed.answers)
 
 
 def test_a_port_without_an_eip_leaves_and_hears_the_answer(host: Host) -> None:

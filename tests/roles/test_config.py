@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from alcor.roles.config import AgentRoleConfig, ConfigError, ServerConfig, is_loopback, load, parse_listen
+from alcor.roles.config import (
+    AgentRoleConfig,
+    ConfigError,
+    ServerConfig,
+    is_loopback,
+    load,
+    parse_listen,
+    speaker_table,
+)
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -53,3 +61,15 @@ def test_loopback_is_known() -> None:
     assert [True, True, True, False, False] == [
         is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1")
     ]
+
+
+def test_a_speakers_table_is_nobody_elses() -> None:
+    """Off by default; not the kernel's own tables, and not on a host that has no external addresses."""
+    assert 0 == speaker_table(AgentRoleConfig())
+    for number in (1, 179, 252, 256, (1 << 32) - 1):
+        assert number == speaker_table(AgentRoleConfig(bgp_table=number, external_device="ext0"))
+    for number in (-1, 253, 254, 255, 1 << 32):
+        with pytest.raises(ConfigError, match=rf"bgp_table = {number} is no table for a speaker"):
+            speaker_table(AgentRoleConfig(bgp_table=number, external_device="ext0"))
+    with pytest.raises(ConfigError, match="external_device"):
+        speaker_table(AgentRoleConfig(bgp_table=179))

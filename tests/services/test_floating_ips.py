@@ -280,3 +280,45 @@ def test_many_at_once_are_all_or_none(cloud: Cloud) -> None:
     last: Id = cloud.world.port(cloud.inner).id
     twice = (FloatingIpSpec(network_id=cloud.outer.id, port_id=last),) * 2
     cloud.refused(FloatingIPPortAlreadyAssociated, format_id(last), CreateFloatingIps(specs=twice))
+
+
+def test_a_routed_subnets_gateway_is_elsewhere_on_the_wire() -> None:
+    """As in Neutron, an external subnet may have its gateway outside of it: then hosts send all there, and know no
+    address of the subnet as a neighbour. A subnet of tenants may not, nor of a network that becomes one."""
+    cloud = Cloud()
+    world = cloud.world
+    routed = world.network(external=True)
+    world.subnet(routed, "198.51.100.0/24", gateway=parse_ip("203.0.113.1"))
+    cloud.refused(
+        InvalidInput,
+        "gateway_ip 203.0.113.1 outside of its cidr",
+        UpdateNetwork(id=routed.id, external=False),
+    )
+    for wrong in ("192.0.2.0", "192.0.2.255", "127.0.0.1", "224.0.0.5", "2001:db8::1"):
+        with pytest.raises(InvalidInput, match=r"gateway_ip|hosts cannot have"):
+            world.subnet(routed, "192.0.2.0/24", gateway=parse_ip(wrong))
+    with pytest.raises(InvalidInput, match="gateway_ip"):
+        world.subnet(cloud.inner, "10.0.1.0/24", gateway=parse_ip("203.0.113.1"))
+    router = cloud.make_router(routed)
+    inside = world.subnet(cloud.inner, "10.0.2.0/24")
+    world.do(AddRouterInterface(id=router.id, subnet_id=inside.id))
+    port = world.port(cloud.inner, host="h1", fixed_ips=(FixedIpSpec(subnet_id=inside.id),))
+    cloud.eip(network_id=routed.id, port_id=port.id)
+    (eip,) = world.stored(port).eips
+    assert (32, parse_ip("203.0.113.1")) == (eip.prefix_length, eip.gateway)
+    assert world.subnet(routed, "192.0.2.0/24").gateway == parse_ip("192.0.2.1")
+
+
+def test_a_routed_subnets_gateway_is_changed_like_any() -> None:
+    """Into the subnet, out of it and to none, while no address of the subnet is used."""
+    world = World()
+    routed = world.network(external=True)
+    subnet = world.subnet(routed, "198.51.100.0/24", gateway=parse_ip("203.0.113.1"))
+    assert ["198.51.100.1-198.51.100.254"] == [
+        f"{format_ip(pool.first)}-{format_ip(pool.last)}" for pool in subnet.pools
+    ]
+    for gateway in ("203.0.113.2", "198.51.99.255", None):
+        ip = parse_ip(gateway) if gateway else None
+        world.do(UpdateSubnet(id=subnet.id, gateway=ip))
+        assert ip == world.indexes.subnets[subnet.id].gateway
+    world.check()

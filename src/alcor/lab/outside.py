@@ -282,10 +282,10 @@ def _moves(client: Client, scene: Scene, moved_ms: list[float]) -> Proof:
     stream = Stream(Ping(source=scene.world, target=eip), EVERY_S)
     for turn in range(MOVES):
         to = scene.second if turn % 2 == 0 else scene.first
-        with _listening(to.netns) as heard:
+        with listening(to.netns) as heard:
             started = time.monotonic()
             client.request("PUT", where, {"floatingip": {"port_id": to.id}})
-            moved_ms.append(1000 * (_first_request(heard, PATIENCE_S) - started))
+            moved_ms.append(1000 * (first_request(heard, PATIENCE_S) - started))
     result = stream.stop()
     worst = max(moved_ms)
     return Proof(
@@ -297,7 +297,7 @@ def _moves(client: Client, scene: Scene, moved_ms: list[float]) -> Proof:
     )
 
 
-def _listening(path: Path) -> socket.socket:
+def listening(path: Path) -> socket.socket:
     """A raw ICMP socket in a container: it gets every echo request that the container is given."""
     fd = netns.open_path(path)
     try:
@@ -306,7 +306,7 @@ def _listening(path: Path) -> socket.socket:
         os.close(fd)
 
 
-def _first_request(heard: socket.socket, patience_s: float) -> float:
+def first_request(heard: socket.socket, patience_s: float) -> float:
     """When the first echo request came; infinity when none did."""
     deadline = time.monotonic() + patience_s
     while select.select([heard], [], [], max(0.0, deadline - time.monotonic()))[0]:

@@ -27,7 +27,7 @@ from alcor.kit import pki
 from alcor.lab.results import LabError
 from alcor.lab.rundir import Process, RunDirectory, start_time
 from alcor.lab.spawner import MAX_PACKET
-from alcor.lab.topology import DEVICE, EXTERNAL_DEVICE, Machine, Topology
+from alcor.lab.topology import BGP_TABLE, DEVICE, EXTERNAL_DEVICE, Machine, Topology
 
 AGENT_PORT = 50001
 BUS_PORT = 4222
@@ -110,12 +110,13 @@ class Processes:
         fds: Iterable[int] = (),
         fresh: bool = False,
         module: str = "",
+        program: str = "",
     ) -> Process:
         """Starts `alcor ARGV...` as `name`, inside a namespace; `fresh`: in an interpreter that shares no memory.
 
-        With `module`, starts `python -m MODULE ARGV...` instead, in an interpreter of its own.
+        With `module`, starts `python -m MODULE ARGV...` instead, in an interpreter of its own; with `program`, that.
         """
-        self.start_nowait(name, argv, netns_path=netns_path, fds=fds, fresh=fresh, module=module)
+        self.start_nowait(name, argv, netns_path=netns_path, fds=fds, fresh=fresh, module=module, program=program)
         self._pump(lambda: name in self._running or name in self._ended, f"{name} to start")
         return self.running(name)
 
@@ -128,6 +129,7 @@ class Processes:
         fds: Iterable[int] = (),
         fresh: bool = False,
         module: str = "",
+        program: str = "",
     ) -> None:
         """Like `start`, not waiting for the fork. Raises LabError when the fork server is gone."""
         self.await_spawner()
@@ -141,6 +143,7 @@ class Processes:
             "log": str(self.log_of(name)),
             "fresh": fresh,
             "module": module,
+            "program": program,
             "environment": self.environment,
             "run": str(self._run.path),
         }
@@ -310,6 +313,7 @@ def write_agent_config(
         "driver": driver,
         "underlay_device": DEVICE,
         "external_device": EXTERNAL_DEVICE if driver == "ebpf" else "",
+        "bgp_table": BGP_TABLE if driver == "ebpf" else 0,
         "underlay_ip": host.address,
         "pin_dir": host.pin_dir,
         "netns_dir": host.netns_dir,

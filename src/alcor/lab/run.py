@@ -18,6 +18,7 @@ from rich.table import Table
 
 from alcor.lab import (
     balancing,
+    bgp,
     demand,
     dualstack,
     fakeproofs,
@@ -246,6 +247,8 @@ class _Session:
         with self._stages.stage("floating IPs, from outside and to it"):
             abroad = outside.prove(lab.client, lab.topology, lab.hosts, lab.check)
             self._proofs += abroad.proofs
+        with self._stages.stage("external addresses announced by BGP"):
+            self._proofs += bgp.prove(lab)
         with self._stages.stage("agents killed under a ping"):
             self._proofs += survival.killed_agents(lab, world, vpc)
         with self._stages.stage("ports deleted again"):

@@ -7,7 +7,7 @@ interpreter instead, for what must not share memory with its brothers.
 
 Requests and answers are one JSON object per packet on a SOCK_SEQPACKET socket; descriptors ride along (SCM_RIGHTS) and
 appear in the child from 3 on, as systemd hands over sockets (sd_listen_fds(3)). With `module`, the child is
-`python -m MODULE ARGV...` instead of `alcor ARGV...`. When the lab's end closes, for whatever
+`python -m MODULE ARGV...` instead of `alcor ARGV...`, with `program` that. When the lab's end closes, for whatever
 reason, every child is killed: a lab that dies takes its processes along, unless it said `detach`.
 """
 
@@ -117,6 +117,8 @@ def become(request: dict[str, object], fds: list[int], main: Callable[[], object
     try:
         _settle(request, fds)
         arguments = [str(one) for one in _list(request["argv"])]
+        if program := str(request.get("program") or ""):
+            os.execv(program, [program, *arguments])
         if request.get("module"):
             os.execv(sys.executable, [sys.executable, "-m", str(request["module"]), *arguments])
         if request.get("fresh"):

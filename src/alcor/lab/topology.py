@@ -20,7 +20,7 @@ import msgspec
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.netlink import Netlink
 from alcor.lab.rundir import RunDirectory
-from alcor.model.addresses import Ip, Mac, format_ip, ip_from_int, parse_ip
+from alcor.model.addresses import Ip, Mac, format_ip, ip_from_int, ip_to_int, parse_ip
 
 UNDERLAY = parse_ip("10.200.0.0")
 LOOPBACK = parse_ip("127.200.0.0")
@@ -34,6 +34,8 @@ DEVICE = "eth0"
 FABRIC_MAC = Mac(bytes.fromhex("020000000001"))
 EXTERNAL_DEVICE = "ext0"
 """Of every host: behind it is the world."""
+BGP_TABLE = 179
+"""Where a BGP speaker finds what a host's agent wants announced."""
 WORLD = parse_ip("198.18.0.1")
 """Where the world is a router, in WORLD_LENGTH (RFC 2544's addresses: nobody else has them)."""
 WORLD_LENGTH = 16
@@ -148,6 +150,7 @@ def _wire_world(path: Path, hosts: tuple[Machine, ...]) -> None:
     try:
         netns.set_net(outer)
         ipv6_off()
+        _router()
         with Netlink() as netlink:
             netlink.check([links.loopback_up(), links.address(links.LOOPBACK_INDEX, FAR_AWAY, 32)])
             netlink.check([links.bridge("world", bridge, _mac(0xE0000)), links.address(bridge, WORLD, WORLD_LENGTH)])
@@ -166,15 +169,31 @@ def _wire_world(path: Path, hosts: tuple[Machine, ...]) -> None:
                 )
             ]
             netlink.check(ends)
-        base = int.from_bytes(WORLD[12:], "big") - 1 + _FIRST_HOSTS_OUTER
         for number, fd in enumerate(fds):
             netns.set_net(fd)
             with Netlink() as netlink:
-                own = links.address(_EXTERNAL_INDEX, ip_from_int(base + number, 4), WORLD_LENGTH)
+                own = links.address(_EXTERNAL_INDEX, _outer(number), WORLD_LENGTH)
                 netlink.check([links.set_link(_EXTERNAL_INDEX, up=True), own])
     finally:
         for fd in (outer, *fds):
             os.close(fd)
+
+
+def external_address(topology: Topology, host: Machine) -> Ip:
+    """A host's own address in the world."""
+    return _outer(topology.hosts.index(host))
+
+
+def _outer(number: int) -> Ip:
+    return ip_from_int(ip_to_int(WORLD) - 1 + _FIRST_HOSTS_OUTER + number, 4)
+
+
+def _router() -> None:
+    """The calling thread's namespace forwards, and does not tell hosts that they could send past it."""
+    settings = Path("/proc/sys/net/ipv4")
+    (settings / "ip_forward").write_text("1")
+    for which in ("all", "default"):
+        (settings / "conf" / which / "send_redirects").write_text("0")
 
 
 def _fabric_end(number: int, one: Machine, fd: int, mtu: int) -> list[bytes]:

@@ -122,6 +122,12 @@ class Subnet(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """4 or 6."""
         return self.cidr.version
 
+    @property
+    def wire_length(self) -> int:
+        """Of an external subnet: the length of the prefix that is on hosts' external wire. None of it is where the
+        gateway is not in the subnet, whose addresses are then only routed there."""
+        return self.cidr.length if self.gateway is None or self.gateway in self.cidr else 32
+
 
 class FixedIp(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One address of a port, in one subnet."""

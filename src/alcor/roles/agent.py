@@ -38,7 +38,15 @@ from alcor.model.addresses import parse_ip
 from alcor.model.ids import format_id, parse_id
 from alcor.paths.link import AGENT, CredentialsError
 from alcor.roles.activation import notify_ready
-from alcor.roles.config import AgentRoleConfig, ConfigError, is_loopback, numbers, parse_listen, resolvers
+from alcor.roles.config import (
+    AgentRoleConfig,
+    ConfigError,
+    is_loopback,
+    numbers,
+    parse_listen,
+    resolvers,
+    speaker_table,
+)
 
 if TYPE_CHECKING:
     from alcor.dataplane.kernel.speaker import KernelSpeakerTable
@@ -47,8 +55,6 @@ if TYPE_CHECKING:
 MAX_PINGS = 1000
 MAX_WAIT_S = 10.0
 YIELD_POLL_S = 0.2
-TABLES_OF_THE_KERNEL = range(253, 256)
-"""default, main, local (linux/rtnetlink.h)."""
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +63,7 @@ def run(config: AgentRoleConfig, *, standby: bool = False) -> None:
     logs.set_up(config.log_level, role="standby" if standby else "agent")
     if not config.underlay_ip:
         raise ConfigError("underlay_ip is not set: give the address of this host's tunnel end (the node's local_ip)")
-    _check_table(config)
+    speaker_table(config)
     listen, port = parse_listen(config.listen) if config.listen else (config.underlay_ip, DEFAULT_PORT)
     settings = AgentConfig(
         host=config.host or socket.gethostname(),
@@ -178,25 +184,14 @@ def _make_stack(config: AgentRoleConfig) -> TunStack | None:
         return None
 
 
-def _check_table(config: AgentRoleConfig) -> None:
-    """Raises ConfigError for a `bgp_table` that cannot be."""
-    number = config.bgp_table
-    if not 0 <= number < 1 << 32 or number in TABLES_OF_THE_KERNEL:
-        raise ConfigError(
-            f"bgp_table = {number} is no table for a speaker: give the number of one that nobody else uses, such as "
-            "179; 253 to 255 are the kernel's own (and FRR reads 1 to 252 only)"
-        )
-    if number and not config.external_device:
-        raise ConfigError("bgp_table: a host without `external_device` has no external addresses to announce")
-
-
 def _make_table(config: AgentRoleConfig) -> KernelSpeakerTable | None:
     """Where a BGP speaker reads; None: nothing is announced by BGP. Raises OSError."""
-    if not config.bgp_table:
+    number = speaker_table(config)
+    if not number:
         return None
     from alcor.dataplane.kernel.speaker import KernelSpeakerTable
 
-    return KernelSpeakerTable(config.bgp_table)
+    return KernelSpeakerTable(number)
 
 
 def _make_bus(settings: AgentConfig, config: AgentRoleConfig) -> NatsBus | None:

@@ -109,6 +109,8 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     log_level: str = "INFO"
 
 
+TABLES_OF_THE_KERNEL = range(253, 256)
+"""default, main, local (linux/rtnetlink.h)."""
 Config = TypeVar("Config", ServerConfig, AgentRoleConfig)
 
 
@@ -132,6 +134,19 @@ def resolvers(text: str) -> tuple[tuple[str, int], ...]:
             raise ConfigError(f"dns_resolvers = '{text}': {error}") from None
         found.append((address, port))
     return tuple(found)
+
+
+def speaker_table(config: AgentRoleConfig) -> int:
+    """The kernel routing table that a BGP speaker reads; 0: nothing is announced by BGP. Raises ConfigError."""
+    number = config.bgp_table
+    if not 0 <= number < 1 << 32 or number in TABLES_OF_THE_KERNEL:
+        raise ConfigError(
+            f"bgp_table = {number} is no table for a speaker: give the number of one that nobody else uses, such as "
+            "179; 253 to 255 are the kernel's own (and FRR reads 1 to 252 only)"
+        )
+    if number and not config.external_device:
+        raise ConfigError("bgp_table: a host without `external_device` has no external addresses to announce")
+    return number
 
 
 class ConfigError(Exception):

@@ -266,7 +266,7 @@ class Links:
         if self._indexes.balancing.load_balancers[balancer].network_id != port.network_id:
             raise _bad(f"Port {format_id(port_id)} is not in the load balancer's network")
         subnet = self._indexes.subnets[fip.subnet_id]
-        self._of(port).append(Eip(fip.ip, fip.fixed_ip, subnet.cidr.length, subnet.gateway, fip.qos_policy_id))
+        self._of(port).append(Eip(fip.ip, fip.fixed_ip, subnet.wire_length, subnet.gateway, fip.qos_policy_id))
         return replace(fip, anchor_id=port_id)
 
     def _take(self, fip: FloatingIp, port_id: Id) -> None:
@@ -299,7 +299,7 @@ class Links:
                 "IP."
             )
         subnet = self._indexes.subnets[fip.subnet_id]
-        eips.append(Eip(fip.ip, fixed.ip, subnet.cidr.length, subnet.gateway, fip.qos_policy_id))
+        eips.append(Eip(fip.ip, fixed.ip, subnet.wire_length, subnet.gateway, fip.qos_policy_id))
         return replace(fip, port_id=port.id, fixed_ip=fixed.ip, router_id=router)
 
     def finish(self) -> None:

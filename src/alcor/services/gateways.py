@@ -95,7 +95,7 @@ def _sharing(indexes: Indexes, gateway: RouterGateway, enable: bool) -> RouterGa
     if not enable:
         return replace(gateway, enable_snat=False)  # hosts that have not heard of it yet have their blocks
     subnet = indexes.subnets[gateway.subnet_id]
-    return replace(gateway, enable_snat=True, prefix_length=subnet.cidr.length, next_hop=subnet.gateway)
+    return replace(gateway, enable_snat=True, prefix_length=subnet.wire_length, next_hop=subnet.gateway)
 
 
 def _plan(indexes: Indexes, demands: Mapping[Id, NetworkDemand]) -> Allocations:

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from alcor.model.addresses import Prefix
+from alcor.model.addresses import Prefix, format_ip
 from alcor.model.allocation import MAX_VNI, Allocation, Exhausted, Taken
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Network, Router
@@ -174,6 +174,11 @@ def _check_external(indexes: Indexes, network: Network) -> None:
         )
     for subnet in indexes.subnets_of.get(network.id, {}).values():
         check_external_subnet(subnet.cidr)
+        if network.external and subnet.gateway is not None and subnet.gateway not in subnet.cidr:
+            raise InvalidInput(
+                f"Invalid input for operation: subnet {format_id(subnet.id)} has its gateway_ip "
+                f"{format_ip(subnet.gateway)} outside of its cidr, as external networks only can."
+            )
 
 
 def check_external_subnet(cidr: Prefix) -> None:

@@ -60,7 +60,7 @@ def create_subnets(indexes: Indexes, command: CreateSubnets, stamp: Stamp) -> Ou
         network = find_network(indexes, spec.network_id)
         siblings = indexes.subnets_of.get(network.id, {}).values()
         _check_cidr(network, spec, siblings, (subnet for subnet in made if subnet.network_id == network.id))
-        gateway = _gateway_of(spec.cidr, spec.gateway)
+        gateway = _gateway_of(network, spec.cidr, spec.gateway)
         pools = default_pools(spec.cidr, gateway) if spec.pools is None else spec.pools
         check_pools(spec.cidr, gateway, pools)
         made.append(
@@ -111,8 +111,9 @@ def update_subnet(indexes: Indexes, command: UpdateSubnet, stamp: Stamp) -> Outc
             "comes from floating IPs and routers that have an address in it."
         )
     if "gateway" in fields and after.gateway is not None:
-        _check_gateway(after.cidr, after.gateway)
-        if ip_to_int(after.gateway) - after.cidr.first in indexes.addresses(before):
+        _check_gateway(indexes.networks[before.network_id], after.cidr, after.gateway)
+        own = after.gateway in after.cidr
+        if own and ip_to_int(after.gateway) - after.cidr.first in indexes.addresses(before):
             raise IpAddressAlreadyAllocated(
                 f"IP address {format_ip(after.gateway)} already allocated in subnet {format_id(after.id)}: "
                 "gateway_ip cannot be a port's address."
@@ -221,17 +222,21 @@ def check_pools(cidr: Prefix, gateway: Ip | None, pools: Sequence[Pool]) -> None
                 )
 
 
-def _gateway_of(cidr: Prefix, wanted: Ip | UnsetType | None) -> Ip | None:
+def _gateway_of(network: Network, cidr: Prefix, wanted: Ip | UnsetType | None) -> Ip | None:
     if isinstance(wanted, UnsetType):
         # A point-to-point link (RFC 3021) has no address to spare for a gateway.
         return None if cidr.size <= 2 else ip_from_int(cidr.first + 1, cidr.version)
     if wanted is not None:
-        _check_gateway(cidr, wanted)
+        _check_gateway(network, cidr, wanted)
     return wanted
 
 
-def _check_gateway(cidr: Prefix, gateway: Ip) -> None:
-    if not usable(cidr, gateway):
+def _check_gateway(network: Network, cidr: Prefix, gateway: Ip) -> None:
+    """It is in the subnet; an external subnet that is only routed to hosts has one elsewhere on their wire."""
+    elsewhere = network.external and ip_version(gateway) == cidr.version and gateway not in cidr
+    if elsewhere:
+        _check_range(Prefix(gateway, 32))
+    elif not usable(cidr, gateway):
         raise InvalidInput(
             f"Invalid input for operation: Gateway is not valid on subnet: gateway_ip {format_ip(gateway)} is not a "
             f"usable address of {cidr}."
