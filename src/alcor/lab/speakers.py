@@ -16,7 +16,7 @@ from alcor.lab.topology import BGP_TABLE, WORLD, WORLD_LENGTH
 from alcor.model.addresses import format_ip, ip_from_int, ip_to_int
 
 HOSTS_AS, ROUTER_AS = 64512, 64513
-BIRD = "bird"
+BIRD, ENV = "bird", "/usr/bin/env"
 
 
 def host_config(own: str, router: str, table: int = BGP_TABLE) -> str:
@@ -63,10 +63,10 @@ def start(processes: Processes, name: str, netns: Path, directory: Path, config:
     binary = shutil.which(BIRD, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if binary is None:
         raise LabError(f"{BIRD} is not installed: run scripts/system-packages")
-    path = directory / f"{name}.conf"
-    path.write_text(config)
-    argv = ["-f", "-c", str(path), "-s", str(directory / f"{name}.ctl")]
-    processes.start(name, argv, netns_path=netns, program=binary)
+    (directory / f"{name}.conf").write_text(config)
+    # From within: a socket's path has 108 bytes at most (unix(7)).
+    argv = [f"--chdir={directory}", binary, "-f", "-c", f"{name}.conf", "-s", f"{name}.ctl"]
+    processes.start(name, argv, netns_path=netns, program=ENV)
 
 
 def hosts_of_the_world() -> str:
