@@ -1,7 +1,10 @@
 """The simulator: seeds that hold, seeds that once failed, the same seed twice; and that broken code is found."""
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -85,6 +88,22 @@ def test_the_same_seed_takes_the_same_steps() -> None:
     assert one == play(9)
     assert one != msgspec.structs.replace(play(8), seed=9)
     assert sum(one.faults.values()) > 3
+
+
+def test_another_process_takes_the_same_steps() -> None:
+    """Python's hashes of texts differ between processes, and so does the order of sets: nothing rests on it."""
+    program = "from alcor.sim.schedule import play; o = play(50204); print(o.commits, o.checks, o.virtual_s)"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": hashes},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hashes in ("1", "2")
+    ]
+    assert told[0] == told[1] != ""
 
 
 def test_what_is_broken_in_a_round_of_an_agent_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

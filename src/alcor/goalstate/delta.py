@@ -444,6 +444,6 @@ def _port(
         bound[host, change.network_id] = bound.get((host, change.network_id), 0) + 1
     if old_host:
         bound[old_host, change.network_id] = bound.get((old_host, change.network_id), 0) - 1
-    for other in change.visited - {host}:
+    for other in sorted(change.visited - {host}):
         gone = Tombstone(Kind.PORT, change.id, change.revision, successor)
         hosts.setdefault(other, _Update()).tombstones.append(gone)

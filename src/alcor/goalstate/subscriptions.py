@@ -34,7 +34,7 @@ class Subscriptions:
         touched: dict[tuple[str, Id], None] = {}
         for (host, vpc), change in bound.items():
             if self._count(host, vpc, change):
-                touched.update(((host, near), None) for near in self._near(vpc))
+                touched.update(((host, near), None) for near in sorted(self._near(vpc)))
         for identifier, vpcs in (roads or {}).items():
             reached = self._carriers(self._roads.get(identifier, ()))
             affected = {*self._roads.get(identifier, ()), *vpcs}

@@ -334,7 +334,7 @@ class Publisher:
         for host, update in changed.hosts.items():
             if path.listening(host):
                 outbox[host] = [Parcel(HOST_SCOPE, encode_part(update), False)]
-        for host, _ in started:
+        for host, _ in sorted(started):
             # Why it needs another VPC must be there before that VPC is, or it would not be kept.
             if path.listening(host):
                 outbox.setdefault(host, [])
