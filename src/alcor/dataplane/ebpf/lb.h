@@ -103,6 +103,12 @@ static __always_inline bool ends_connection(const struct packet *packet)
 	       packet->tcp_flags & (TCP_FIN | TCP_RST);
 }
 
+static __always_inline bool opens_connection(const struct packet *packet)
+{
+	return packet->protocol == PROTOCOL_TCP && packet->fragment != FRAGMENT_LATER &&
+	       (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* The headers that are rewritten are in the frame. */
 static __always_inline bool has_checksum(struct __sk_buff *skb, const struct packet *packet)
 {
@@ -251,8 +257,7 @@ __noinline int choose(struct __sk_buff *skb, __u32 vni, __u32 ifindex, __u32 ver
 		return -DROP_MALFORMED;
 	make_key(&b->pinned, packet, ifindex, true);
 	row = bpf_map_lookup_elem(&balanced, &b->pinned);
-	opening = packet->protocol == PROTOCOL_TCP && packet->fragment != FRAGMENT_LATER &&
-		  (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	opening = opens_connection(packet);
 	if (row && !opening && !is_idle(&b->pinned, row, now) &&
 	    (row->flags & BALANCED_HAIRPIN_BACK || may_keep(&b->service, row, now))) {
 		b->chosen = *row;
@@ -353,14 +358,16 @@ static __always_inline struct service_traffic *traffic_of(__u32 slot)
 	return bpf_map_lookup_elem(&service_counters, &slot);
 }
 
-/* Remembers the choice, both ways. Once known it is refreshed four times a second. */
+/* Remembers the choice, both ways. Once known it is refreshed four times a second; that a backend has ended its way stays
+ * remembered until a SYN begins anew. */
 static __always_inline void pin(struct __sk_buff *skb, struct scratch *on)
 {
 	struct balancing *b = &on->balancing;
-	struct balanced *chosen = &b->chosen, back = {};
+	struct balanced *chosen = &b->chosen, *before, back = {};
 	struct service_traffic *traffic = traffic_of(chosen->slot);
 	__u64 now = bpf_ktime_get_coarse_ns();
 	bool ends = ends_connection(&on->packet) && !(chosen->flags & BALANCED_CLOSED);
+	bool opens = opens_connection(&on->packet);
 	struct flow_key *key = &b->pinned;
 	__be16 port = key->local_port;
 
@@ -370,7 +377,7 @@ static __always_inline void pin(struct __sk_buff *skb, struct scratch *on)
 		traffic->connections += !b->known;
 		traffic->closed += ends;
 	}
-	if (b->known && !ends && now - chosen->seen_ns <= SECOND / 4)
+	if (b->known && !ends && !opens && now - chosen->seen_ns <= SECOND / 4)
 		return;
 	if (ends)
 		chosen->flags |= BALANCED_CLOSED;
@@ -394,6 +401,9 @@ static __always_inline void pin(struct __sk_buff *skb, struct scratch *on)
 		key->remote_port = chosen->port;
 		key->zero[0] = BALANCED_BACK;
 	}
+	before = b->known && !opens ? bpf_map_lookup_elem(&balanced, key) : NULL;
+	if (before)
+		back.flags |= before->flags & BALANCED_CLOSED;
 	bpf_map_update_elem(&balanced, key, &back, BPF_ANY);
 }
 

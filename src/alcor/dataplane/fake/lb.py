@@ -174,7 +174,7 @@ def choose(
     )
     pinned = BalancedKey(flow, way=Way.FORTH)
     row = tables.balanced.get(pinned)
-    opening = packet.is_tcp and packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    opening = opens_connection(packet)
     fresh = row is not None and not _is_idle(pinned, row, now_ns)
     known = False
     if row is not None and fresh and not opening and _may_keep(tables, service, row, now_ns):
@@ -279,7 +279,8 @@ def _pin(tables: BalanceTables, choice: Choice, length: int, now_ns: int) -> Non
         row.counters[1] += ends
         row.counters[2] += 1
         row.counters[3] += length
-    if choice.known and not ends and now_ns - chosen.seen_ns <= SECOND // 4:
+    opens = opens_connection(choice.packet)
+    if choice.known and not ends and not opens and now_ns - chosen.seen_ns <= SECOND // 4:
         return
     flags = chosen.flags | (BalancedFlag.CLOSED if ends else 0)
     _keep(tables, key, replace(chosen, flags=flags, seen_ns=now_ns))
@@ -292,6 +293,9 @@ def _pin(tables: BalanceTables, choice: Choice, length: int, now_ns: int) -> Non
     else:
         answers = BalancedKey(flow._replace(remote=chosen.ip, remote_port=chosen.port), way=Way.BACK)
         way = Balanced(choice.service.ip, choice.service.port, closed, chosen.slot, 0, now_ns)
+    before = tables.balanced.get(answers) if choice.known and not opens else None
+    if before is not None:  # that the backend has ended its way stays remembered
+        way.flags |= before.flags & BalancedFlag.CLOSED
     _keep(tables, answers, way)
 
 
@@ -300,6 +304,10 @@ def _keep(tables: BalanceTables, key: BalancedKey, row: Balanced) -> None:
     tables.balanced[key] = row
     if len(tables.balanced) > MAX_BALANCED:
         del tables.balanced[next(iter(tables.balanced))]
+
+
+def opens_connection(packet: Packet) -> bool:
+    return packet.is_tcp and packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 
 
 def ends_connection(packet: Packet) -> bool:
