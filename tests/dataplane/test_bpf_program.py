@@ -135,6 +135,32 @@ def test_a_map_of_another_shape_is_refused(pins: Path) -> None:
     assert {"local"} == pinned(pins)
 
 
+@pytest.mark.parametrize("name", ["scratch", "fragments"])
+@pytest.mark.parametrize("bytes_less", [4, -4], ids=["smaller", "larger"])
+def test_a_fleeting_map_of_another_version_is_made_anew(
+    pins: Path, next_version: Path, name: str, bytes_less: int
+) -> None:
+    """An upgrade, or a downgrade, over one of another size: the new programs get one of their own, every other map
+    stays, and what runs still has the one that it came with."""
+    with opened(pins) as first:
+        before = {one: first.maps[one].info for one in MAPS}
+    old = before[name]
+    (pins / name).unlink()
+    other = bpf.create_map(old.type, old.key_size, old.value_size - bytes_less, old.max_entries, "old")
+    bpf.pin(other.fd, pins / name)
+    with opened(pins, next_version) as second:
+        after = {one: second.maps[one].info for one in MAPS}
+        changed = {one for one in MAPS if before[one].id != after[one].id}
+        assert ({name}, old.value_size) == (changed, after[name].value_size)
+        used = bpf.program_info(second.from_port, "").map_ids
+        assert after[name].id in used
+        assert other.info.id not in used
+        assert {*MAPS, *names(second)} == pinned(pins)
+    with opened(pins, next_version) as again:
+        assert after[name].id == again.maps[name].info.id
+    other.close()
+
+
 def test_a_missing_object_says_make_setup(pins: Path, tmp_path: Path) -> None:
     """Without the compiled object the error says how to make it."""
     with pytest.raises(DataPlaneError, match=r"absent\.o is missing: run `make setup`"):

@@ -110,6 +110,9 @@ _SHAPES: Final = {
     "bindings": (tables.FLOW_KEY.size, tables.BINDING.size),
 }
 """Of the maps that Python reads or writes; the others are the programs' own."""
+_FLEETING: Final = ("scratch", "fragments")
+"""Of the programs' own those that remember nothing, or for the blink of a packet's pieces: a version that has another
+shape of one makes it anew, and the programs that still run go on with theirs."""
 
 
 class Program:
@@ -329,6 +332,15 @@ def _pinned_programs(pin_dir: Path, digest: str, maps: dict[str, BpfMap]) -> dic
     return None
 
 
+def _forget_outgrown(loaded: libbpf.ObjectFile, pin_dir: Path, maps: dict[str, BpfMap]) -> None:
+    """Takes fleeting maps of another shape than the object's out of `maps`, and their pins away."""
+    for name in _FLEETING:
+        wanted, opened = loaded.maps[name], maps.get(name)
+        if opened is not None and (opened.key_size, opened.value_size) != (wanted.key_size, wanted.value_size):
+            (pin_dir / name).unlink()
+            maps.pop(name).close()
+
+
 def _load(
     path: Path, digest: str, pin_dir: Path, maps: dict[str, BpfMap], sizes: Mapping[str, int]
 ) -> dict[str, tuple[int, Path]]:
@@ -340,6 +352,7 @@ def _load(
     with libbpf.ObjectFile(path) as loaded:
         if set(loaded.maps) != set(MAPS) or set(loaded.programs) != set(PROGRAMS):
             raise DataPlaneError(f"{path} is not this version's data plane: run `make setup`")
+        _forget_outgrown(loaded, pin_dir, maps)
         for name, opened in maps.items():
             loaded.reuse(name, opened.fd)
         for name, entries in sizes.items():
