@@ -67,6 +67,14 @@ async def test_what_is_published_arrives_in_order(server: EmbeddedBus) -> None:
             assert await inbox.wait(1000) == sent
 
 
+async def test_a_client_may_end_before_it_begins(server: EmbeddedBus) -> None:
+    """As when something else of its process could not start: that is what is to be heard of."""
+    bus = NatsBus(NatsOptions(servers=[server.url], name="brief"))
+    bus.start()
+    await bus.close()
+    assert not bus.connected
+
+
 async def test_a_cancelled_subscription_is_silent(server: EmbeddedBus) -> None:
     """And cancelling twice is fine."""
     quiet, still = Inbox(), Inbox()

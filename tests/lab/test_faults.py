@@ -71,6 +71,7 @@ async def test_a_short_campaign_on_a_real_lab(run_dir: Path, tmp_path: Path, nee
     assert report.read(tmp_path / "report" / report.JSON_NAME) == result
 
 
+@pytest.mark.alone
 async def test_a_short_campaign_with_the_software_switch(run_dir: Path) -> None:
     """The kinds that take neither root nor BPF."""
     options = LabOptions(

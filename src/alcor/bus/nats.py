@@ -135,7 +135,8 @@ class NatsBus:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listeners.clear()
         for parting in (self._part, self._client.close):
-            with suppress(nats.errors.Error, OSError, TimeoutError):
+            # AssertionError: nats-py's own, of a client that was closed before it began to connect.
+            with suppress(nats.errors.Error, OSError, TimeoutError, AssertionError):
                 async with asyncio.timeout(CLOSE_S):
                     await parting()
         self._abort()

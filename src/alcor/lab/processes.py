@@ -39,7 +39,7 @@ FLOW_ENTRIES = 1 << 13
 """Room for every port of a lab. The default, for a region, costs 64 MiB of kernel memory and 0.2 s of CPU a host."""
 START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 90.0
-LOG_TAIL_LINES = 12
+LOG_TAIL_LINES = 40
 WINDOW = 32
 """Requests on their way to the fork server at a time: their answers must fit the socket's buffer."""
 POLL_S = 0.005
