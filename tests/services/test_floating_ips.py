@@ -295,7 +295,7 @@ def test_a_routed_subnets_gateway_is_elsewhere_on_the_wire() -> None:
         UpdateNetwork(id=routed.id, external=False),
     )
     for wrong in ("192.0.2.0", "192.0.2.255", "127.0.0.1", "224.0.0.5", "2001:db8::1"):
-        with pytest.raises(InvalidInput, match=r"gateway_ip|hosts cannot have"):
+        with pytest.raises(InvalidInput, match=f"gateway_ip {wrong}"):
             world.subnet(routed, "192.0.2.0/24", gateway=parse_ip(wrong))
     with pytest.raises(InvalidInput, match="gateway_ip"):
         world.subnet(cloud.inner, "10.0.1.0/24", gateway=parse_ip("203.0.113.1"))

@@ -235,7 +235,7 @@ def _check_gateway(network: Network, cidr: Prefix, gateway: Ip) -> None:
     """It is in the subnet; an external subnet that is only routed to hosts has one elsewhere on their wire."""
     elsewhere = network.external and ip_version(gateway) == cidr.version and gateway not in cidr
     if elsewhere:
-        _check_range(Prefix(gateway, 32))
+        _check_range(Prefix(gateway, 32), f"Gateway is not valid on subnet: gateway_ip {format_ip(gateway)}")
     elif not usable(cidr, gateway):
         raise InvalidInput(
             f"Invalid input for operation: Gateway is not valid on subnet: gateway_ip {format_ip(gateway)} is not a "
@@ -275,31 +275,28 @@ def check_modes(cidr: Prefix, ra_mode: Ipv6Mode | None, address_mode: Ipv6Mode |
         )
 
 
-def _check_range(cidr: Prefix) -> None:
-    """Raises InvalidInput for addresses that hosts cannot have."""
+def _check_range(cidr: Prefix, problem: str) -> None:
+    """Raises InvalidInput, which begins with the problem, for addresses that hosts cannot have."""
     if cidr.version == 4:
         top = cidr.first >> 24
         if cidr.length == 0 or top == 0 or top == 127 or top >= 224:
             raise InvalidInput(
-                f"Invalid input for operation: Invalid CIDR {cidr} for subnet: hosts cannot have addresses of "
+                f"Invalid input for operation: {problem}: hosts cannot have addresses of "
                 "0.0.0.0/8, 127.0.0.0/8, or 224.0.0.0 and above."
             )
         return
     if cidr.length < _IPV6_SHORTEST:
-        raise InvalidInput(
-            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: an IPv6 subnet is /{_IPV6_SHORTEST} or "
-            "longer."
-        )
+        raise InvalidInput(f"Invalid input for operation: {problem}: an IPv6 subnet is /{_IPV6_SHORTEST} or longer.")
     if any(cidr.overlaps(other) for other in _NOT_FOR_HOSTS):
         raise InvalidInput(
-            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: hosts cannot have addresses of "
+            f"Invalid input for operation: {problem}: hosts cannot have addresses of "
             f"{', '.join(map(str, _NOT_FOR_HOSTS))}."
         )
 
 
 def _check_cidr(network: Network, spec: SubnetSpec, siblings: Iterable[Subnet], made: Iterable[Subnet]) -> None:
     cidr = spec.cidr
-    _check_range(cidr)
+    _check_range(cidr, f"Invalid CIDR {cidr} for subnet")
     if network.external:
         check_external_subnet(cidr)
     if spec.enable_dhcp:

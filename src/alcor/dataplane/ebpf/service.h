@@ -62,7 +62,7 @@ static __always_inline bool is_offered(__u8 protocol, __be16 port)
 }
 
 /* A datagram may be DHCP's, of either family: what service4 and service6 look at. `ports` may not be readable; then it may.
- * Nearly none is, and reading by copies costs as much as a lookup. */
+ * Nearly none is: what they read by copies, the others are spared. */
 static __always_inline bool may_be_dhcp(const struct __sk_buff *skb, const struct ports16 *ports, __be16 server,
 					__be16 client)
 {
