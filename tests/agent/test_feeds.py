@@ -61,6 +61,7 @@ class Scene:
             epoch=epoch,
             secret=secret,
             linger_s=lambda: 0.0,
+            wait=lambda: False,
             missed=lambda hosts, parcel: None,
         )
 

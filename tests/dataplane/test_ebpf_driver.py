@@ -34,6 +34,23 @@ def host() -> Iterator[Host]:
 
 
 class TestContainer:
+    def test_one_that_is_awaited_answers_at_once(self, host: Host) -> None:
+        """Pings run for a port that comes and goes: it can send before it can be reached, or the first thing that it
+        sends, an ARP request, were lost, and the next one came a second later."""
+        asking, awaited = a_port(), a_port()
+        ip = format_ip(awaited.addresses[0].ip)
+        assert all_well(asking, awaited) == host.put(asking, awaited)
+        assert host.ping(asking, awaited.addresses[0].ip)  # and so knows its MAC
+        inside_it = ["nsenter", f"--net={host.namespace(asking)}", "ping", "-nq", ip]
+        with subprocess.Popen([*inside_it, "-i", "0.0002"], stdout=subprocess.DEVNULL) as pings:
+            try:
+                for _ in range(60):
+                    host.apply(remove_ports=(awaited.id,))
+                    assert all_well(awaited) == host.put(awaited)
+                    subprocess.run([*inside_it, "-c1", "-W0.6"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+            finally:
+                pings.terminate()
+
     def test_it_is_made_whole(self, host: Host) -> None:
         """Namespace named by the port's id, `eth0` with MAC, MTU, addresses and default route, loopback up."""
         v6 = Address(parse_ip("fd00::5"), 64, parse_ip("fd00::1"))

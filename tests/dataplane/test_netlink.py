@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ from alcor.dataplane.kernel.netlink import (
     parse_attributes,
 )
 from alcor.model.addresses import Mac, parse_ip, parse_mac
+
+ETH_P_EXPERIMENTAL = socket.htons(0x88B5)
+"""For local experiments (IEEE 802)."""
 
 
 class TestEncoding:
@@ -157,6 +161,26 @@ class TestKernel:
         assert (10, "left", "veth", "alcor:x", True, 1400, mac, 5, 0, 20) == left[:10]
         assert (20, "right", False, 30) == (right.ifindex, right.name, right.up, right.master)
         assert "bridge" == bridge.kind
+
+    def test_who_is_not_silent_transmits(self, netlink: Netlink, space: int) -> None:
+        """An end that is down, or up without the other, is silent. Once it is said not to be, nothing that it sends is
+        lost, however soon after the other end came up that is (one in ten was)."""
+        assert [] == links.silent(netlink, [4711])
+        for at in range(100, 160):
+            netlink.check([links.veth(f"a{at}", at, f"b{at}", 1000 + at), links.set_link(at, up=True)])
+            sender = netns.call(space, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+            receiver = netns.call(space, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, ETH_P_EXPERIMENTAL))
+            with sender, receiver:
+                sender.bind((f"a{at}", 0))
+                receiver.bind((f"b{at}", socket.ntohs(ETH_P_EXPERIMENTAL)))
+                receiver.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # that its interface is still down
+                receiver.settimeout(0.5)
+                assert [at] == links.silent(netlink, [at])
+                netlink.check([links.set_link(1000 + at, up=True)])
+                while links.silent(netlink, [at, 1000 + at]):
+                    pass
+                sender.send(b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46))
+                assert b"\x88\xb5" == receiver.recv(64)[12:14]
 
     def test_addresses_and_routes_come_back(self, netlink: Netlink) -> None:
         """IPv4 and IPv6, and the default route that replaces another."""

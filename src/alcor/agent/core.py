@@ -60,8 +60,6 @@ _log = logging.getLogger(__name__)
 
 MAX_ROUND_BUNDLES = 256
 """Bundles that the worker takes at once."""
-NEWS_LINGER_S = 0.05
-"""News of VPCs from the bus waits so long at most, to be taken in together and behind the host's own bundles."""
 MAX_WAITING_NEWS = 4096
 """Beyond it news is dropped; the scope's next news, or a heartbeat, shows what is missing."""
 STUCK_S = 60.0
@@ -77,11 +75,6 @@ class _Greet(NamedTuple):
 class _Bundle(NamedTuple):
     stream: Stream
     data: bytes
-    received_at: float
-
-
-class _News(NamedTuple):
-    news: News
     received_at: float
 
 
@@ -102,7 +95,7 @@ class _Report(NamedTuple):
     reason: str
 
 
-_Work = _Greet | _Bundle | _News | _Call | None
+_Work = _Greet | _Bundle | News | _Call | None
 """None: stop."""
 
 
@@ -157,7 +150,6 @@ class Agent:
         self._bus = bus
         self._bus_end = BusEnd(bus, config.host, partitions, self) if bus is not None else None
         self._feeds = Feeds(bus, self._take_news, self._tell_feeding) if bus is not None else None
-        self._waiting_news: list[_News] = []
         self._busy_since = 0.0
         """Since when the worker has been at work; 0: it waits."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -389,7 +381,7 @@ class Agent:
 
     def _take_news(self, key: FeedKey, bundle: bytes) -> None:
         if self._work.qsize() < MAX_WAITING_NEWS:
-            self._work.put(_News(News(key.partition, key.vpc, bundle), self._clock()))
+            self._work.put(News(key.partition, key.vpc, bundle))
 
     async def _ask(self, function: Callable[[], Answered]) -> Answered:
         answer: Future[Answered] = Future()
@@ -450,17 +442,18 @@ class Agent:
         due = self._reconciler.due()
         if self._bgp is not None:
             due = min(due, self._bgp.due())
-        return min(due, self._waiting_news[0].received_at + NEWS_LINGER_S) if self._waiting_news else due
+        return due
 
     def _do(self, work: list[_Work]) -> bool:
         """That, in order, and what is due. False: stop."""
         bundles: list[_Bundle] = []
+        news: list[News] = []
         for item in work:
             if isinstance(item, _Bundle):
                 bundles.append(item)
                 continue
-            if isinstance(item, _News):
-                self._waiting_news.append(item)
+            if isinstance(item, News):
+                news.append(item)
                 continue
             self._handle(bundles)
             bundles = []
@@ -471,9 +464,8 @@ class Agent:
             else:
                 _answer_call(item)
         self._handle(bundles)
-        if self._waiting_news and self._waiting_news[0].received_at + NEWS_LINGER_S <= self._clock():
-            news, self._waiting_news = self._waiting_news, []
-            self._say_later(self._reconciler.news([item.news for item in news]))
+        if news:
+            self._say_later(self._reconciler.news(news))
         if self._reconciler.due() <= self._clock():
             self._say_later(self._reconciler.tick())
         return True

@@ -20,9 +20,9 @@ CLOSED_PORT = 9
 """Nobody listens there, in a lab."""
 ASK_EVERY_S = 0.0005
 """Between two questions for a single port's status: what the answer is exact to, beside the request itself."""
-REST_S = 0.12
+REST_S = 0.2
 """Between two samples, so that the lab is idle when the next begins: news of a port reaches the other hosts of its VPC
-just after it is ACTIVE, and 100 agents on two cores take 50 ms to hear it."""
+just after it is ACTIVE, and 100 agents on two cores take 100 ms to hear it."""
 FAST_POLL_S = 0.001
 
 

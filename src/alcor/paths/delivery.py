@@ -18,12 +18,13 @@ from contextlib import AsyncExitStack, suppress
 import msgspec
 
 from alcor.bus.base import Bus
+from alcor.goalstate.objects import HOST_SCOPE
 from alcor.model.ids import Id
 from alcor.model.nouns import Node
 from alcor.paths import ladder
 from alcor.paths.base import Dialer, Events, LineEnded, Parcel, PathName, Session
 from alcor.paths.ladder import Event, LadderLimits, Outcome
-from alcor.paths.news import News
+from alcor.paths.news import PATIENCE_S, News
 from alcor.paths.probing import Probing
 from alcor.paths.sender import TooLarge
 from alcor.paths.session import Conversation, Ending, SessionEnded, SessionLimits, Terms
@@ -88,6 +89,7 @@ class Delivery:
                 epoch=epoch,
                 secret=entropy(SECRET_BYTES),
                 linger_s=lambda: self.limits.session.linger_s * (1 + roll()),
+                wait=self._is_wiring,
                 missed=self._missed,
             )
         verifier = self._news.verifier if self._news is not None else b""
@@ -101,6 +103,8 @@ class Delivery:
         self._fast: OrderedDict[str, _Host] = OrderedDict()
         """Hosts on the fast path or being dialled there; who was spoken to last is last."""
         self._healthy: dict[str, Node] = {}
+        self._wiring: dict[str, float] = {}
+        """Hosts that were told of their own ports, since when, oldest first; some of them have answered."""
         self._sessions = 0
         self.dials: Counter[tuple[PathName, str]] = Counter()
         """(path, what became of it: `greeted`, `failed`, `given up`) -> dials."""
@@ -152,8 +156,12 @@ class Delivery:
         """See base.Path."""
         conversation = self._conversation(host)
         if conversation is not None:
-            conversation.offer(parcels)
+            taken = tuple(parcels)
+            conversation.offer(taken)
             self._used(host)
+            if any(parcel.scope == HOST_SCOPE for parcel in taken):
+                self._wiring.pop(host, None)
+                self._wiring[host] = asyncio.get_running_loop().time()
 
     def spread(self, vpc: Id, parcel: Parcel, hosts: Iterable[str]) -> None:
         """See base.Path."""
@@ -287,6 +295,17 @@ class Delivery:
 
     def _key(self, vpc: Id) -> bytes | None:
         return self._news.key(vpc) if self._news is not None else None
+
+    def _is_wiring(self) -> bool:
+        """A host was just told of its own ports and has not answered; one that takes long is not waited for."""
+        over = asyncio.get_running_loop().time() - PATIENCE_S
+        while self._wiring:
+            host, since = next(iter(self._wiring.items()))
+            conversation = self._conversation(host)
+            if since > over and conversation is not None and not conversation.idle:
+                return True
+            del self._wiring[host]
+        return False
 
     def _missed(self, hosts: Sequence[str], parcel: Parcel) -> None:
         """To each in its session."""

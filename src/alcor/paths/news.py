@@ -27,6 +27,9 @@ HEADROOM = 512
 """Of a bus message, around the updates: the seal, the signature, the bundle's head."""
 REKEY_S = 60.0
 """At most so long a host that left a VPC can read its news."""
+PATIENCE_S = 0.1
+"""News is behind what it is about: a port of which others hear is not there yet while its own host wires it. But it
+waits no longer than this; of a host that takes more time, the news comes before the port does."""
 
 
 class _Vpc(msgspec.Struct):
@@ -38,10 +41,11 @@ class _Vpc(msgspec.Struct):
 
 
 class _Waiting(msgspec.Struct):
-    parcels: list[Parcel]
-    hosts: list[tuple[str, ...]]
+    since: float
+    parcels: list[Parcel] = []
+    hosts: list[tuple[str, ...]] = []
     """Of each parcel, whom it must reach."""
-    size: int
+    size: int = 0
 
 
 class News:
@@ -55,10 +59,12 @@ class News:
         epoch: int,
         secret: bytes,
         linger_s: Callable[[], float],
+        wait: Callable[[], bool],
         missed: Callable[[Sequence[str], Parcel], None],
     ) -> None:
-        """`secret`: 32 random bytes of this process. `linger_s`: how long to gather. `missed` is told what could not
-        be published after all, and whose it is."""
+        """`secret`: 32 random bytes of this process. `linger_s`: how long to gather. `wait` says after it whether
+        to go on gathering, up to PATIENCE_S. `missed` is told what could not be published after all, and whose it
+        is."""
         self._bus = bus
         self._partition = partition
         self._epoch = epoch
@@ -67,6 +73,7 @@ class News:
         self.verifier = self._signer.public_key().public_bytes_raw()
         """Shows what is this process's own news."""
         self._linger_s = linger_s
+        self._wait = wait
         self._missed = missed
         self._vpcs: dict[Id, _Vpc] = {}
         self._waiting: dict[Id, _Waiting] = {}
@@ -97,8 +104,8 @@ class News:
             return False
         waiting = self._waiting.get(parcel.scope)
         if waiting is None:
-            waiting = self._waiting[parcel.scope] = _Waiting([], [], 0)
-            asyncio.get_running_loop().call_later(self._linger_s(), self._flush, parcel.scope)
+            waiting = self._waiting[parcel.scope] = _Waiting(asyncio.get_running_loop().time())
+            self._flush_later(parcel.scope)
         waiting.parcels.append(parcel)
         waiting.hosts.append(hosts)
         waiting.size += len(parcel.part)
@@ -110,8 +117,14 @@ class News:
     def _derive(self, vpc: Id, generation: int) -> bytes:
         return hmac.digest(self._secret, vpc + generation.to_bytes(8, "big"), hashlib.sha256)
 
+    def _flush_later(self, vpc: Id) -> None:
+        asyncio.get_running_loop().call_later(self._linger_s(), self._flush, vpc)
+
     def _flush(self, vpc: Id) -> None:
         """As few messages as the bus's largest allows."""
+        if self._wait() and asyncio.get_running_loop().time() < self._waiting[vpc].since + PATIENCE_S:
+            self._flush_later(vpc)
+            return
         waiting = self._waiting.pop(vpc)
         room, first, size = self._room(), 0, 0
         for place, parcel in enumerate(waiting.parcels):

@@ -35,7 +35,7 @@ class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """From sending a bundle to its Ack; then the session is made anew."""
     window: int = 4
     """Bundles sent and not yet answered. What comes meanwhile waits and leaves as one message."""
-    linger_s: float = 0.01
+    linger_s: float = 0.03
     """News of a VPC alone waits for one to two times this: a host whose own ports change goes before the many that
     only listen, and a run of changes reaches those in few messages. (A port in a VPC of 100 hosts on one machine became
     ACTIVE in 50 ms when all 100 were told at once.)"""

@@ -483,7 +483,11 @@ class EbpfDriver:
         return ""
 
     def _carry(self, known: Sorted, jobs: Sequence[Job], results: dict[Id, PortResult], *, zero: bool) -> dict[Id, str]:
-        """Writes the rows of ports that are wired: addresses and counters, then `ports`, which says "wired whole"."""
+        """Writes the rows of ports that are wired: what they need to send, `ports`, and then what leads to them.
+
+        One that is reached before it can send would lose the ARP request that its answer begins with, and repeat it a
+        second later.
+        """
         begun = time.monotonic_ns()
         has = {job.port.id: self._queues_of(known, job) for job in jobs}
         try:
@@ -499,9 +503,6 @@ class EbpfDriver:
         were = {(port.id, ip) for port in before for ip in port.outer_ips()}
         fresh = [ip for job in jobs for ip in job.port.outer_ips() if (job.port.id, ip) not in were]
         try:
-            self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
-            macs = [(_mac_of(job.port), _local(job, own[job.port.id])) for job in jobs]
-            self._program.macs.update_batch(*tables.pack_macs(macs), len(macs))
             senders = [key for job in jobs for key in tables.sender_keys(job.port, job.ifindex)]
             self._program.senders.update_batch(b"".join(senders), tables.SENDER_VALUE * len(senders), len(senders))
             routers = b"".join([tables.port_routers(job.port) for job in jobs])
@@ -510,6 +511,9 @@ class EbpfDriver:
             if zero:
                 self._program.zero_counters(ifindexes)
             self._program.ports.update_batch(*tables.pack_ports(rows), len(rows))
+            macs = [(_mac_of(job.port), _local(job, own[job.port.id])) for job in jobs]
+            self._program.macs.update_batch(*tables.pack_macs(macs), len(macs))
+            self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
             for identifier, now in given.queues.items():
                 self._queues.remove(has[identifier].numbers() - now.numbers())
         except DataPlaneError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,8 @@ for an RCU grace period (synchronize_rcu_expedited under RTNL, by profile), atta
 have joined costs one for all of them."""
 CHUNKS_AHEAD = 4
 """Chunks whose namespaces may be ready and waiting for the later stages."""
+QUEUE_PATIENCE_S, QUEUE_POLL_S = 1.0, 0.002
+"""For the kernel's link watch, which holds events back for a second at most."""
 DELETE_GROUP_BASE = 0x41C00000
 NO_FD = -1
 
@@ -182,7 +185,16 @@ class Hands:
                 os.close(fd)
             else:
                 rest.append((job.port, fd, wiring.inner_steps(job.port, job.ifindex)))
-        return [job for job, _ in begun], self._inside.submit(self._configure, rest, failed).result()
+        failed = self._inside.submit(self._configure, rest, failed).result()
+        self._await_queues([job.ifindex for job, fd in begun if fd != NO_FD and job.port.id not in failed])
+        return [job for job, _ in begun], failed
+
+    def _await_queues(self, indexes: Sequence[int]) -> None:
+        """Until these transmit, or patience ends: the first answer to a container must not be lost, or it asks again a
+        second later (ARP, RFC 4861's RETRANS_TIMER)."""
+        deadline = time.monotonic() + QUEUE_PATIENCE_S
+        while (indexes := links.silent(self._netlink, indexes)) and time.monotonic() < deadline:
+            time.sleep(QUEUE_POLL_S)
 
     def _make_host_side(self, begun: Sequence[tuple[Job, int]]) -> dict[Id, str]:
         """Sends the host's steps of a chunk in one go, with the block's program at the end of them."""

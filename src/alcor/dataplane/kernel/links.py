@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from alcor.dataplane.kernel.netlink import (
@@ -46,7 +47,8 @@ RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 27, 28, 29
+IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 16, 18, 20, 27, 28, 29
+IF_OPER_UP = 6
 IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_LINK_NETNSID = 31, 32, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT = 1, 4, 7, 15
@@ -372,6 +374,24 @@ _LINKS = message(
 def links(netlink: Netlink) -> list[Link]:
     """Every interface of the socket's namespace, by index."""
     return sorted(netlink.dump(_LINKS, parse_link))
+
+
+def silent(netlink: Netlink, indexes: Sequence[int]) -> list[int]:
+    """Those of the interfaces (of kinds that have a carrier: veth) that are there and not operational, RFC 2863's `up`:
+    the kernel drops without a word what is sent by them.
+
+    An interface that is brought up before its other end has no carrier; when that comes the kernel gives it its queue
+    later, from a worker that waits for RTNL and, after a hundred such events, for up to a second (net/core/
+    link_watch.c). Since Linux 6.8 asking for an interface makes it so at once (linkwatch_sync_dev in rtnl_getlink).
+    """
+    flags = attribute_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    requests = [message(RTM_GETLINK, 0, _LINK.pack(0, 0, index, 0, 0) + flags) for index in indexes]
+    found = netlink.get(requests, _operational)
+    return [index for index, one in zip(indexes, found, strict=True) if one is False]
+
+
+def _operational(body: bytes) -> bool:
+    return parse_attributes(body, _LINK.size).get(IFLA_OPERSTATE, b"") == bytes([IF_OPER_UP])
 
 
 class Qdisc(NamedTuple):

@@ -228,6 +228,19 @@ class Netlink:
             self._send_batch(messages, first, last, answers)
         return answers
 
+    def get(self, requests: Sequence[bytes], parse: Callable[[bytes], T]) -> list[T | None]:
+        """What the kernel answers to each request for one object, its body through `parse`; None where it refused, or
+        the answer was lost. Batches and errors are `send`'s."""
+        found: list[T | None] = [None] * len(requests)
+
+        def hear(index: int, body: bytes) -> None:
+            found[index] = parse(body)
+
+        answers = [DONE] * len(requests)
+        for first, last in batches(requests):
+            self._send_batch(requests, first, last, answers, hear)
+        return found
+
     def check(self, messages: Sequence[bytes], allow: frozenset[int] = frozenset()) -> None:
         """Like `send`, but raises NetlinkError for the first message refused with an errno that is not in `allow`."""
         for index, answer in enumerate(self.send(messages)):
@@ -236,7 +249,14 @@ class Netlink:
                 asked = f"netlink message {index + 1} of {len(messages)} (type {kind})"
                 raise NetlinkError(answer.errno, f"{asked}: {answer}")
 
-    def _send_batch(self, messages: Sequence[bytes], first: int, last: int, answers: list[Ack]) -> None:
+    def _send_batch(
+        self,
+        messages: Sequence[bytes],
+        first: int,
+        last: int,
+        answers: list[Ack],
+        hear: Callable[[int, bytes], None] | None = None,
+    ) -> None:
         base = self._sequence + 1
         packet = bytearray()
         offset = 0
@@ -249,15 +269,24 @@ class Netlink:
         packet[offset + _FLAGS_OFFSET] |= NLM_F_ACK
         self._sequence = (base + last - first - 1) & 0xFFFFFFFF
         self._socket.send(packet)
-        answered = self._receive_answers(base, first, last, answers, 0)
+        answered = self._receive_answers(base, first, last, answers, 0, hear)
         if not answered:
             # Only what is still queued can be known, and until it is read the kernel would drop later answers too.
             lost = Ack(errno.ENOBUFS, "the answer was lost; observe before trying again")
             known = self._drain(base, first, last, answers)
             answers[first:last] = [one if at in known else lost for at, one in enumerate(answers[first:last], first)]
 
-    def _receive_answers(self, base: int, first: int, last: int, answers: list[Ack], flags: int) -> bool:
-        """Receives until the batch's last message is answered; False when the kernel had to drop answers."""
+    def _receive_answers(
+        self,
+        base: int,
+        first: int,
+        last: int,
+        answers: list[Ack],
+        flags: int,
+        hear: Callable[[int, bytes], None] | None = None,
+    ) -> bool:
+        """Receives until the batch's last message is answered; False when the kernel had to drop answers. `hear` is
+        told what came that is no acknowledgement, and of which message."""
         buffer = _receive_buffer()
         while True:
             try:
@@ -267,9 +296,11 @@ class Netlink:
                     raise
                 return False
             for kind, sequence, _, start, end in _walk(buffer, size):
-                if kind != NLMSG_ERROR:
-                    continue
                 index = first + ((sequence - base) & 0xFFFFFFFF)
+                if kind != NLMSG_ERROR:
+                    if hear is not None and index < last:
+                        hear(index, bytes(buffer[start:end]))
+                    continue
                 if index < last:  # else: left over from a batch that was given up
                     answers[index] = _answer(buffer, start, end)
                 if index == last - 1:
