@@ -249,7 +249,7 @@ def test_a_reconciler_says_what_it_carries(tmp_path: Path) -> None:
         revision = rows.revision + later
         head = BundleHead(partition=1, epoch=1, sequence=later, host="a", synced=True)
         updates = host_snapshot(revision, [replace(bare, revision=revision, eips=has)]), whole(rows, network_id(0))
-        first.handle([Received(encode_bundle(head, [encode_part(one) for one in updates]), 0.0, 7)])
+        first.handle([Received(encode_bundle(head, [encode_part(one) for one in updates]), 0.0, 7, 1, 1)])
         bgp.settle()
         assert {eip.ip for eip in has} == table.there
     assert BgpStatus(table=179, routes=1, error="") == first.status().bgp

@@ -50,13 +50,16 @@ class Rig:
         self.reconciler.close()
         self.start()
 
-    def bundle(self, *updates: ScopeUpdate, synced: bool = False, host: str = "a", epoch: int = 1) -> bytes:
+    def bundle(
+        self, *updates: ScopeUpdate, synced: bool = False, host: str = "a", epoch: int = 1, partition: int = 1
+    ) -> bytes:
         self.sequence += 1
-        head = BundleHead(partition=1, epoch=epoch, sequence=self.sequence, host=host, synced=synced)
+        head = BundleHead(partition=partition, epoch=epoch, sequence=self.sequence, host=host, synced=synced)
         return encode_bundle(head, [encode_part(update) for update in updates])
 
-    def handle(self, *bundles: bytes) -> list[Answer]:
-        return self.reconciler.handle([Received(data, self.clock.monotonic(), 7) for data in bundles])
+    def handle(self, *bundles: bytes, partition: int = 1, epoch: int = 5) -> list[Answer]:
+        """What came on a stream of that partition and epoch."""
+        return self.reconciler.handle([Received(data, self.clock.monotonic(), 7, partition, epoch) for data in bundles])
 
     def send(self, *updates: ScopeUpdate, synced: bool = False) -> Ack:
         (answer,) = self.handle(self.bundle(*updates, synced=synced))
@@ -250,7 +253,8 @@ def test_nothing_unexplained_goes_before_the_host_is_in_sync(rig: Rig) -> None:
 
 
 def test_what_must_not_be_taken_is_refused_with_a_reason(rig: Rig) -> None:
-    """Another host's bundle, an older epoch, a malformed scope: refused whole, named, and nothing changes."""
+    """Another host's bundle, another epoch or partition than its stream's, a malformed scope: refused whole, named, and
+    nothing changes."""
     (commit,) = play([TWO_PORTS])
     rig.begin(commit)
     scopes = rig.reconciler.greet(1, 5).scopes
@@ -259,6 +263,8 @@ def test_what_must_not_be_taken_is_refused_with_a_reason(rig: Rig) -> None:
     for data, reason in (
         (rig.bundle(empty, host="b", epoch=5), "bundle.host: it is for host 'b', this is 'a'"),
         (rig.bundle(empty, epoch=4), "bundle.epoch: epoch 4 is older than 5: another controller has taken over"),
+        (rig.bundle(empty, epoch=6), "bundle.epoch: 6, its stream's is 5"),
+        (rig.bundle(empty, epoch=5, partition=2), "bundle.partition: 2, its stream is partition 1's"),
         (rig.bundle(empty, bad, epoch=5), "scopes[1].scope: 5 bytes, an id has 16"),
     ):
         (answer,) = rig.handle(data)
@@ -266,6 +272,7 @@ def test_what_must_not_be_taken_is_refused_with_a_reason(rig: Rig) -> None:
         assert answer.ack == Ack(sequence=answer.ack.sequence, error=reason)
     assert answer.ack.sequence == rig.sequence
     assert rig.reconciler.greet(1, 5).scopes == scopes
+    assert rig.reconciler.held().keys() == {1}
     with pytest.raises(Refused, match="epoch 4 is older than 5"):
         rig.reconciler.greet(1, 4)
 
@@ -297,10 +304,10 @@ def test_partitions_do_not_mix(rig: Rig) -> None:
     (commit,) = play([TWO_PORTS])
     rig.begin(commit)
     other = BundleHead(partition=2, epoch=1, sequence=1, host="a", synced=False)
-    (answer,) = rig.handle(encode_bundle(other, []))
+    (answer,) = rig.handle(encode_bundle(other, []), partition=2)
     assert answer.ack is not None
     assert answer.ack.ports == ()
     assert not rig.reconciler.in_sync
     assert rig.reconciler.greet(2, 1).scopes == ()
-    rig.handle(encode_bundle(replace(other, synced=True), []))
+    rig.handle(encode_bundle(replace(other, synced=True), []), partition=2)
     assert rig.reconciler.in_sync

@@ -126,7 +126,7 @@ class Network:
         site.sequence += 1
         head = BundleHead(partition=1, epoch=1, sequence=site.sequence, host=site.name, synced=load.synced)
         data = encode_bundle(head, load.parts)
-        (answer,) = site.reconciler.handle([Received(data, site.clock.monotonic(), 1)])
+        (answer,) = site.reconciler.handle([Received(data, site.clock.monotonic(), 1, 1, 1)])
         assert answer.ack is not None
         assert answer.ack.error == ""
         publisher.acknowledged(site.session, answer.ack)

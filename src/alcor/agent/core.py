@@ -479,7 +479,10 @@ class Agent:
         if not bundles:
             return
         streams = {bundle.stream.number: bundle.stream for bundle in bundles}
-        received = [Received(bundle.data, bundle.received_at, bundle.stream.number) for bundle in bundles]
+        received = [
+            Received(one.data, one.received_at, one.stream.number, one.stream.partition, one.stream.epoch)
+            for one in bundles
+        ]
         reports = []
         for answer in self._reconciler.handle(received):
             stream = streams[answer.stream]

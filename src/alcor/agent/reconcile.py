@@ -59,12 +59,14 @@ MAX_REPORTED_ERROR = 1000
 
 
 class Received(NamedTuple):
-    """A bundle as it came, and from which stream."""
+    """A bundle as it came, from which stream, and for whom that speaks."""
 
     data: bytes
     received_at: float
     """By the reconciler's clock."""
     stream: int
+    partition: int
+    epoch: int
 
 
 class News(NamedTuple):
@@ -275,7 +277,7 @@ class Reconciler:
             except WireError as error:
                 answers.append(Answer(bundle.stream, None, str(error)))
                 continue
-            refusal = self._refusal(head)
+            refusal = self._refusal(head, bundle)
             if not refusal:
                 try:
                     updates = decode_scopes(unchecked)
@@ -358,8 +360,12 @@ class Reconciler:
                 acks.setdefault(partition, []).append(self._port_ack(identifier, 0, outcome, 0))
         return [(partition, Ack(sequence=0, ports=tuple(ports))) for partition, ports in sorted(acks.items())]
 
-    def _refusal(self, head: BundleHead) -> str:
+    def _refusal(self, head: BundleHead, bundle: Received) -> str:
         """Why a bundle must not be taken; empty when it may."""
+        if head.partition != bundle.partition:
+            return f"bundle.partition: {head.partition}, its stream is partition {bundle.partition}'s"
+        if head.epoch > bundle.epoch:
+            return f"bundle.epoch: {head.epoch}, its stream's is {bundle.epoch}"
         if head.host != self._config.host:
             return f"bundle.host: it is for host '{head.host}', this is '{self._config.host}'"
         newest = self.desired.epochs.get(head.partition, 0)

@@ -59,7 +59,7 @@ def rehearse(config: AgentConfig, driver: Driver, clock: Callable[[], float], ro
             for sequence, updates in enumerate(_story(), 1):
                 head = BundleHead(partition=0, epoch=1, sequence=sequence, host=config.host, synced=False)
                 bundle = encode_bundle(head, [encode_part(update) for update in updates])
-                problems += _problems(reconciler.handle([Received(bundle, clock(), 0)]))
+                problems += _problems(reconciler.handle([Received(bundle, clock(), 0, 0, 1)]))
         finally:
             reconciler.close()
     _log.info("%d ports were made and removed in %.0f ms", PORTS, (time.monotonic() - begun) * 1000)

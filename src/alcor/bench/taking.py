@@ -58,7 +58,7 @@ class Agent:
 
     def _take(self, bundle: bytes) -> Taken:
         started = time.monotonic()
-        (answer,) = self._reconciler.handle([Received(bundle, started, 1)])
+        (answer,) = self._reconciler.handle([Received(bundle, started, 1, 1, 1)])
         took = time.monotonic() - started
         if answer.ack is None or answer.ack.error or any(one.error for one in answer.ack.ports):
             raise DataPlaneError(f"the agent refused the bench's bundle: {answer}")
