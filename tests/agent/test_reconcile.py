@@ -9,7 +9,7 @@ from tests.goalstate.histories import Action, Commit, network_id, play
 from tests.goalstate.test_delta import of, whole
 
 from alcor.agent.config import AgentConfig
-from alcor.agent.reconcile import Answer, Received, Reconciler, Refused
+from alcor.agent.reconcile import Answer, News, Received, Reconciler, Refused
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.kit.backoff import Backoff
@@ -275,6 +275,26 @@ def test_what_must_not_be_taken_is_refused_with_a_reason(rig: Rig) -> None:
     assert rig.reconciler.held().keys() == {1}
     with pytest.raises(Refused, match="epoch 4 is older than 5"):
         rig.reconciler.greet(1, 4)
+
+
+def test_news_that_is_not_its_subjects_is_dropped(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Of another VPC, another partition, for one host, of an older epoch, or noise: nothing of it is taken."""
+    first, second = play([TWO_PORTS, [("port", 6, 1, 3)]])
+    rig.begin(first)
+    scopes = rig.reconciler.greet(1, 5).scopes
+    update = replace(of(second).vpcs[VPC], previous=first.after.revision)
+    for data, vpc in (
+        (rig.bundle(update, host="", epoch=5), network_id(1)),
+        (rig.bundle(update, host="", epoch=5, partition=2), VPC),
+        (rig.bundle(update, host="a", epoch=5), VPC),
+        (rig.bundle(update, host="", epoch=4), VPC),
+        (b"\xff\xff", VPC),
+    ):
+        assert rig.reconciler.news([News(1, vpc, data)]) == []
+    assert rig.reconciler.greet(1, 5).scopes == scopes
+    assert caplog.text.count("is dropped") == 4  # an older epoch's is nobody's fault
+    rig.reconciler.news([News(1, VPC, rig.bundle(update, host="", epoch=5))])
+    assert rig.reconciler.greet(1, 5).scopes != scopes
 
 
 def test_noise_ends_the_stream(rig: Rig) -> None:

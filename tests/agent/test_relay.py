@@ -84,6 +84,15 @@ async def test_a_target_that_is_not_there_is_said(region: Region) -> None:
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_so_many_at_a_time(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than it may carry is refused, and said why; the peer carries none then."""
+    peer, target = await region.add_host("host-a"), await region.add_host("host-b")
+    monkeypatch.setattr(RelayLimits, "relays", 0, raising=False)
+    with pytest.raises(grpc.aio.AioRpcError, match="relays for 0 others already") as refusal:
+        await ask(region, peer, f"{target.address}:{target.port}")
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 async def test_what_is_carried_is_for_the_target_to_judge(region: Region) -> None:
     """A peer that speaks for itself instead of carrying gets TLS's alert: it has no controller's key."""
     peer, target = await region.add_host("host-a"), await region.add_host("host-b")

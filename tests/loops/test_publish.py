@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from tests.goalstate import balances
 from tests.goalstate.histories import HISTORIES, HOSTS, Action, Commit, network_id, play, start
 from tests.goalstate.test_delta import whole
@@ -24,6 +25,7 @@ from alcor.dataplane.base import Observed
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.kit.backoff import Backoff
 from alcor.kit.clock import FakeClock
+from alcor.loops import publish
 from alcor.loops.publish import Publisher
 from alcor.model.ids import Id
 from alcor.model.nouns import Node, Peering, Port, Router
@@ -70,6 +72,7 @@ class Network:
         self.directory = directory
         self.sites: dict[str, Site] = {}
         self.sessions = 0
+        self.hurried: list[str] = []
 
     def connect(self, node: Node) -> None:
         if node.name not in self.sites:
@@ -95,7 +98,7 @@ class Network:
             self.offer(host, (parcel,))
 
     def hurry(self, host: str) -> None:
-        """There is one path here."""
+        self.hurried.append(host)
 
     def withdraw(self, host: str, scope: Id) -> None:
         self.sites[host].mailbox.withdraw(scope)
@@ -308,6 +311,48 @@ async def test_a_vpcs_update_is_encoded_once_for_all_its_hosts(tmp_path: Path) -
     }
     assert [len(waiting) for waiting in parts.values()] == [1, 1, 1]
     assert len({id(waiting[0].part) for waiting in parts.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("actions", "flagged", "hurried"),
+    [
+        ([("port", 0, 0, 0), ("port", 2, 1, 1)], None, {"a", "b"}),
+        ([("port", 0, 0, 0), ("port", 2, 1, 1), ("port", 4, 2, 2)], None, set()),
+        ([("port", 0, 0, 0), ("port", 2, 1, 1), ("port", 4, 2, 2)], "b", {"b"}),
+    ],
+    ids=["work for few hosts", "work for many", "a port of many that asks for it"],
+)
+async def test_who_is_worth_the_fast_path(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    actions: list[Action],
+    flagged: str | None,
+    hurried: set[str],
+) -> None:
+    """Hosts of a round that concerns few of them, and those of ports with `alcor:fast_path`."""
+    monkeypatch.setattr(publish, "SMALL_WORK", 2)
+    (commit,) = play([actions])
+    rows = start()
+    store = RacingStore(random.Random(0))
+    store.dice.random = lambda: 1.0  # type: ignore[method-assign]
+    store.commit(
+        1,
+        Changes(
+            networks=list(rows.networks.values()),
+            subnets=list(rows.subnets.values()),
+            nodes=list(rows.nodes.values()),
+        ),
+    )
+    store.publisher = publisher = Publisher(store)
+    network = Network(tmp_path)
+    for node in rows.nodes.values():
+        network.connect(node)
+        network.greet(publisher, network.sites[node.name])
+    await publisher._round(network)
+    store.pending = [commit._replace(new=[structs.replace(one, fast_path=one.host == flagged) for one in commit.new])]
+    store.land()
+    await publisher._round(network)
+    assert set(network.hurried) == hurried
 
 
 def test_a_publisher_is_made_before_the_writer_starts() -> None:

@@ -17,6 +17,7 @@ from tests.bus.servers import open_server
 from tests.loops.region import Host, Region, connect
 
 from alcor.agent.feeds import FeedKey
+from alcor.agent.relay import Relay
 from alcor.bus.base import down_subject, news_subject, up_subject
 from alcor.bus.embedded import EmbeddedBus
 from alcor.goalstate.objects import EndpointGoal, ScopeUpdate
@@ -158,6 +159,27 @@ async def test_a_host_without_bus_is_reached_through_a_peer(ways: Ways) -> None:
     assert set(target.tables.ports) == {port.id}
     await ways.management["host-a"].start()
     await ways.until_on("host-a", PathName.FAST)
+
+
+async def test_a_peer_that_leads_elsewhere_is_found_out(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay that joins the controller to another host's agent than it was asked for: that agent's certificate has
+    another name, so nothing is sent to it; without the lie the target is reached."""
+    target = await ways.add_host("host-a", with_bus=False)
+    liar = await ways.add_host("host-b")
+    network, _ = await ways.region.add_vpc()
+    for host in (target, liar):
+        await ways.until_on(host.name, PathName.FAST)
+    delivery = ways.region.path
+    assert delivery is not None
+    monkeypatch.setattr(Relay, "_target", lambda self, asked: (liar.address, liar.port))
+    await ways.management["host-a"].cut()
+    (port,) = await ways.region.add_ports(network, ["host-a"])
+    await ways.region.until(lambda: delivery.dials[PathName.RESCUE, "failed"] >= 2)
+    assert ways.region.status()[port.id] == PortStatus.BUILD
+    assert (liar.tables.ports, target.tables.ports) == ({}, {})
+    monkeypatch.undo()
+    await ways.region.until_active(port)
+    assert set(target.tables.ports) == {port.id}
 
 
 async def test_when_the_relaying_peer_dies_another_takes_over(ways: Ways) -> None:
