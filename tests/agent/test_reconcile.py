@@ -271,6 +271,7 @@ def test_what_must_not_be_taken_is_refused_with_a_reason(rig: Rig) -> None:
         assert answer.ack is not None
         assert answer.ack == Ack(sequence=answer.ack.sequence, error=reason)
     assert answer.ack.sequence == rig.sequence
+    assert rig.reconciler.status().refused == {"bundles": 5, "news": 0}
     assert rig.reconciler.greet(1, 5).scopes == scopes
     assert rig.reconciler.held().keys() == {1}
     with pytest.raises(Refused, match="epoch 4 is older than 5"):
@@ -293,6 +294,7 @@ def test_news_that_is_not_its_subjects_is_dropped(rig: Rig, caplog: pytest.LogCa
         assert rig.reconciler.news([News(1, vpc, data)]) == []
     assert rig.reconciler.greet(1, 5).scopes == scopes
     assert caplog.text.count("is dropped") == 4  # an older epoch's is nobody's fault
+    assert rig.reconciler.status().refused["news"] == 5
     rig.reconciler.news([News(1, VPC, rig.bundle(update, host="", epoch=5))])
     assert rig.reconciler.greet(1, 5).scopes != scopes
 

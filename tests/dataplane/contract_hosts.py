@@ -445,7 +445,7 @@ class EbpfHost:
         return sorted(name for _, name in self.call(socket.if_nameindex))
 
     def leave_half_made(self, port: LocalPort) -> None:
-        """The port is made, then loses the row that says "wired whole": so a crash just before that row leaves it."""
+        """The port is made, then loses its row: so a crash just before that row leaves it."""
         assert self.driver.apply(Plan(put_ports=(port,))).ports[0].error == ""
         ports = bpf.BpfMap.open(self._config.pin_dir / "ports")
         try:

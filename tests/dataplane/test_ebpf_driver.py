@@ -37,7 +37,7 @@ def host() -> Iterator[Host]:
 class TestContainer:
     def test_one_can_send_before_it_is_reached(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         """What leads to a port is written after what it needs to send: else the ARP request that its first answer
-        begins with were dropped, and repeated a second later."""
+        begins with were dropped, and repeated a second later. And its interface transmits."""
         written: list[str] = []
         update = BpfMap.update_batch
 
@@ -49,7 +49,10 @@ class TestContainer:
         port = a_port()
         assert all_well(port) == host.put(port)
         at = {name: written.index(name) for name in written}
-        assert at["routers"] < at["ports"] < min(at["macs"], at["local"])
+        with host.netlink() as netlink:
+            indexes = [one.ifindex for one in links.links(netlink) if one.alias == wiring.alias_of(port.id)]
+            assert (len(indexes), links.silent(netlink, indexes)) == (1, [])
+        assert at["routers"] < at["ports"] < at["local"] < at["macs"]
 
     def test_it_is_made_whole(self, host: Host) -> None:
         """Namespace named by the port's id, `eth0` with MAC, MTU, addresses and default route, loopback up."""

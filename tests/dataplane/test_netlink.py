@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,8 +178,9 @@ class TestKernel:
                 receiver.settimeout(0.5)
                 assert [at] == links.silent(netlink, [at])
                 netlink.check([links.set_link(1000 + at, up=True)])
+                deadline = time.monotonic() + 5
                 while links.silent(netlink, [at, 1000 + at]):
-                    pass
+                    assert time.monotonic() < deadline
                 sender.send(b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46))
                 assert b"\x88\xb5" == receiver.recv(64)[12:14]
 

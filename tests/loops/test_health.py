@@ -141,6 +141,7 @@ def test_the_page_for_prometheus(watch: Watch) -> None:
     watch.monitor.acknowledged(session, Ack(sequence=1, ports=(good, good, bad)))
     watch.metrics.watch(
         dials=lambda: {(PathName.FAST, "failed"): 3, (PathName.RESCUE, "greeted"): 1},
+        endings=lambda: {(PathName.FAST, "silent"): 2},
         paths=lambda: {"h": PathName.RESCUE},
         failing=lambda: {"x": 2},
         states=watch.monitor.states,
@@ -156,6 +157,7 @@ def test_the_page_for_prometheus(watch: Watch) -> None:
         'alcor_sessions{path="rescue"} 1.0',
         'alcor_dials_total{outcome="failed",path="fast"} 3.0',
         'alcor_dials_total{outcome="greeted",path="rescue"} 1.0',
+        'alcor_sessions_ended_total{cause="silent",path="fast"} 2.0',
         'alcor_session_dials_bucket{le="2.0",path="rescue"} 0.0',
         'alcor_session_dials_bucket{le="3.0",path="rescue"} 1.0',
         'alcor_hosts{state="up"} 1.0',

@@ -24,6 +24,8 @@ from alcor.goalstate.objects import EndpointGoal, ScopeUpdate
 from alcor.model.addresses import parse_ip
 from alcor.model.nouns import PortStatus
 from alcor.paths.base import PathName
+from alcor.paths.news import PATIENCE_S
+from alcor.paths.session import Conversation
 from alcor.services.commands import DeletePorts
 from alcor.wire.codec import BundleHead, encode_bundle, encode_part
 from alcor.wire.frames import BusNews, encode_news
@@ -220,10 +222,13 @@ async def test_the_news_of_a_vpc_is_published_once(ways: Ways) -> None:
     hosts = [await ways.add_host(name) for name in names]
     network, _ = await region.add_vpc()
     await region.until_active(*await region.add_ports(network, names))
-    heard: list[bytes] = []
-    await ways.stranger.subscribe(news_subject(1, network.id), lambda _, data: heard.append(data))
     delivery = region.path
     assert delivery is not None
+    news = delivery._news
+    assert news is not None
+    await region.until(lambda: not news._waiting)  # of the first ports
+    heard: list[bytes] = []
+    await ways.stranger.subscribe(news_subject(1, network.id), lambda _, data: heard.append(data))
     takers = [delivery._conversation(name) for name in names]
     key = delivery._key(network.id)
     assert key is not None
@@ -233,6 +238,27 @@ async def test_the_news_of_a_vpc_is_published_once(ways: Ways) -> None:
     await region.until(lambda: len(heard) == 1)
     assert port.mac not in heard[0]
     assert port.fixed_ips[0].ip not in heard[0]
+
+
+async def test_who_is_told_of_ports_holds_news_back(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it answers, or for a tenth of a second, or until its node goes."""
+    region = ways.region
+    for name in ("host-a", "host-b"):
+        await ways.add_host(name)
+    network, _ = await region.add_vpc()
+    await region.until_active(*await region.add_ports(network, ["host-a", "host-b"]))
+    delivery = region.path
+    assert delivery is not None
+    assert not delivery._is_wiring()
+    monkeypatch.setattr(Conversation, "idle", False)  # as if nobody ever answered
+    await region.add_ports(network, ["host-a"])
+    await region.until(delivery._is_wiring)
+    await asyncio.sleep(PATIENCE_S)
+    assert not delivery._is_wiring()
+    await region.add_ports(network, ["host-b"])
+    await region.until(delivery._is_wiring)
+    delivery.disconnect("host-b")
+    assert not delivery._is_wiring()
 
 
 async def test_a_lying_peer_that_holds_the_key_changes_nothing(ways: Ways) -> None:

@@ -208,7 +208,8 @@ async def test_without_a_normal_path_the_bound_yields() -> None:
 async def test_what_is_wrong_ends_the_session_with_a_reason(
     reports: list[bytes], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another's Hello, none, noise, acks out of order or repeated, truncated: nothing is believed, and it is said."""
+    """Another's Hello, none, noise, acks out of order or repeated, truncated: nothing is believed, it is said and
+    counted."""
     async with region() as it:
         agent = it.agents["h0"]
         greet = agent.greet
@@ -221,6 +222,8 @@ async def test_what_is_wrong_ends_the_session_with_a_reason(
         agent.greet = misbehave  # type: ignore[method-assign]
         await it.events.until(lambda: bool(it.events.of("acknowledged")))
     assert reason in caplog.text
+    refused = it.delivery.endings[FAST, "refused"] if len(reports) > 1 else it.delivery.dials[FAST, "failed"]
+    assert refused == 1
 
 
 async def test_an_ack_for_a_session_that_moved_is_not_believed() -> None:

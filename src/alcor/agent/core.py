@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from alcor.agent.bgp import Bgp
 from alcor.agent.bus import BusEnd
 from alcor.agent.claiming import Claiming, interested
@@ -213,7 +215,13 @@ class Agent:
 
     async def status(self) -> AgentStatus:
         """How the host does."""
-        return await self._ask(self._reconciler.status)
+        status = await self._ask(self._reconciler.status)
+        if self._bus_end is None or self._feeds is None:
+            return status
+        news = status.refused["news"] + self._feeds.dropped
+        return msgspec.structs.replace(
+            status, refused=status.refused | {"news": news, "messages": self._bus_end.refused}
+        )
 
     async def counters(self) -> Mapping[Id, PortCounters]:
         """Traffic per local port. Raises DataPlaneError."""

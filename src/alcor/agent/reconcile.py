@@ -11,6 +11,7 @@ this life: a journal may be old, and what it does not know may be in use.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -167,6 +168,8 @@ class Reconciler:
         self._bgp = bgp
         self._forwards: dict[EndpointKey, float] = {}
         """Addresses of ports that left -> until when their packets are sent after them."""
+        self._refused = Counter[str](bundles=0, news=0)
+        """What came and was not taken."""
         self._failed: dict[Id, _Retry] = {}
         self._broken = ""
         """Why the tables as a whole could not be programmed; empty when they could."""
@@ -228,6 +231,7 @@ class Reconciler:
             failing_ports={format_id(port): retry.reason for port, retry in sorted(self._failed.items())},
             endpoints=sum(len(state.endpoints) for state in self.desired.scopes.values()),
             broken=self._broken,
+            refused=dict(self._refused),
             bgp=self._bgp.status() if self._bgp is not None else None,
         )
 
@@ -275,6 +279,7 @@ class Reconciler:
             try:
                 head, unchecked = decode_bundle(bundle.data)
             except WireError as error:
+                self._refused["bundles"] += 1
                 answers.append(Answer(bundle.stream, None, str(error)))
                 continue
             refusal = self._refusal(head, bundle)
@@ -291,6 +296,7 @@ class Reconciler:
                 except (WireError, JournalError) as error:
                     refusal = str(error)
             if refusal:
+                self._refused["bundles"] += 1
                 _log.warning("bundle %d refused: %s", head.sequence, refusal)
             answers.append(Answer(bundle.stream, Ack(sequence=head.sequence, error=refusal)))
             merge_s += self._clock() - started
@@ -311,9 +317,11 @@ class Reconciler:
                 if any(update.scope != one.vpc for update in updates) or head.partition != one.partition or head.host:
                     raise WireError("it is not news of its subject's VPC")
                 if head.epoch < self.desired.epochs.get(one.partition, 0):
+                    self._refused["news"] += 1
                     continue
                 self._journal.append(one.data)
             except (WireError, JournalError) as error:
+                self._refused["news"] += 1
                 _log.warning("news of VPC %s is dropped: %s", one.vpc.hex(), error)
                 continue
             self.desired.take(head.partition, head.epoch, updates, synced=False, touched=touched)

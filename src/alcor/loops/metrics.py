@@ -49,6 +49,7 @@ class Metrics:
         self,
         *,
         dials: Callable[[], Mapping[tuple[PathName, str], int]],
+        endings: Callable[[], Mapping[tuple[PathName, str], int]],
         paths: Callable[[], Mapping[str, PathName]],
         failing: Callable[[], Mapping[str, int]],
         states: Callable[[], Tally[Reach]],
@@ -56,9 +57,9 @@ class Metrics:
         revision: Callable[[], int],
         refused: Callable[[], Mapping[str, int]],
     ) -> None:
-        """What is read at every scrape: dials by path and outcome, sessions, hosts not in sync, hosts by state and as
-        their peers see them, the newest commit, bus messages refused by reason."""
-        self._registry.register(_Reader(dials, paths, failing, states, seen, revision, refused))
+        """What is read at every scrape: dials by path and outcome, ended sessions by path and cause, sessions, hosts
+        not in sync, hosts by state and as their peers see them, the newest commit, bus messages refused by reason."""
+        self._registry.register(_Reader(dials, endings, paths, failing, states, seen, revision, refused))
 
     def greeted(self, session: Session) -> None:
         """See loops.health.Hearing."""
@@ -88,6 +89,7 @@ class _Reader(Collector):
     def __init__(
         self,
         dials: Callable[[], Mapping[tuple[PathName, str], int]],
+        endings: Callable[[], Mapping[tuple[PathName, str], int]],
         paths: Callable[[], Mapping[str, PathName]],
         failing: Callable[[], Mapping[str, int]],
         states: Callable[[], Tally[Reach]],
@@ -96,6 +98,7 @@ class _Reader(Collector):
         refused: Callable[[], Mapping[str, int]],
     ) -> None:
         self._dials = dials
+        self._endings = endings
         self._paths = paths
         self._failing = failing
         self._states = states
@@ -116,6 +119,10 @@ class _Reader(Collector):
         dials = CounterMetricFamily("alcor_dials", "Dials, by path and outcome.", labels=("path", "outcome"))
         for (path, outcome), count in sorted(self._dials().items()):
             dials.add_metric((path, outcome), count)
+        about = "Sessions that ended for a reason, by path and cause."
+        endings = CounterMetricFamily("alcor_sessions_ended", about, labels=("path", "cause"))
+        for (path, cause), count in sorted(self._endings().items()):
+            endings.add_metric((path, cause), count)
         refused = GaugeMetricFamily("alcor_bus_refused", "Bus messages refused, by reason.", labels=("reason",))
         for reason, count in sorted(self._refused().items()):
             refused.add_metric((reason,), count)
@@ -124,6 +131,7 @@ class _Reader(Collector):
             by_peers.add_metric((word,), count)
         yield sessions
         yield dials
+        yield endings
         yield hosts
         yield by_peers
         yield refused

@@ -108,6 +108,9 @@ class Delivery:
         self._sessions = 0
         self.dials: Counter[tuple[PathName, str]] = Counter()
         """(path, what became of it: `greeted`, `failed`, `given up`) -> dials."""
+        self.endings: Counter[tuple[PathName, str]] = Counter()
+        """(path, why: `refused`, what was said could not be taken at this end or the other; `silent`, `broken`) ->
+        sessions that ended for a reason."""
 
     async def run(self) -> None:
         """Keeps sessions until cancelled; then ends them all."""
@@ -135,6 +138,7 @@ class Delivery:
 
     def disconnect(self, host: str) -> None:
         """See base.Path."""
+        self._wiring.pop(host, None)
         self.probing.disconnect(host)
         known = self._hosts.pop(host, None)
         if known is not None:
@@ -159,9 +163,8 @@ class Delivery:
             taken = tuple(parcels)
             conversation.offer(taken)
             self._used(host)
-            if any(parcel.scope == HOST_SCOPE for parcel in taken):
-                self._wiring.pop(host, None)
-                self._wiring[host] = asyncio.get_running_loop().time()
+            if self._news is not None and any(parcel.scope == HOST_SCOPE for parcel in taken):
+                self._wiring.setdefault(host, asyncio.get_running_loop().time())
 
     def spread(self, vpc: Id, parcel: Parcel, hosts: Iterable[str]) -> None:
         """See base.Path."""
@@ -422,7 +425,7 @@ class _Host:
     async def _line(self, path: PathName) -> tuple[Event, str]:
         """Answers what it came to, and why if it is a failure."""
         delivery, conversation = self._delivery, None
-        patience_s, mine, ending = 0.0, False, Ending.BROKEN
+        patience_s, mine, ending, why = 0.0, False, Ending.BROKEN, "broken"
         try:
             async with AsyncExitStack() as stack:
                 doubtful = self.state.rung(path).failures >= DOUBTFUL
@@ -441,7 +444,10 @@ class _Host:
                 await conversation.run()
         except SessionEnded as error:
             reason, ending = str(error), error.ending
-        except (LineEnded, WireError, TooLarge) as error:
+            why = {Ending.SILENT: "silent", Ending.REFUSED: "refused"}.get(ending, why)
+        except (WireError, TooLarge) as error:
+            reason, why = str(error), "refused"
+        except LineEnded as error:
             reason = str(error)
         except TimeoutError:
             reason = f"no Hello within {patience_s:g} s"
@@ -458,6 +464,7 @@ class _Host:
             return Event.FAILED, reason
         if not mine or ending is Ending.GIVEN_UP:
             return Event.STOPPED, ""  # the session goes on over another line
+        delivery.endings[path, why] += 1
         return Event.SILENT if ending is Ending.SILENT else Event.ENDED, reason
 
     def _move(self, conversation: Conversation, hello: Hello) -> None:

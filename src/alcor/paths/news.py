@@ -28,8 +28,8 @@ HEADROOM = 512
 REKEY_S = 60.0
 """At most so long a host that left a VPC can read its news."""
 PATIENCE_S = 0.1
-"""News is behind what it is about: a port of which others hear is not there yet while its own host wires it. But it
-waits no longer than this; of a host that takes more time, the news comes before the port does."""
+"""News goes behind ports: of one that its own host still wires nobody needs to hear. But it waits no longer than
+this, whoever is slow."""
 
 
 class _Vpc(msgspec.Struct):
@@ -117,13 +117,14 @@ class News:
     def _derive(self, vpc: Id, generation: int) -> bytes:
         return hmac.digest(self._secret, vpc + generation.to_bytes(8, "big"), hashlib.sha256)
 
-    def _flush_later(self, vpc: Id) -> None:
-        asyncio.get_running_loop().call_later(self._linger_s(), self._flush, vpc)
+    def _flush_later(self, vpc: Id, most_s: float = PATIENCE_S) -> None:
+        asyncio.get_running_loop().call_later(min(self._linger_s(), most_s), self._flush, vpc)
 
     def _flush(self, vpc: Id) -> None:
         """As few messages as the bus's largest allows."""
-        if self._wait() and asyncio.get_running_loop().time() < self._waiting[vpc].since + PATIENCE_S:
-            self._flush_later(vpc)
+        left_s = self._waiting[vpc].since + PATIENCE_S - asyncio.get_running_loop().time()
+        if left_s > 0 and self._wait():
+            self._flush_later(vpc, left_s)
             return
         waiting = self._waiting.pop(vpc)
         room, first, size = self._room(), 0, 0

@@ -48,6 +48,8 @@ class Ending(Enum):
     """Something went wrong, on the path or at its ends."""
     SILENT = auto()
     """Nothing was heard for too long."""
+    REFUSED = auto()
+    """What one end said the other could not take."""
     GIVEN_UP = auto()
     """Nothing: this side had another use for it."""
 
@@ -216,14 +218,14 @@ class Conversation:
                     self._look()
             elif isinstance(report, Heartbeat):
                 if report.host != self.session.host:
-                    raise SessionEnded(f"a heartbeat of another host, {report.host}")
+                    raise SessionEnded(f"a heartbeat of another host, {report.host}", Ending.REFUSED)
                 self._terms.events.heard(self.session.host, self.session.path, report)
             elif isinstance(report, Feeding):
                 self._feeding = report.vpcs
             elif isinstance(report, Lookup):
                 self._terms.events.asked(self.session, report)
             else:
-                raise SessionEnded("a second Hello on the same stream")
+                raise SessionEnded("a second Hello on the same stream", Ending.REFUSED)
 
     def _answered(self, ack: Ack) -> None:
         synced = False
@@ -231,14 +233,14 @@ class Conversation:
             sent = self._unanswered.popleft() if self._unanswered else _Sent(0, False, ())
             if ack.sequence != sent.sequence:
                 due = f"not {sent.sequence}: acks come once and in order"
-                raise SessionEnded(f"it answered bundle {ack.sequence}, {due}")
+                raise SessionEnded(f"it answered bundle {ack.sequence}, {due}", Ending.REFUSED)
             synced = sent.synced
             if not ack.error:
                 self._keys.update((feed.vpc, feed.key) for feed in sent.feeds if feed.vpc in self._given)
             self._watch()
         if ack.error:
             self._terms.events.refused(self.session, ack.error, self._keeper.refused())
-            raise SessionEnded(f"it refused goal state: {ack.error}")
+            raise SessionEnded(f"it refused goal state: {ack.error}", Ending.REFUSED)
         if synced:
             self._keeper.synced()
         self._terms.events.acknowledged(self.session, ack)

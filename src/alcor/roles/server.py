@@ -111,6 +111,7 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
             monitor.probes = path.probing
             metrics.watch(
                 dials=lambda: path.dials,
+                endings=lambda: path.endings,
                 paths=path.paths,
                 failing=path.failures,
                 states=monitor.states,

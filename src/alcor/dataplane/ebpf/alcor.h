@@ -131,7 +131,7 @@ enum verdict {
 	VERDICT_TURN = 10,    /* for an external address of this very host: it comes in again at the external device */
 };
 
-/* ports: ifindex -> this. A row means that the port can send; what leads to it is written after. */
+/* ports: ifindex -> this. What leads to the port, local and macs, is written after. */
 struct port {
 	__u8 id[16];
 	__u32 vni;

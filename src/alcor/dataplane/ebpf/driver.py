@@ -483,10 +483,8 @@ class EbpfDriver:
         return ""
 
     def _carry(self, known: Sorted, jobs: Sequence[Job], results: dict[Id, PortResult], *, zero: bool) -> dict[Id, str]:
-        """Writes the rows of ports that are wired: what they need to send, `ports`, and then what leads to them.
-
-        One that is reached before it can send would lose the ARP request that its answer begins with, and repeat it a
-        second later.
+        """Writes the rows of ports that are wired: what they need to send, then `local`, which lets them send from an
+        address and leads to it, then `macs` (docs/decisions/0026).
         """
         begun = time.monotonic_ns()
         has = {job.port.id: self._queues_of(known, job) for job in jobs}
@@ -511,9 +509,9 @@ class EbpfDriver:
             if zero:
                 self._program.zero_counters(ifindexes)
             self._program.ports.update_batch(*tables.pack_ports(rows), len(rows))
+            self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
             macs = [(_mac_of(job.port), _local(job, own[job.port.id])) for job in jobs]
             self._program.macs.update_batch(*tables.pack_macs(macs), len(macs))
-            self._program.local.update_batch(*tables.pack_locals(ends), len(ends))
             for identifier, now in given.queues.items():
                 self._queues.remove(has[identifier].numbers() - now.numbers())
         except DataPlaneError as error:

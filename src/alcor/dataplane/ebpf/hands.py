@@ -9,6 +9,7 @@ spin. A port that fails is undone and explained; the others are carried.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -28,6 +29,8 @@ from alcor.dataplane.kernel.netlink import Ack, Netlink
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
 
+_log = logging.getLogger(__name__)
+
 CHUNK, SMALLEST_CHUNK, CHUNKS_AT_LEAST = 64, 16, 8
 """Ports per batch: enough to fill a sendmsg, few enough that the stages overlap and descriptors stay bounded; a small
 plan is cut smaller, so that its first namespaces are waited for but a moment. Every chunk costs the machine a block and
@@ -40,8 +43,8 @@ for an RCU grace period (synchronize_rcu_expedited under RTNL, by profile), atta
 have joined costs one for all of them."""
 CHUNKS_AHEAD = 4
 """Chunks whose namespaces may be ready and waiting for the later stages."""
-QUEUE_PATIENCE_S, QUEUE_POLL_S = 1.0, 0.002
-"""For the kernel's link watch, which holds events back for a second at most."""
+QUEUE_PATIENCE_S, QUEUE_POLL_S, MAX_QUEUE_POLL_S = 1.0, 0.002, 0.032
+"""For the kernel's link watch, which holds events back for a second at most: of all ports that are made together."""
 DELETE_GROUP_BASE = 0x41C00000
 NO_FD = -1
 
@@ -79,6 +82,8 @@ class Hands:
         self.pool = Pool(pool_size)
         self.program = NO_FD
         """The descriptor of the ports' program; set before anything is made."""
+        self._patience_s = QUEUE_PATIENCE_S
+        """What is left of it."""
         self.blocks = Numbers(wiring.MAIN_BLOCK + 1, wiring.LAST_BLOCK)
         self._makers = ThreadPoolExecutor(NAMESPACE_THREADS, thread_name_prefix="netns-make")
         self._inside = ThreadPoolExecutor(1, thread_name_prefix="netns-inside")
@@ -106,6 +111,7 @@ class Hands:
         """
         errors: dict[Id, str] = {}
         undo: list[Job] = []
+        self._patience_s = QUEUE_PATIENCE_S
         size = max(SMALLEST_CHUNK, min(CHUNK, len(jobs) // CHUNKS_AT_LEAST))
         chunks = [jobs[at : at + size] for at in range(0, len(jobs), size)]
         ahead: deque[tuple[Sequence[Job], Future[list[Place]]]] = deque()
@@ -192,9 +198,17 @@ class Hands:
     def _await_queues(self, indexes: Sequence[int]) -> None:
         """Until these transmit, or patience ends: the first answer to a container must not be lost, or it asks again a
         second later (ARP, RFC 4861's RETRANS_TIMER)."""
-        deadline = time.monotonic() + QUEUE_PATIENCE_S
-        while (indexes := links.silent(self._netlink, indexes)) and time.monotonic() < deadline:
-            time.sleep(QUEUE_POLL_S)
+        pause_s = QUEUE_POLL_S
+        try:
+            while (indexes := links.silent(self._netlink, indexes)) and self._patience_s > 0:
+                time.sleep(pause_s)
+                self._patience_s -= pause_s
+                pause_s = min(2 * pause_s, MAX_QUEUE_POLL_S)
+        except OSError as error:
+            _log.warning("whether ports transmit cannot be told: %s", error)
+        else:
+            if indexes:
+                _log.warning("%d ports do not transmit yet, the first at interface %d", len(indexes), indexes[0])
 
     def _make_host_side(self, begun: Sequence[tuple[Job, int]]) -> dict[Id, str]:
         """Sends the host's steps of a chunk in one go, with the block's program at the end of them."""
@@ -263,6 +277,7 @@ class Hands:
         ]
         errors = self._carry_out(self._netlink, steps)
         rest = []
+        mended: list[Change] = []
         for one in changes:
             if one.new.kind is not PortKind.CONTAINER or one.new.id in errors:
                 continue
@@ -271,7 +286,11 @@ class Hands:
                 errors[one.new.id] = place
             else:
                 rest.append((one.new, place, wiring.inner_changes(one.old, one.new, one.ifindex)))
-        return self._inside.submit(self._configure, rest, errors).result()
+                mended.append(one)
+        errors = self._inside.submit(self._configure, rest, errors).result()
+        self._patience_s = QUEUE_PATIENCE_S
+        self._await_queues([one.ifindex for one in mended if one.new.id not in errors])
+        return errors
 
     # ---- removing ----
 

@@ -200,7 +200,7 @@ class Carried:
         return self._ifindex_of.get(port_id)
 
     def put_port(self, port: LocalPort) -> None:
-        """Carries the port: its row in `ports`, written last, says that it is wired whole. Raises DataPlaneError."""
+        """Carries the port: its row in `ports` says that it is wired. Raises DataPlaneError."""
         outer = port.outer_ips()
         if outer and self.tables.external is None:
             raise DataPlaneError(f"address {format_ip(outer[0])}: this host has no external device")

@@ -58,7 +58,7 @@ DSCP_MARKED = 0x40
 
 
 class PortRow(msgspec.Struct, frozen=True, gc=False):
-    """A row of `ports`: the interface is a port, wired whole. (`digest` is the driver's; packets never meet it.)"""
+    """A row of `ports`: the interface is a port. (`digest` is the driver's; packets never meet it.)"""
 
     id: Id
     vni: int

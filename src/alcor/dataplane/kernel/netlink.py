@@ -273,7 +273,7 @@ class Netlink:
         if not answered:
             # Only what is still queued can be known, and until it is read the kernel would drop later answers too.
             lost = Ack(errno.ENOBUFS, "the answer was lost; observe before trying again")
-            known = self._drain(base, first, last, answers)
+            known = self._drain(base, first, last, answers, hear)
             answers[first:last] = [one if at in known else lost for at, one in enumerate(answers[first:last], first)]
 
     def _receive_answers(
@@ -306,13 +306,20 @@ class Netlink:
                 if index == last - 1:
                     return True
 
-    def _drain(self, base: int, first: int, last: int, answers: list[Ack]) -> set[int]:
+    def _drain(
+        self,
+        base: int,
+        first: int,
+        last: int,
+        answers: list[Ack],
+        hear: Callable[[int, bytes], None] | None,
+    ) -> set[int]:
         """Reads what is queued; the indexes of the messages of the batch that turn out to be answered."""
         unknown = Ack(-1)
         held = answers[first:last]
         answers[first:last] = [one if one.errno else unknown for one in held]
         with suppress(BlockingIOError):
-            while not self._receive_answers(base, first, last, answers, socket.MSG_DONTWAIT):
+            while not self._receive_answers(base, first, last, answers, socket.MSG_DONTWAIT, hear):
                 pass
         return {index for index in range(first, last) if answers[index] is not unknown}
 
