@@ -11,7 +11,8 @@ from tests.goalstate.histories import network_id, play
 from tests.goalstate.test_delta import whole
 
 from alcor.agent.bgp import Bgp, BgpStatus
-from alcor.agent.reconcile import Received, Reconciler
+from alcor.agent.intake import Received
+from alcor.agent.reconcile import Reconciler
 from alcor.dataplane.base import LocalPort, Plan, SharedAddress
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.kit.clock import FakeClock

@@ -9,7 +9,8 @@ from tests.goalstate.histories import Action, Commit, network_id, play
 from tests.goalstate.test_delta import of, whole
 
 from alcor.agent.config import AgentConfig
-from alcor.agent.reconcile import Answer, News, Received, Reconciler, Refused
+from alcor.agent.intake import News, Received
+from alcor.agent.reconcile import Answer, Reconciler, Refused
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.kit.backoff import Backoff

@@ -18,8 +18,9 @@ from tests.goalstate.histories import HISTORIES, HOSTS, Action, Commit, network_
 from tests.goalstate.test_delta import whole
 
 from alcor.agent.config import AgentConfig
+from alcor.agent.intake import Received
 from alcor.agent.plan import full_plan
-from alcor.agent.reconcile import Received, Reconciler
+from alcor.agent.reconcile import Reconciler
 from alcor.agent.state import Desired, Touched
 from alcor.dataplane.base import Observed
 from alcor.goalstate.snapshot import host_snapshot

@@ -26,9 +26,10 @@ from alcor.agent.claiming import Claiming, interested
 from alcor.agent.config import AgentConfig
 from alcor.agent.directory import Directory
 from alcor.agent.feeds import FeedKey, Feeds
+from alcor.agent.intake import News, Received
 from alcor.agent.probe import Prober, UdpProbes
 from alcor.agent.probing import Probing, Watched
-from alcor.agent.reconcile import News, Received, Reconciler, Refused
+from alcor.agent.reconcile import Reconciler, Refused
 from alcor.agent.rehearsal import rehearse
 from alcor.agent.relay import Relay
 from alcor.agent.resolver import Resolver

@@ -19,6 +19,7 @@ import msgspec
 
 from alcor.agent.bgp import Bgp
 from alcor.agent.config import AgentConfig
+from alcor.agent.intake import News, Received, older, refused
 from alcor.agent.journal import Journal, JournalError
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.probing import Watched, watched
@@ -57,25 +58,6 @@ MANY_BYTES = 1 << 20
 """Of bundles: what they make is kept, so that looking for garbage in between only costs (a third of a large VPC)."""
 MAX_REPORTED_ERROR = 1000
 """Characters of a port's error that travel up."""
-
-
-class Received(NamedTuple):
-    """A bundle as it came, from which stream, and for whom that speaks."""
-
-    data: bytes
-    received_at: float
-    """By the reconciler's clock."""
-    stream: int
-    partition: int
-    epoch: int
-
-
-class News(NamedTuple):
-    """A bundle from a VPC's feed, as it was unsealed."""
-
-    partition: int
-    vpc: Id
-    data: bytes
 
 
 class Answer(NamedTuple):
@@ -211,7 +193,7 @@ class Reconciler:
         a controller that another one has taken over from."""
         newest = self.desired.epochs.get(partition, 0)
         if epoch < newest:
-            raise Refused(_older(epoch, newest))
+            raise Refused(older(epoch, newest))
         self.desired.epochs[partition] = epoch
         self.desired.begin(partition)
         self._asked.clear()
@@ -282,7 +264,7 @@ class Reconciler:
                 self._refused["bundles"] += 1
                 answers.append(Answer(bundle.stream, None, str(error)))
                 continue
-            refusal = self._refusal(head, bundle)
+            refusal = refused(head, bundle, self._config.host, self.desired.epochs.get(head.partition, 0))
             if not refusal:
                 try:
                     updates = decode_scopes(unchecked)
@@ -367,19 +349,6 @@ class Reconciler:
             if partition is not None:
                 acks.setdefault(partition, []).append(self._port_ack(identifier, 0, outcome, 0))
         return [(partition, Ack(sequence=0, ports=tuple(ports))) for partition, ports in sorted(acks.items())]
-
-    def _refusal(self, head: BundleHead, bundle: Received) -> str:
-        """Why a bundle must not be taken; empty when it may."""
-        if head.partition != bundle.partition:
-            return f"bundle.partition: {head.partition}, its stream is partition {bundle.partition}'s"
-        if head.epoch > bundle.epoch:
-            return f"bundle.epoch: {head.epoch}, its stream's is {bundle.epoch}"
-        if head.host != self._config.host:
-            return f"bundle.host: it is for host '{head.host}', this is '{self._config.host}'"
-        newest = self.desired.epochs.get(head.partition, 0)
-        if head.epoch < newest:
-            return f"bundle.epoch: {_older(head.epoch, newest)}"
-        return ""
 
     def _answer(
         self,
@@ -586,10 +555,6 @@ def _renew(known: dict[_Key, _Value], put: Iterable[tuple[_Key, _Value]], remove
     known.update(put)
     for key in removed:
         known.pop(key, None)
-
-
-def _older(epoch: int, newest: int) -> str:
-    return f"epoch {epoch} is older than {newest}: another controller has taken over"
 
 
 def _us(seconds: float) -> int:

@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 
 from alcor.agent.config import AgentConfig
-from alcor.agent.reconcile import Answer, Received, Reconciler
+from alcor.agent.intake import Received
+from alcor.agent.reconcile import Answer, Reconciler
 from alcor.dataplane.base import Driver
 from alcor.goalstate.objects import (
     HOST_SCOPE,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alcor.agent.config import AgentConfig
-from alcor.agent.reconcile import Received, Reconciler
+from alcor.agent.intake import Received
+from alcor.agent.reconcile import Reconciler
 from alcor.bench.dataplane_beds import MTU, VNI, Host
 from alcor.dataplane.base import DataPlaneError
 from alcor.goalstate.objects import HOST_SCOPE, Goal, PortAddress, PortGoal, ScopeUpdate, SubnetGoal, VpcGoal
