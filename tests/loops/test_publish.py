@@ -282,9 +282,8 @@ async def test_hosts_converge_in_any_weather(history: list[list[Action]], seed: 
             site.reconciler.close()
 
 
-async def test_a_vpcs_update_is_encoded_once_for_all_its_hosts(tmp_path: Path) -> None:
-    """The very same bytes go to every host that carries the VPC, and to those that start to."""
-    commits = play([[("port", 0, 0, 0), ("port", 2, 1, 1)], [("port", 4, 2, 2)]])
+async def greeted(directory: Path) -> tuple[RacingStore, Publisher, Network]:
+    """A publisher whose hosts are all in session and hold nothing; what is put into `pending` lands when told."""
     store = RacingStore(random.Random(0))
     store.dice.random = lambda: 1.0  # type: ignore[method-assign]
     rows = start()
@@ -297,11 +296,18 @@ async def test_a_vpcs_update_is_encoded_once_for_all_its_hosts(tmp_path: Path) -
         ),
     )
     store.publisher = publisher = Publisher(store)
-    network = Network(tmp_path)
+    network = Network(directory)
     for node in rows.nodes.values():
         network.connect(node)
         network.greet(publisher, network.sites[node.name])
     await publisher._round(network)
+    return store, publisher, network
+
+
+async def test_a_vpcs_update_is_encoded_once_for_all_its_hosts(tmp_path: Path) -> None:
+    """The very same bytes go to every host that carries the VPC, and to those that start to."""
+    commits = play([[("port", 0, 0, 0), ("port", 2, 1, 1)], [("port", 4, 2, 2)]])
+    store, publisher, network = await greeted(tmp_path)
     store.pending = commits
     store.land()
     store.land()
@@ -333,23 +339,7 @@ async def test_who_is_worth_the_fast_path(
     """Hosts of a round that concerns few of them, and those of ports with `alcor:fast_path`."""
     monkeypatch.setattr(publish, "SMALL_WORK", 2)
     (commit,) = play([actions])
-    rows = start()
-    store = RacingStore(random.Random(0))
-    store.dice.random = lambda: 1.0  # type: ignore[method-assign]
-    store.commit(
-        1,
-        Changes(
-            networks=list(rows.networks.values()),
-            subnets=list(rows.subnets.values()),
-            nodes=list(rows.nodes.values()),
-        ),
-    )
-    store.publisher = publisher = Publisher(store)
-    network = Network(tmp_path)
-    for node in rows.nodes.values():
-        network.connect(node)
-        network.greet(publisher, network.sites[node.name])
-    await publisher._round(network)
+    store, publisher, network = await greeted(tmp_path)
     store.pending = [commit._replace(new=[structs.replace(one, fast_path=one.host == flagged) for one in commit.new])]
     store.land()
     await publisher._round(network)

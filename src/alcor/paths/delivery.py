@@ -425,7 +425,7 @@ class _Host:
     async def _line(self, path: PathName) -> tuple[Event, str]:
         """Answers what it came to, and why if it is a failure."""
         delivery, conversation = self._delivery, None
-        patience_s, mine, ending, why = 0.0, False, Ending.BROKEN, "broken"
+        patience_s, mine, ending = 0.0, False, Ending.BROKEN
         try:
             async with AsyncExitStack() as stack:
                 doubtful = self.state.rung(path).failures >= DOUBTFUL
@@ -444,9 +444,8 @@ class _Host:
                 await conversation.run()
         except SessionEnded as error:
             reason, ending = str(error), error.ending
-            why = {Ending.SILENT: "silent", Ending.REFUSED: "refused"}.get(ending, why)
         except (WireError, TooLarge) as error:
-            reason, why = str(error), "refused"
+            reason, ending = str(error), Ending.REFUSED
         except LineEnded as error:
             reason = str(error)
         except TimeoutError:
@@ -464,7 +463,7 @@ class _Host:
             return Event.FAILED, reason
         if not mine or ending is Ending.GIVEN_UP:
             return Event.STOPPED, ""  # the session goes on over another line
-        delivery.endings[path, why] += 1
+        delivery.endings[path, ending.name.lower()] += 1
         return Event.SILENT if ending is Ending.SILENT else Event.ENDED, reason
 
     def _move(self, conversation: Conversation, hello: Hello) -> None:
