@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from tests.loops.region import QUICK, Host, Region
 from tests.paths.test_fast import Recorder
 
+from alcor.agent import core
 from alcor.agent.turn import AgentBusy
 from alcor.dataplane.base import Applied, Plan
 from alcor.model.ids import format_id
 from alcor.model.nouns import PortStatus
+from alcor.paths import session
 from alcor.paths.base import PathName
 from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.fast import GrpcDialer
@@ -74,6 +77,30 @@ async def test_a_mistake_in_the_driver_ends_the_agent(region: Region) -> None:
         await asyncio.wait_for(host.ended(), 20)
     await host.start()
     await region.until_active()
+
+
+@pytest.mark.parametrize("signs", [True, False])
+async def test_a_host_that_works_for_long_says_that_it_lives(
+    region: Region, monkeypatch: pytest.MonkeyPatch, *, signs: bool
+) -> None:
+    """Between bundle and answer there are signs of life, so its session stays; one without them is given up."""
+    monkeypatch.setattr(session, "SIGN_S", 0.4)
+    monkeypatch.setattr(core, "SIGN_S", 0.05 if signs else 3600.0)
+    host = await region.add_host("host-a")
+    assert host.driver is not None
+    real, longest_s = host.driver.apply, 2 * session.MISSED_HEARTBEATS * session.SIGN_S
+
+    def slow(plan: Plan) -> Applied:
+        if plan.put_ports:
+            time.sleep(longest_s)
+        return real(plan)
+
+    host.driver.apply = slow  # type: ignore[method-assign]
+    network, _ = await region.add_vpc()
+    await region.add_ports(network, ["host-a"])
+    await region.until_active()
+    assert region.path is not None
+    assert (region.path.endings[PathName.FAST, "silent"] == 0) == signs
 
 
 async def test_it_says_how_its_host_does(region: Region) -> None:

@@ -47,6 +47,7 @@ from alcor.wire.probes import decode_peers, has_peers
 from alcor.wire.reports import (
     MAX_HEARTBEAT_SCOPES,
     MAX_HEARTBEAT_SERVICES,
+    SIGN_S,
     Ack,
     Feeding,
     Heartbeat,
@@ -155,6 +156,8 @@ class Agent:
         self._feeds = Feeds(bus, self._take_news, self._tell_feeding) if bus is not None else None
         self._busy_since = 0.0
         """Since when the worker has been at work; 0: it waits."""
+        self._sign: asyncio.TimerHandle | None = None
+        """The next sign of life, while bundles are unanswered."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = asyncio.Event()
         self.port = 0
@@ -184,6 +187,8 @@ class Agent:
             self._started.set()
             await self._speak(failure)
         finally:
+            if self._sign is not None:
+                self._sign.cancel()
             if self._bus_end is not None:
                 await self._bus_end.stop()
             await server.stop()
@@ -237,6 +242,8 @@ class Agent:
     def bundle(self, stream: Stream, data: bytes) -> None:
         """See server.Intake."""
         self._work.put(_Bundle(stream, data, self._clock()))
+        if self._sign is None:
+            self._sign = asyncio.get_running_loop().call_later(SIGN_S, self._give_sign)
 
     def answers(self, stream: Stream, data: bytes) -> None:
         """See server.Intake."""
@@ -355,6 +362,13 @@ class Agent:
         if not self.stuck:
             for partition in sorted(self._live):
                 self._say_there(partition, ())
+
+    def _give_sign(self) -> None:
+        """Of life, to controllers that wait for an answer."""
+        self._sign = None
+        if any(stream.busy for stream in self._live.values()):
+            self._tell_sightings()
+            self._sign = asyncio.get_running_loop().call_later(SIGN_S, self._give_sign)
 
     def _say_there(
         self,

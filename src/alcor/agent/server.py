@@ -62,6 +62,11 @@ class Stream:
         """Reports; a str is the reason to end the stream."""
 
     @property
+    def busy(self) -> bool:
+        """Bundles were taken that are not answered."""
+        return self._unanswered > 0
+
+    @property
     def full(self) -> bool:
         """No further bundle may be taken before one is answered."""
         return self._unanswered >= MAX_UNANSWERED

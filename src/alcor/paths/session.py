@@ -7,6 +7,7 @@ agent.core. What one session's mailbox holds dies with it: nothing meant for an 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
@@ -20,12 +21,15 @@ from alcor.paths.base import Events, Line, Parcel, Session
 from alcor.paths.sender import Mailbox
 from alcor.wire.codec import BundleHead, Feed, encode_bundle
 from alcor.wire.lookups import Lookup
-from alcor.wire.reports import Ack, Feeding, Heartbeat, Hello, decode_report
+from alcor.wire.reports import SIGN_S, Ack, Feeding, Heartbeat, Hello, decode_report
 
 MAX_ANSWERS = 4096
 """Bundles of answers that may wait for the line; a host that does not read them loses its session, and asks again."""
 MISSED_HEARTBEATS = 3
-"""A session in which nothing was heard for this many heartbeats is given up."""
+"""A session in which nothing was heard for this many heartbeats is given up; while a bundle is unanswered, it is after
+this many signs of life."""
+SLOWEST = 1_000_000
+"""Bytes a second at which bundles are taken in, at the least: an agent may be silent over a large one."""
 
 
 class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +98,8 @@ class _Sent(NamedTuple):
     sequence: int
     synced: bool
     feeds: tuple[Feed, ...]
+    size: int
+    """Bytes."""
 
 
 class Conversation:
@@ -115,7 +121,8 @@ class Conversation:
         """VPC -> the key that the host has, for sure."""
         self._feeding: frozenset[Id] = frozenset()
         """VPCs whose news the host takes from the bus."""
-        self._deadline: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        """When the oldest of them became that."""
         self._lingering: asyncio.TimerHandle | None = None
         self._answers: deque[bytes] = deque()
         """Bundles that wait for nothing but the line."""
@@ -125,8 +132,9 @@ class Conversation:
         """The window was full when there may have been something to send."""
         self._silence_s = MISSED_HEARTBEATS * hello.heartbeat_ms / 1000
         """0: the host promised no heartbeats."""
-        self._last_heard = 0.0
-        self._silence: asyncio.TimerHandle | None = None
+        self._last_heard = asyncio.get_running_loop().time()
+        self._alarm: asyncio.TimerHandle | None = None
+        """Looks whether the host answers, and is heard; never too late, often too early."""
 
     # What the path is asked to send.
 
@@ -184,7 +192,7 @@ class Conversation:
     async def run(self) -> None:
         """Speaks until the session ends; raises what ended it: SessionEnded, LineEnded, WireError, TooLarge."""
         name = self.session.host
-        self._listen_for_silence()
+        self._watch()
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._listen(), name=f"listen to {name}"),
             asyncio.create_task(self._send(), name=f"send to {name}"),
@@ -230,14 +238,14 @@ class Conversation:
     def _answered(self, ack: Ack) -> None:
         synced = False
         if ack.sequence:
-            sent = self._unanswered.popleft() if self._unanswered else _Sent(0, False, ())
+            sent = self._unanswered.popleft() if self._unanswered else _Sent(0, False, (), 0)
+            self._since = self._last_heard
             if ack.sequence != sent.sequence:
                 due = f"not {sent.sequence}: acks come once and in order"
                 raise SessionEnded(f"it answered bundle {ack.sequence}, {due}", Ending.REFUSED)
             synced = sent.synced
             if not ack.error:
                 self._keys.update((feed.vpc, feed.key) for feed in sent.feeds if feed.vpc in self._given)
-            self._watch()
         if ack.error:
             self._terms.events.refused(self.session, ack.error, self._keeper.refused())
             raise SessionEnded(f"it refused goal state: {ack.error}", Ending.REFUSED)
@@ -274,10 +282,12 @@ class Conversation:
                     synced=load.synced,
                     feeds=feeds,
                 )
-                self._unanswered.append(_Sent(sequence, load.synced, feeds))
-                if len(self._unanswered) == 1:
-                    self._watch()
-                await self._line.write(encode_bundle(head, load.parts))
+                bundle = encode_bundle(head, load.parts)
+                if not self._unanswered:
+                    self._since = asyncio.get_running_loop().time()
+                self._unanswered.append(_Sent(sequence, load.synced, feeds, len(bundle)))
+                self._watch()
+                await self._line.write(bundle)
                 await self._send_answers()
                 if self._lingering is not None and not self._due:
                     break  # what came during the write lingers too
@@ -313,35 +323,45 @@ class Conversation:
             self._lingering = None
 
     def _watch(self) -> None:
-        """Restarts the clock of the oldest unanswered bundle."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        if self._unanswered:
+        """Sets the alarm for when the first patience ends, if it is not set for earlier: it is one timer, however much
+        is sent and heard."""
+        at = min(self._late_at(), self._silent_at())
+        if self._ended.done() or at == math.inf or (self._alarm is not None and self._alarm.when() <= at):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(at, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._alarm = None
+        now = asyncio.get_running_loop().time()
+        if now >= self._late_at():
             limit_s = self._terms.limits.ack_s
-            reason = f"bundle {self._unanswered[0].sequence} not answered within {limit_s:g} s"
-            self._deadline = asyncio.get_running_loop().call_later(limit_s, self.end, reason)
-
-    def _listen_for_silence(self) -> None:
-        if self._silence_s and not self._ended.done():
-            loop = asyncio.get_running_loop()
-            self._last_heard = loop.time()
-            self._silence = loop.call_at(self._last_heard + self._silence_s, self._check_silence)
-
-    def _check_silence(self) -> None:
-        loop = asyncio.get_running_loop()
-        due = self._last_heard + self._silence_s
-        if loop.time() < due:  # one timer, however much is heard
-            self._silence = loop.call_at(due, self._check_silence)
+            self.end(f"bundle {self._unanswered[0].sequence} not answered within {limit_s:g} s")
+        elif now >= self._silent_at():
+            self.end(f"silent: nothing heard for {now - self._last_heard:.3g} s", Ending.SILENT)
         else:
-            self.end(f"silent: nothing heard for {self._silence_s:g} s", Ending.SILENT)
+            self._watch()
+
+    def _late_at(self) -> float:
+        """When the oldest bundle should have been answered."""
+        return self._since + self._terms.limits.ack_s if self._unanswered else math.inf
+
+    def _silent_at(self) -> float:
+        """When the host should have said something."""
+        if not self._silence_s:
+            return math.inf
+        at = self._last_heard + self._silence_s
+        if self._unanswered:
+            busy_s = MISSED_HEARTBEATS * SIGN_S + sum(sent.size for sent in self._unanswered) / SLOWEST
+            at = min(at, max(self._last_heard, self._since) + busy_s)
+        return at
 
     def _clear(self) -> None:
         self._calm()
         self._mailbox.clear()
         self._answers.clear()
         self._unanswered.clear()
-        for timer in (self._deadline, self._silence):
-            if timer is not None:
-                timer.cancel()
-        self._deadline = self._silence = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None

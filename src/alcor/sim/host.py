@@ -98,8 +98,9 @@ class SimAgent(Agent):
         self.bus_party.die()
         for task in self._tasks:
             task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._sign):
+            if timer is not None:
+                timer.cancel()
         self._reconciler.close()
         self._network.hang_up(self._config.host)
 

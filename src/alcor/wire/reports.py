@@ -24,6 +24,8 @@ from alcor.wire.probes import Sighting, decode_sightings
 MAX_HEARTBEAT_SCOPES = 256
 """In one heartbeat; a host with more tells of them in turn."""
 
+SIGN_S = 1.0
+"""While a bundle is unanswered an agent says something at least this often: a sign of life."""
 
 MAX_HEARTBEAT_SERVICES = 256
 """In one heartbeat; a host with more tells of them in turn."""

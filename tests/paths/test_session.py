@@ -1,0 +1,94 @@
+"""How long a session bears silence, on virtual time."""
+
+import asyncio
+import random
+
+import pytest
+from tests.paths.wires import Agent, Recorder, Wire
+
+from alcor.goalstate.objects import HOST_SCOPE
+from alcor.paths.base import Parcel, PathName, Session
+from alcor.paths.session import SLOWEST, Conversation, Ending, SessionEnded, SessionLimits, Terms
+from alcor.sim.clock import VirtualLoop
+from alcor.wire.reports import SIGN_S, Ack, Heartbeat, Hello, encode_ack, encode_heartbeat
+
+ACK_S = 120.0
+
+
+class Nobody:
+    """Keeps no sessions."""
+
+    def synced(self) -> None:
+        return
+
+    def refused(self) -> int:
+        return 1
+
+
+async def until_it_ends(
+    heartbeat_s: float, size: int, signs_until_s: float, answer_at_s: float | None
+) -> tuple[float, Ending]:
+    """Sends an update of that size, if any; the host gives signs of life until then, and answers then. When the
+    session ended, and how."""
+    loop = asyncio.get_running_loop()
+    agent = Agent("h")
+    agent.answering = False
+    wire, began = Wire(agent), loop.time()
+    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
+    hello = Hello("h", 1, (), heartbeat_ms=int(heartbeat_s * 1000))
+    session = Conversation(terms, Nobody(), Session("h", 1, PathName.FAST, 1), hello, wire)
+    if size:
+        session.begin((Parcel(HOST_SCOPE, b"x" * size, snapshot=False),))
+
+    async def live() -> None:
+        while (after_s := loop.time() - began) < signs_until_s:
+            wire.say(encode_heartbeat(Heartbeat("h", 1, int(heartbeat_s * 1000), ())))
+            if answer_at_s is not None and after_s >= answer_at_s:
+                wire.say(encode_ack(Ack(sequence=1)))
+                return
+            await asyncio.sleep(SIGN_S)
+
+    living = asyncio.create_task(live())
+    try:
+        await session.run()
+    except SessionEnded as ended:
+        return loop.time() - began, ended.ending
+    finally:
+        await asyncio.gather(living)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_s", "size", "signs_until_s", "answer_at_s", "ends_at_s", "ending"),
+    [
+        (10.0, 0, 0.0, None, 30.0, Ending.SILENT),
+        (10.0, 100, 0.0, None, 3.0, Ending.SILENT),
+        (10.0, 2 * SLOWEST, 0.0, None, 5.0, Ending.SILENT),
+        (10.0, 100, 10.5, None, 13.0, Ending.SILENT),
+        (10.0, 100, 1000.0, None, ACK_S, Ending.BROKEN),
+        (10.0, 100, 1000.0, 5.0, 35.0, Ending.SILENT),
+        (0.3, 0, 0.0, None, 0.9, Ending.SILENT),
+        (0.3, 100, 0.0, None, 0.9, Ending.SILENT),
+        (0.0, 100, 0.0, None, ACK_S, Ending.BROKEN),
+    ],
+    ids=[
+        "nothing to say: three heartbeats",
+        "a bundle is not answered: three signs",
+        "a large one may take longer",
+        "the signs stop",
+        "signs, but never the answer",
+        "the answer comes: heartbeats again",
+        "frequent heartbeats",
+        "frequent heartbeats and a bundle",
+        "it promised nothing",
+    ],
+)
+def test_silence(
+    heartbeat_s: float, size: int, signs_until_s: float, answer_at_s: float | None, ends_at_s: float, ending: Ending
+) -> None:
+    loop = VirtualLoop(random.Random(1))
+    try:
+        found = loop.run_until_complete(until_it_ends(heartbeat_s, size, signs_until_s, answer_at_s))
+    finally:
+        loop.close()
+    assert found == (pytest.approx(ends_at_s, abs=0.01), ending)
