@@ -37,7 +37,7 @@ from alcor.services.commands import (
 from alcor.sim.clock import VirtualLoop
 from alcor.sim.host import SimHost
 from alcor.sim.run import kept_seeds, run
-from alcor.sim.schedule import converge, play
+from alcor.sim.schedule import Outcome, converge, play
 from alcor.sim.tables import DictionaryDriver
 from alcor.sim.world import Broken, World
 from alcor.wire.reports import Held
@@ -245,12 +245,26 @@ def test_a_mistake_is_found(mistake: Callable[[pytest.MonkeyPatch], None], monke
 
 def test_many_schedules_over_the_cores_are_summed_up() -> None:
     """In whatever order they end."""
-    told: list[int] = []
+    told: list[Outcome] = []
     summary = run(range(40), 3, told.append, processes=2)
-    assert (summary.schedules, summary.failed, summary.hosts) == (40, 0, 3)
-    assert told == list(range(1, 41))
-    assert summary.per_hour > 1000
+    assert (summary.wanted, summary.schedules, summary.failed, summary.hosts) == (40, 40, 0, 3)
+    assert sorted(one.seed for one in told) == list(range(40))
     assert summary.checks > 1000
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_played_before_an_interrupt_counts(processes: int) -> None:
+    """Hours of schedules are not lost to ctrl-c."""
+    told: list[Outcome] = []
+
+    def interrupt(outcome: Outcome) -> None:
+        told.append(outcome)
+        if len(told) == 10:
+            raise KeyboardInterrupt
+
+    summary = run(range(1000), 3, interrupt, processes=processes)
+    assert (summary.wanted, summary.schedules) == (1000, 10)
+    assert summary.checks == sum(one.checks for one in told) > 0
 
 
 def test_the_command_says_how_to_see_a_failure_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib import resources
 
 import msgspec
 
 from alcor.sim.schedule import Outcome, play
 
-SHARE = 8
-"""Schedules that a process takes at a time."""
+FEW = 8
+"""Schedules that are not worth starting processes for."""
 KEPT_FAILURES = 100
 
 
@@ -21,6 +23,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What many schedules came to."""
 
     first_seed: int
+    wanted: int
+    """Schedules that were to be played; more than `schedules` if somebody interrupted."""
     schedules: int
     hosts: int
     failures: tuple[Outcome, ...]
@@ -47,14 +51,17 @@ def kept_seeds() -> list[int]:
     return [int(line.split()[0]) for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def run(seeds: Iterable[int], hosts: int, advance: Callable[[int], None], *, processes: int | None = None) -> Summary:
-    """Plays them all. `advance` is told how many are done."""
+def run(
+    seeds: Iterable[int], hosts: int, advance: Callable[[Outcome], None], *, processes: int | None = None
+) -> Summary:
+    """Plays them all; KeyboardInterrupt ends it early. `advance` is told what became of each, as it ends."""
     wanted = list(seeds)
     began = time.perf_counter()
     outcomes = []
-    for outcome in _outcomes(wanted, hosts, processes):
-        outcomes.append(outcome)
-        advance(len(outcomes))
+    with suppress(KeyboardInterrupt):
+        for outcome in _outcomes(wanted, hosts, processes):
+            outcomes.append(outcome)
+            advance(outcome)
     failures = sorted((one for one in outcomes if one.broken), key=lambda one: one.seed)
     converged = sorted(one.converged_s for one in outcomes) or [0.0]
     faults: Counter[str] = Counter()
@@ -62,6 +69,7 @@ def run(seeds: Iterable[int], hosts: int, advance: Callable[[int], None], *, pro
         faults.update(one.faults)
     return Summary(
         first_seed=min(wanted, default=0),
+        wanted=len(wanted),
         schedules=len(outcomes),
         hosts=hosts,
         failures=tuple(failures[:KEPT_FAILURES]),
@@ -78,12 +86,17 @@ def run(seeds: Iterable[int], hosts: int, advance: Callable[[int], None], *, pro
 
 
 def _outcomes(seeds: list[int], hosts: int, processes: int | None) -> Iterator[Outcome]:
-    if len(seeds) <= SHARE or processes == 1:
+    if len(seeds) <= FEW or processes == 1:
         for seed in seeds:
             yield play(seed, hosts)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(_play, [(seed, hosts) for seed in seeds], chunksize=SHARE)
+    with multiprocessing.get_context("spawn").Pool(processes, _leave_interrupts) as pool:
+        yield from pool.imap_unordered(_play, [(seed, hosts) for seed in seeds])
+
+
+def _leave_interrupts() -> None:
+    """To the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _play(what: tuple[int, int]) -> Outcome:
