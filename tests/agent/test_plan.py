@@ -141,6 +141,20 @@ def test_a_carried_port_that_waits_is_left_alone() -> None:
     assert (plan.remove_ports, plan.put_ports) == ((), ())
 
 
+def test_a_damaged_port_is_put_again_or_removed() -> None:
+    """As it is wanted or not; before the host is in sync it is left alone."""
+    (commit,) = play([[("port", 0, 0, 0)]])
+    world = make_world()
+    world.take(host_snapshot(2, commit.after.of_host("a")), whole(commit.after, network_id(0)))
+    whole_now = world.driver.observe()
+    unwanted = Id(b"u" * 16)
+    damaged = frozenset({*whole_now.ports, unwanted})
+    observed = msgspec.structs.replace(whole_now, ports={}, damaged=damaged)
+    plan = full_plan(world.desired, observed, may_remove=True)
+    assert ([one.id for one in plan.put_ports], plan.remove_ports) == (list(whole_now.ports), (unwanted,))
+    assert full_plan(world.desired, observed, may_remove=False).remove_ports == ()
+
+
 def test_nothing_is_removed_before_the_host_is_in_sync() -> None:
     """What is carried and not desired stays until the journal's age does not matter any more."""
     (commit,) = play([[("port", 0, 0, 0), ("port", 2, 1, 1)]])

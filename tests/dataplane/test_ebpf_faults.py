@@ -53,8 +53,7 @@ class TestCrash:
                 driver.hands.netlink.check(messages[:steps])
                 os.close(fd)
             if steps >= 5:
-                ends = tables.port_endpoints(port, ifindex, peer=True)
-                driver._program.local.update_batch(*tables.pack_locals(ends), len(ends))
+                driver._program.routers.put(tables.pack_ifindex(ifindex), tables.port_routers(port))
 
         host.call(work)
         host.restart()
@@ -72,6 +71,9 @@ class TestCrash:
         assert f"port {format_id(half.id)}" in seen.orphans
         host.sweep()
         assert before == footprint(host)
+        driver = host.driver
+        assert driver is not None
+        assert len(list(driver._program.routers.items())) == 1
         assert () == host.observe().orphans
 
     @pytest.mark.parametrize("steps", range(6))
@@ -143,6 +145,28 @@ class TestDamage:
         assert {port.id: port, peer.id: peer} == host.observe().ports
         assert host.ping(port, peer.addresses[0].ip)
         assert () == host.observe().orphans
+
+    @pytest.mark.parametrize("rows", [("local", "macs"), ("macs",), ("local",)], ids=",".join)
+    def test_what_a_crash_left_and_nobody_wants_can_be_removed(self, host: Host, rows: tuple[str, ...]) -> None:
+        """The row in `ports` was written, those behind it were not: neither a port nor an orphan, but named."""
+        whole = a_port()
+        host.put(whole)
+        before = footprint(host)
+        left = a_port()
+        host.put(left)
+        driver = host.driver
+        assert driver is not None
+        if "local" in rows:
+            driver._program.local.delete(tables.pack_key(EndpointKey(left.vni, left.addresses[0].ip)))
+        if "macs" in rows:
+            driver._program.macs.delete(tables.pack_mac_keys([tables.MacKey(left.vni, left.mac)]))
+        host.restart()
+        seen = host.observe()
+        assert (seen.ports, seen.damaged, seen.orphans) == ({whole.id: whole}, frozenset({left.id}), ())
+        host.apply(remove_ports=tuple(seen.damaged))
+        seen = host.observe()
+        assert (seen.ports, seen.damaged, seen.orphans) == ({whole.id: whole}, frozenset(), ())
+        assert before == footprint(host)
 
     def test_it_is_mended_without_being_observed(self, host: Host) -> None:
         """The interface vanished since the driver last looked: putting the port makes it anew all the same."""

@@ -212,7 +212,9 @@ def full_plan(desired: Desired, observed: Observed, *, may_remove: bool) -> Plan
     on_demand = desired.on_demand().keys()
     unused = observed.policies.keys() - {policy.key for policy in wanted_policies}
     return Plan(
-        remove_ports=tuple(sorted(observed.ports.keys() - desired.ports.keys())) if may_remove else (),
+        remove_ports=tuple(sorted((observed.ports.keys() | observed.damaged) - desired.ports.keys()))
+        if may_remove
+        else (),
         remove_endpoints=tuple(sorted(extra)),
         remove_gateways=tuple(sorted(observed.gateways - wanted_gateways)) if may_remove else (),
         put_policies=tuple([one for one in wanted_policies if observed.policies.get(one.key) != one.digest()]),

@@ -513,6 +513,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     learnt: tuple[EndpointKey, ...] = ()
     """Addresses of VPCs on demand of which something is known."""
     forwards: dict[EndpointKey, Endpoint] = {}
+    damaged: frozenset[Id] = frozenset()
+    """Ports that are there, but for a part: they are put again, or removed like those in `ports`."""
     orphans: tuple[str, ...] = ()
     """Half-made objects of ours (names), left by a crash: `sweep` removes them."""
 

@@ -161,7 +161,7 @@ class EbpfDriver:
     # ---- observing ----
 
     def observe(self) -> Observed:
-        """Reads tables, interfaces and qdiscs. A port is listed only if the kernel confirms it in all its parts."""
+        """Reads tables, interfaces and qdiscs. A port is listed only if the kernel confirms all of it."""
         known = self._look()
         endpoints: dict[EndpointKey, Endpoint] = {}
         learnt: list[EndpointKey] = []
@@ -185,6 +185,7 @@ class EbpfDriver:
             on_demand=self._on_demand(),
             learnt=tuple(learnt),
             forwards={tables.unpack_key(key): tables.unpack_endpoint(value) for key, value in forwards},
+            damaged=frozenset(key for key, one in known.carried.items() if not one.right),
             orphans=known.orphans,
         )
 
