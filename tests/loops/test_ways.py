@@ -42,12 +42,18 @@ class Management:
         self._host = host
         self._listener: socket.socket | None = None
         self._callers: dict[asyncio.Task[None], socket.socket] = {}
+        self._passes = asyncio.Event()
+        self._passes.set()
         self.address = f"127.0.2.{host.number}"
 
     async def start(self) -> None:
         self._listener = socket.create_server((self.address, self._host.port))
         self._listener.setblocking(False)
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def swallow(self) -> None:
+        """Becomes a hole: what is open stays so, who comes is let in, nothing passes, and nobody is told."""
+        self._passes.clear()
 
     async def cut(self) -> None:
         """Ends what is there and refuses what comes."""
@@ -75,15 +81,17 @@ class Management:
                 writers.append(writer)
                 inner_reader, inner_writer = await asyncio.open_connection(self._host.address, self._host.port)
                 writers.append(inner_writer)
-                await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+                ways = ((reader, inner_writer), (inner_reader, writer))
+                await asyncio.gather(*[_copy(*way, self._passes) for way in ways])
             finally:
                 for one in writers:
                     one.transport.abort()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: asyncio.Event) -> None:
     with suppress(OSError):
         while data := await reader.read(1 << 16):
+            await passes.wait()
             writer.write(data)
             await writer.drain()
     writer.close()
@@ -161,6 +169,23 @@ async def test_a_host_without_bus_is_reached_through_a_peer(ways: Ways) -> None:
     assert set(target.tables.ports) == {port.id}
     await ways.management["host-a"].start()
     await ways.until_on("host-a", PathName.FAST)
+
+
+async def test_a_host_that_is_cut_without_a_word_is_reached_through_a_peer(ways: Ways) -> None:
+    """Its connection stands and nothing passes. With heartbeats every 10 s that would show after 30 s: a bundle that
+    has no answer and a host that gives no sign of life show it sooner than this test is patient."""
+    await ways.add_host("host-a", with_bus=False)
+    await ways.add_host("host-b")
+    network, _ = await ways.region.add_vpc()
+    await ways.until_on("host-b", PathName.FAST)
+    await ways.until_on("host-a", PathName.FAST)
+    delivery = ways.region.path
+    assert delivery is not None
+    ways.management["host-a"].swallow()
+    (port,) = await ways.region.add_ports(network, ["host-a"])
+    await ways.region.until_active(port)
+    assert delivery.paths()["host-a"] is PathName.RESCUE
+    assert delivery.endings[PathName.FAST, "silent"] == 1
 
 
 async def test_a_peer_that_leads_elsewhere_is_found_out(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
