@@ -62,7 +62,6 @@ class Campaign:
         """One fault, from a lab that is whole to a lab that is whole (or is not)."""
         kind, ground = planned.kind, self._ground
         hosts = [ground.machine(name) for name in planned.victims]
-        severed = planned.victims if kind.severs else ()
         violations: list[str] = []
         ground.restarts.clear()
         started = time.monotonic()
@@ -86,7 +85,7 @@ class Campaign:
                     violations += self._around(probes)
                     around_ms = (time.monotonic() - struck_at) * 1000
                 self._adopt(probes)
-                violations += self._hold(planned, severed, before)
+                violations += self._hold(planned, before)
                 violations += [f"it struck nothing: {words}" for words in [struck.idle()] if words]
             ended = time.monotonic()
             self._churn.halt()
@@ -186,11 +185,11 @@ class Campaign:
             self._churn.adopt(port, self._places[0])
         return bool(ports)
 
-    def _hold(self, planned: Planned, severed: Sequence[str], before: Sequence[Carried]) -> list[str]:
+    def _hold(self, planned: Planned, before: Sequence[Carried]) -> list[str]:
         """Lets the fault last; what was wrong meanwhile. New pings must get through."""
         kind, deadline = planned.kind, time.monotonic() + planned.hold_s
         wrong = [f"while it lasted: {word}" for word in self._pulse.fresh(planned.cuts)]
-        wrong += self._pulse.across(severed)
+        wrong += self._pulse.across(planned.severed([host.name for host in self._ground.hosts]))
         while (left := deadline - time.monotonic()) > 0:
             self._check()
             if kind.refuses:
@@ -208,6 +207,11 @@ class Campaign:
             return []
         return [f"served: {word}" for word in self._ledger.judge(rows).words]
 
+    def _manned(self) -> Findings:
+        """Every process runs, and every host is served by its agent."""
+        away = [f"{host} is not served by its agent" for host in self._ground.displaced()]
+        return Findings(unsettled=(*away, *(f"{name} does not run" for name in self._ground.absent())))
+
     def _recover(self, victims: Sequence[str]) -> Findings:
         """Until a new port on every victim was acknowledged and the audit is clean; or what is wrong in the end."""
         deadline = time.monotonic() + RECOVER_S
@@ -220,8 +224,8 @@ class Campaign:
                 probed = probed or self._adopt(self._probe(victims))
                 if probed:
                     findings = self._auditor.look()
-                    if findings.clean and (away := self._ground.displaced()):
-                        findings = Findings(unsettled=tuple(f"{host} is not served by its agent" for host in away))
+                    if findings.clean:
+                        findings = self._manned()
                     if findings.clean and self._churn.idle:
                         self._churn.forget(set(self._ledger.sure()))
                         return findings
