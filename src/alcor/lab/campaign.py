@@ -17,6 +17,7 @@ from alcor.lab.ground import Ground
 from alcor.lab.ledger import Ledger
 from alcor.lab.pulse import Pulse
 from alcor.lab.results import LabError
+from alcor.lab.strangers import Meeting, Strangers
 from alcor.lab.tally import Strike
 
 ASK_S = 2.0
@@ -43,7 +44,9 @@ class Campaign:
         pulse: Pulse,
         places: Sequence[Place],
         check: Callable[[], None],
+        strangers: Strangers | None = None,
     ) -> None:
+        """`strangers`: a VPC on demand; without, what becomes of packets to unknown addresses is not looked at."""
         self._ground = ground
         self._auditor = auditor
         self._ledger = ledger
@@ -51,6 +54,7 @@ class Campaign:
         self._pulse = pulse
         self._places = places
         self._check = check
+        self._strangers = strangers
         self._asker = Client(ground.lab.api_port, ASK_S)
         self._names = 0
 
@@ -64,6 +68,7 @@ class Campaign:
         hosts = [ground.machine(name) for name in planned.victims]
         violations: list[str] = []
         ground.restarts.clear()
+        meeting = self._strangers.meet() if kind.deaf and self._strangers else None
         started = time.monotonic()
         with ExitStack() as stack:
             self._pulse.start(planned.cuts)
@@ -85,7 +90,7 @@ class Campaign:
                     violations += self._around(probes)
                     around_ms = (time.monotonic() - struck_at) * 1000
                 self._adopt(probes)
-                violations += self._hold(planned, before)
+                violations += self._hold(planned, before, meeting)
                 violations += [f"it struck nothing: {words}" for words in [struck.idle()] if words]
             ended = time.monotonic()
             self._churn.halt()
@@ -96,6 +101,8 @@ class Campaign:
         if findings.clean:
             leaked = self._auditor.leaks()
             violations += self._pulse.whole()
+        if meeting:
+            violations += meeting.close() if findings.clean else meeting.stop()
         note = ", ".join(filter(None, [struck.note, *(f"{name} restarted" for name in ground.restarts)]))
         return Strike(
             number=number,
@@ -185,11 +192,12 @@ class Campaign:
             self._churn.adopt(port, self._places[0])
         return bool(ports)
 
-    def _hold(self, planned: Planned, before: Sequence[Carried]) -> list[str]:
+    def _hold(self, planned: Planned, before: Sequence[Carried], meeting: Meeting | None) -> list[str]:
         """Lets the fault last; what was wrong meanwhile. New pings must get through."""
         kind, deadline = planned.kind, time.monotonic() + planned.hold_s
         wrong = [f"while it lasted: {word}" for word in self._pulse.fresh(planned.cuts)]
         wrong += self._pulse.across(planned.severed([host.name for host in self._ground.hosts]))
+        wrong += meeting.judge() if meeting else []
         while (left := deadline - time.monotonic()) > 0:
             self._check()
             if kind.refuses:

@@ -53,6 +53,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Packets between containers of the struck hosts and of any other are lost while it lasts, and must be."""
     loses: bool = False
     """Packets from and to containers of the struck hosts may be lost while it lasts."""
+    deaf: bool = False
+    """Nobody answers for addresses that are asked for: who is known in a VPC on demand is reached, others are not."""
     quiet: bool = False
     """Nothing may be asked of the API while it lasts but what the kind itself asks."""
     refuses: bool = False
@@ -437,7 +439,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(name="server killed", strike=_kill_server),
     Kind(name="server hung", strike=_hang_server),
     Kind(name="server upgraded", strike=_upgrade_server, hold_s=(0.0, 0.5)),
-    Kind(name="server, bus, agents, standbys dead", strike=_kill_everything),
+    Kind(name="server, bus, agents, standbys dead", strike=_kill_everything, deaf=True),
     Kind(name="bus killed", strike=_kill_bus, around=True, hold_s=(0.0, 0.5)),
     Kind(name="bus hung", strike=_hang_bus, around=True),
     Kind(name="fast path closed", strike=_close_fast_path, hosts=1, around=True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from contextlib import suppress
@@ -21,6 +22,7 @@ from alcor.lab.topology import Machine
 SERVER = "server"
 BUS = "nats-server"
 END_S = 20.0
+NEVER = 1_000_000
 TAKE_OVER_S, POLL_S = 5.0, 0.01
 RESTART_S = 0.5
 """Between two starts of what keeps ending."""
@@ -114,6 +116,13 @@ class Ground:
         if not self.processes.alive(SERVER):
             return False
         return str(self.lab.clock_file) in Path(f"/proc/{self.processes.running(SERVER).pid}/maps").read_text()
+
+    def preload_all(self) -> None:
+        """The server starts anew, and no VPC grows too large to be preloaded."""
+        self.kill(SERVER, number=signal.SIGTERM)
+        config = self.lab.topology.controller.data_dir / "server.toml"
+        config.write_text(re.sub(r"(?m)^on_demand_above = \d+$", f"on_demand_above = {NEVER}", config.read_text()))
+        self.start(SERVER)
 
     def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
         """Ends processes at once, and keeps them down."""
