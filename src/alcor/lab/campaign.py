@@ -156,12 +156,15 @@ class Campaign:
         return [f"port {port}, made while it lasted, was not ACTIVE within {AROUND_S:g} s" for port in sorted(waiting)]
 
     def _notice(self, host: str, struck_at: float) -> float | None:
-        """Milliseconds from then until the API shows that the host's agent is not well; None: it does not."""
+        """Milliseconds from then until the API shows that the host's agent is not well, or that none of its peers hears
+        of it; None: it does not."""
         while (now := time.monotonic()) < struck_at + NOTICE_S:
             self._check()
             with suppress(LabError):
                 for agent in self._asker.get("/v2.0/agents", {"host": host})["agents"]:
-                    if not agent["alive"] or agent["configurations"]["state"] != "up":
+                    shown = agent["configurations"]
+                    cut_off = shown["peers"]["silent"] and not shown["peers"]["reached"]
+                    if not agent["alive"] or shown["state"] != "up" or cut_off:
                         return (now - struck_at) * 1000
             time.sleep(POLL_S)
         return None

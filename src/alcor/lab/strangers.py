@@ -70,7 +70,10 @@ class Strangers:
             raise LabError(f"{self._friend.ip} cannot be reached in a VPC on demand before the fault")
         client = Client(self._lab.api_port)  # the lab's own connection is to a server that was killed since
         with closing(client):
-            rows = client.create_many("ports", [body(self._place, self._friend.host.name, "stranger")])
+            asked = body(self._place, self._friend.host.name, "stranger")
+            # An address that nobody ever asked for: of one that had a port the hosts that asked are told again.
+            asked["fixed_ips"][0]["ip_address"] = self.nobody()
+            rows = client.create_many("ports", [asked])
             self._ledger.created(rows)
             port = f"/v2.0/ports/{rows[0]['id']}"
             await_true(
