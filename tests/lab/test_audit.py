@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from alcor.dataplane.base import EndpointKey
-from alcor.lab.audit import Auditor, Carried, Findings, Reader, compare, expected
+from alcor.lab.audit import NOBODY, Auditor, Carried, Findings, Reader, compare, expected
 from alcor.lab.client import ApiError, Client, Resource
 from alcor.lab.faults import Kind, Planned, Struck
 from alcor.lab.ledger import FILL, Ledger
@@ -88,13 +88,14 @@ class Region:
 
     def __init__(self, rows: dict[str, Resource]) -> None:
         self.rows = dict(rows)
+        self.on_demand = False
         self.lost = 0
         self.twice = 0
         self._number = 0
 
     def pages(self, resource: str, **query: str) -> Iterator[Resource]:
         if resource == "networks":
-            return iter([{"id": "network", "provider:segmentation_id": VNI}])
+            return iter([{"id": "network", "provider:segmentation_id": VNI, "on_demand": self.on_demand}])
         return iter(list(self.rows.values()))
 
     def create_many(self, _: str, bodies: list[Resource]) -> list[Resource]:
@@ -158,6 +159,22 @@ def test_a_planted_stale_endpoint_is_found(world: World) -> None:
     assert world.auditor.look().stale == (f"host-3 has a stale remote endpoint of VNI {VNI}",)
 
 
+def test_what_is_learnt_on_demand_must_be_true(world: World) -> None:
+    """A host need not know an address, and may know that nobody has it; but not that somebody is where he is not."""
+    world.region.on_demand = True
+    for learnt, stale in (
+        ({}, 0),
+        ({B: (MAC_B, HOSTS[1].ip), GHOST: NOBODY}, 0),
+        ({B: NOBODY}, 1),
+        ({B: (MAC_B, HOSTS[2].ip)}, 1),
+        ({GHOST: (MAC_A, HOSTS[0].ip)}, 1),
+    ):
+        world.kernel.planted["host-1"] = {"remote": learnt}
+        found = world.auditor.look()
+        assert (len(found.missing), len(found.stale)) == (0, stale)
+        assert world.auditor.carried()[0].remote == {}
+
+
 def test_a_port_that_no_host_carries_is_found(world: World) -> None:
     """Although the API says ACTIVE."""
     world.kernel.planted["host-2"] = {"ports": frozenset()}
@@ -207,10 +224,24 @@ def test_which_pings_a_fault_may_cost() -> None:
     def nothing(*_: object) -> Struck:
         return Struck(lambda: None)
 
-    def cuts(**what: bool) -> list[bool]:
-        planned = Planned(Kind(name="k", strike=nothing, **what), ("one", "two"), 1.0)
+    def cuts(*, severs: bool = False, loses: bool = False, isolates: bool = False) -> list[bool]:
+        kind = Kind(name="k", strike=nothing, severs=severs, loses=loses, isolates=isolates)
+        planned = Planned(kind, ("one", "two"), 1.0)
         return [planned.cuts("one", "two"), planned.cuts("one", "three"), planned.cuts("three", "four")]
 
     assert cuts() == [False, False, False]
     assert cuts(severs=True) == [True, False, False]
     assert cuts(loses=True) == [True, True, False]
+    assert cuts(isolates=True) == [True, True, False]
+
+
+def test_between_whom_no_packet_may_get_through() -> None:
+    """Two hosts that are cut from each other; one that is cut off, and every other."""
+
+    def severed(victims: tuple[str, ...], *, severs: bool = False, isolates: bool = False) -> list[tuple[str, str]]:
+        kind = Kind(name="k", strike=lambda *_: Struck(lambda: None), severs=severs, isolates=isolates)
+        return Planned(kind, victims, 1.0).severed(["one", "two", "three"])
+
+    assert severed(("one", "two")) == []
+    assert severed(("two", "one"), severs=True) == [("two", "one")]
+    assert severed(("two",), isolates=True) == [("two", "one"), ("two", "three")]

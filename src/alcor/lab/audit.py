@@ -7,7 +7,7 @@ the names of namespaces; for the software switch from its file. No agent is aske
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,8 @@ from alcor.model.ids import format_id
 from alcor.store.sqlite_check import check_connection
 
 MAX_WORDS = 12
+NOBODY = (Mac(bytes(6)), Ip(bytes(16)))
+"""In a VPC on demand: an address that nobody has."""
 
 
 class Carried(NamedTuple):
@@ -133,8 +135,9 @@ def expected(rows: Mapping[str, Resource], vnis: Mapping[str, int], hosts: Seque
     }
 
 
-def compare(host: str, wanted: Carried, found: Carried) -> tuple[list[str], list[str]]:
-    """(what is missing, what is stale) on a host, a sentence each. Pure."""
+def compare(host: str, wanted: Carried, found: Carried, on_demand: Collection[int] = ()) -> tuple[list[str], list[str]]:
+    """(what is missing, what is stale) on a host, a sentence each. Of VNIs on demand it need not know any remote
+    endpoint, but what it knows must be true. Pure."""
     missing = [f"{host} does not carry port {one}" for one in sorted(wanted.ports - found.ports)]
     missing += [f"{host} has no namespace {one}" for one in sorted(wanted.namespaces - found.namespaces)]
     stale = [f"{host} still carries port {one}" for one in sorted(found.ports - wanted.ports)]
@@ -142,8 +145,10 @@ def compare(host: str, wanted: Carried, found: Carried) -> tuple[list[str], list
     for what, should, there in (("local", wanted.local, found.local), ("remote", wanted.remote, found.remote)):
         for key in sorted(should.keys() | there.keys()):
             if key not in there:
+                if what == "remote" and key.vni in on_demand:
+                    continue
                 missing.append(f"{host} lacks a {what} endpoint of VNI {key.vni}")
-            elif should.get(key) != there[key]:
+            elif should.get(key, NOBODY if key.vni in on_demand else None) != there[key]:
                 stale.append(f"{host} has a stale {what} endpoint of VNI {key.vni}")
     return missing, stale
 
@@ -167,6 +172,8 @@ class Auditor:
         self._reader = reader
         self._database = database
         self._tight = tight
+        self._on_demand: set[int] = set()
+        """VNIs, as of the last look."""
 
     def rows(self) -> dict[str, Resource]:
         """Every port that the API shows, by id. Raises LabError when it does not answer."""
@@ -186,10 +193,12 @@ class Auditor:
             stale = [word for word in verdict.words if word.endswith("is there")]
             lost = [word for word in verdict.words if not word.endswith("is there")]
             return Findings(lost=tuple(lost), stale=tuple(stale), unsettled=tuple(unsettled))
-        vnis = {one["id"]: int(one["provider:segmentation_id"]) for one in self._client.pages("networks")}
+        networks = list(self._client.pages("networks"))
+        vnis = {one["id"]: int(one["provider:segmentation_id"]) for one in networks}
+        self._on_demand = {vnis[one["id"]] for one in networks if one["on_demand"]}
         missing, stale = [], []
         for host, wanted in zip(self._hosts, self._wanted(rows, vnis), strict=True):
-            lacks, has = compare(host.name, wanted, self._reader.read(host))
+            lacks, has = compare(host.name, wanted, self._reader.read(host), self._on_demand)
             missing += lacks
             stale += has
         if not missing and not stale:
@@ -197,8 +206,12 @@ class Auditor:
         return Findings(missing=tuple(missing), stale=tuple(stale))
 
     def carried(self) -> list[Carried]:
-        """What every host carries now, whatever the API says."""
-        return [self._reader.read(host) for host in self._hosts]
+        """What every host carries now, whatever the API says; but for what it learnt on demand, and may forget."""
+        found = [self._reader.read(host) for host in self._hosts]
+        return [
+            one._replace(remote={key: there for key, there in one.remote.items() if key.vni not in self._on_demand})
+            for one in found
+        ]
 
     def leaks(self) -> tuple[str, ...]:
         """Addresses that leaked: in the store by its own rules, in the server's memory by taking all that are free."""

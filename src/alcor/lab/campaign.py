@@ -17,6 +17,7 @@ from alcor.lab.ground import Ground
 from alcor.lab.ledger import Ledger
 from alcor.lab.pulse import Pulse
 from alcor.lab.results import LabError
+from alcor.lab.strangers import Meeting, Strangers
 from alcor.lab.tally import Strike
 
 ASK_S = 2.0
@@ -43,7 +44,9 @@ class Campaign:
         pulse: Pulse,
         places: Sequence[Place],
         check: Callable[[], None],
+        strangers: Strangers | None = None,
     ) -> None:
+        """`strangers`: a VPC on demand; without, what becomes of packets to unknown addresses is not looked at."""
         self._ground = ground
         self._auditor = auditor
         self._ledger = ledger
@@ -51,6 +54,7 @@ class Campaign:
         self._pulse = pulse
         self._places = places
         self._check = check
+        self._strangers = strangers
         self._asker = Client(ground.lab.api_port, ASK_S)
         self._names = 0
 
@@ -62,9 +66,9 @@ class Campaign:
         """One fault, from a lab that is whole to a lab that is whole (or is not)."""
         kind, ground = planned.kind, self._ground
         hosts = [ground.machine(name) for name in planned.victims]
-        severed = planned.victims if kind.severs else ()
         violations: list[str] = []
         ground.restarts.clear()
+        meeting = self._strangers.meet() if kind.deaf and self._strangers else None
         started = time.monotonic()
         with ExitStack() as stack:
             self._pulse.start(planned.cuts)
@@ -86,7 +90,7 @@ class Campaign:
                     violations += self._around(probes)
                     around_ms = (time.monotonic() - struck_at) * 1000
                 self._adopt(probes)
-                violations += self._hold(planned, severed, before)
+                violations += self._hold(planned, before, meeting)
                 violations += [f"it struck nothing: {words}" for words in [struck.idle()] if words]
             ended = time.monotonic()
             self._churn.halt()
@@ -97,6 +101,8 @@ class Campaign:
         if findings.clean:
             leaked = self._auditor.leaks()
             violations += self._pulse.whole()
+        if meeting:
+            violations += meeting.close() if findings.clean else meeting.stop()
         note = ", ".join(filter(None, [struck.note, *(f"{name} restarted" for name in ground.restarts)]))
         return Strike(
             number=number,
@@ -150,12 +156,15 @@ class Campaign:
         return [f"port {port}, made while it lasted, was not ACTIVE within {AROUND_S:g} s" for port in sorted(waiting)]
 
     def _notice(self, host: str, struck_at: float) -> float | None:
-        """Milliseconds from then until the API shows that the host's agent is not well; None: it does not."""
+        """Milliseconds from then until the API shows that the host's agent is not well, or that none of its peers hears
+        of it; None: it does not."""
         while (now := time.monotonic()) < struck_at + NOTICE_S:
             self._check()
             with suppress(LabError):
                 for agent in self._asker.get("/v2.0/agents", {"host": host})["agents"]:
-                    if not agent["alive"] or agent["configurations"]["state"] != "up":
+                    shown = agent["configurations"]
+                    cut_off = shown["peers"]["silent"] and not shown["peers"]["reached"]
+                    if not agent["alive"] or shown["state"] != "up" or cut_off:
                         return (now - struck_at) * 1000
             time.sleep(POLL_S)
         return None
@@ -186,11 +195,12 @@ class Campaign:
             self._churn.adopt(port, self._places[0])
         return bool(ports)
 
-    def _hold(self, planned: Planned, severed: Sequence[str], before: Sequence[Carried]) -> list[str]:
+    def _hold(self, planned: Planned, before: Sequence[Carried], meeting: Meeting | None) -> list[str]:
         """Lets the fault last; what was wrong meanwhile. New pings must get through."""
         kind, deadline = planned.kind, time.monotonic() + planned.hold_s
         wrong = [f"while it lasted: {word}" for word in self._pulse.fresh(planned.cuts)]
-        wrong += self._pulse.across(severed)
+        wrong += self._pulse.across(planned.severed([host.name for host in self._ground.hosts]))
+        wrong += meeting.judge() if meeting else []
         while (left := deadline - time.monotonic()) > 0:
             self._check()
             if kind.refuses:
@@ -208,6 +218,11 @@ class Campaign:
             return []
         return [f"served: {word}" for word in self._ledger.judge(rows).words]
 
+    def _manned(self) -> Findings:
+        """Every process runs, and every host is served by its agent."""
+        away = [f"{host} is not served by its agent" for host in self._ground.displaced()]
+        return Findings(unsettled=(*away, *(f"{name} does not run" for name in self._ground.absent())))
+
     def _recover(self, victims: Sequence[str]) -> Findings:
         """Until a new port on every victim was acknowledged and the audit is clean; or what is wrong in the end."""
         deadline = time.monotonic() + RECOVER_S
@@ -220,8 +235,8 @@ class Campaign:
                 probed = probed or self._adopt(self._probe(victims))
                 if probed:
                     findings = self._auditor.look()
-                    if findings.clean and (away := self._ground.displaced()):
-                        findings = Findings(unsettled=tuple(f"{host} is not served by its agent" for host in away))
+                    if findings.clean:
+                        findings = self._manned()
                     if findings.clean and self._churn.idle:
                         self._churn.forget(set(self._ledger.sure()))
                         return findings

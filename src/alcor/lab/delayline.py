@@ -71,7 +71,8 @@ class DelayLine:
         self._before: list[links.Route] = []
         self._waiting: list[tuple[float, int, bytes]] = []
         self._number = 0
-        self.carried = self.lost = 0
+        self._newest = 0
+        self.carried = self.lost = self.overtaken = 0
 
     def __enter__(self) -> DelayLine:
         ((self._tun, self._out),) = visit([self._way.namespace], self._open)
@@ -127,12 +128,12 @@ class DelayLine:
                         self._take(os.read(self._tun, MTU_BYTES))
             now = time.monotonic()
             while self._waiting and self._waiting[0][0] <= now:
-                self._send(heapq.heappop(self._waiting)[2])
+                self._send(*heapq.heappop(self._waiting)[1:])
         with suppress(BlockingIOError):
             while True:
                 self._take(os.read(self._tun, MTU_BYTES))
-        for _, _, packet in sorted(self._waiting):
-            self._send(packet)
+        for _, number, packet in sorted(self._waiting):
+            self._send(number, packet)
 
     def _take(self, packet: bytes) -> None:
         if packet[0] >> 4 != 4:
@@ -146,7 +147,9 @@ class DelayLine:
             due = time.monotonic() + weather.delay_s + weather.jitter_s * roll()
             heapq.heappush(self._waiting, (due, self._number, packet))
 
-    def _send(self, packet: bytes) -> None:
+    def _send(self, number: int, packet: bytes) -> None:
+        self.overtaken += number < self._newest
+        self._newest = max(self._newest, number)
         with suppress(OSError):
             self._out.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
             self.carried += 1

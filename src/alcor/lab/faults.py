@@ -49,8 +49,12 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Takes namespaces and mounts."""
     severs: bool = False
     """Packets between containers of the struck hosts are lost while it lasts, and must be."""
+    isolates: bool = False
+    """Packets between containers of the struck hosts and of any other are lost while it lasts, and must be."""
     loses: bool = False
     """Packets from and to containers of the struck hosts may be lost while it lasts."""
+    deaf: bool = False
+    """Nobody answers for addresses that are asked for: who is known in a VPC on demand is reached, others are not."""
     quiet: bool = False
     """Nothing may be asked of the API while it lasts but what the kind itself asks."""
     refuses: bool = False
@@ -73,7 +77,13 @@ class Planned(NamedTuple):
     def cuts(self, here: str, there: str) -> bool:
         """Packets between these two hosts may be lost."""
         struck = sum(host in self.victims for host in (here, there))
-        return (self.kind.severs and struck == 2) or (self.kind.loses and struck > 0)
+        return (self.kind.severs and struck == 2) or ((self.kind.loses or self.kind.isolates) and struck > 0)
+
+    def severed(self, hosts: Sequence[str]) -> list[tuple[str, str]]:
+        """Pairs of hosts between which no packet may get through."""
+        if self.kind.isolates:
+            return [(one, other) for one in self.victims for other in hosts if other not in self.victims]
+        return [(self.victims[0], self.victims[1])] if self.kind.severs else []
 
 
 def plan(seed: int, count: int, kinds: Sequence[Kind], hosts: Sequence[str]) -> list[Planned]:
@@ -132,6 +142,28 @@ def _kill_both(ground: Ground, hosts: Sequence[Machine]) -> Struck:
     names = [name for host in hosts for name in (standby_of(host.name), host.name)]
     ground.kill(*names)
     return Struck(lambda: ground.start(*names))
+
+
+def _kill_serving_standbys(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    """Agents die, their standbys take over, and die as well."""
+    idle = _take_over(ground, hosts)
+    names = [name for host in hosts for name in (host.name, standby_of(host.name))]
+    ground.kill(*names)
+    return Struck(lambda: ground.start(*names), idle=lambda: idle)
+
+
+def _hang_serving_standbys(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    """They stay hung: the agent that is started again has to end them to get its place (`tend` starts them anew)."""
+    idle = _take_over(ground, hosts)
+    ground.freeze(*(standby_of(host.name) for host in hosts))
+    return Struck(lambda: ground.start(*_names(hosts)), idle=lambda: idle)
+
+
+def _take_over(ground: Ground, hosts: Sequence[Machine]) -> str:
+    """Agents die and their standbys take over; which did not."""
+    ground.kill(*_names(hosts))
+    away = [standby_of(host.name) for host in hosts if not ground.taken_over(host)]
+    return f"{' '.join(away)} did not take over" if away else ""
 
 
 def _kill_bus(ground: Ground, _: Sequence[Machine]) -> Struck:
@@ -268,6 +300,20 @@ def _cut_underlay(_: Ground, hosts: Sequence[Machine]) -> Struck:
     return Struck(undo)
 
 
+def _cut_off(ground: Ground, hosts: Sequence[Machine]) -> Struck:
+    """From every other host, both ways. The controller still reaches it."""
+    ends = [(_inside(host), [other.ip for other in ground.hosts if other not in hosts]) for host in hosts]
+    ends += [(_inside(other), [host.ip for host in hosts]) for other in ground.hosts if other not in hosts]
+    for namespace, targets in ends:
+        harm.swallow(namespace, targets)
+
+    def undo() -> None:
+        for namespace, targets in ends:
+            harm.restore(namespace, targets)
+
+    return Struck(undo)
+
+
 def _weather(loss: float, delay_s: float, jitter_s: float, twice: float) -> Callable[..., Struck]:
     weather = Weather(loss=loss, delay_s=delay_s, jitter_s=jitter_s, twice=twice)
 
@@ -298,7 +344,7 @@ def _storm(loss: float, delay_s: float, jitter_s: float, twice: float) -> Callab
                 name=f"storm-{host.name}"[:15],
             )
             lines.append(stack.enter_context(DelayLine(way, weather, ground.dice.getrandbits(32))))
-        return Struck(stack.close, idle=lambda: _untouched(lines))
+        return Struck(stack.close, idle=lambda: _untouched(lines) or _in_order(lines, weather))
 
     return strike
 
@@ -306,6 +352,11 @@ def _storm(loss: float, delay_s: float, jitter_s: float, twice: float) -> Callab
 def _untouched(lines: Sequence[DelayLine]) -> str:
     quiet = sum(not line.carried + line.lost for line in lines)
     return f"{quiet} of {len(lines)} detours carried no packet" if quiet else ""
+
+
+def _in_order(lines: Sequence[DelayLine], weather: Weather) -> str:
+    """Hosts probe each other all the time, so where packets can overtake each other some do."""
+    return "no packet overtook another" if weather.jitter_s and not sum(line.overtaken for line in lines) else ""
 
 
 def _inside(machine: Machine) -> Path:
@@ -365,7 +416,11 @@ def _damage_database(ground: Ground, _: Sequence[Machine]) -> Struck:
 def _jump_clock(ground: Ground, _: Sequence[Machine]) -> Struck:
     shift_ms = ground.dice.choice(JUMPS_MS)
     ground.set_clock(shift_ms)
-    return Struck(lambda: ground.set_clock(0), f"by {shift_ms / 1000:+,.0f} s")
+    return Struck(
+        undo=lambda: ground.set_clock(0),
+        note=f"by {shift_ms / 1000:+,.0f} s",
+        idle=lambda: "" if ground.reads_clock() else "the server does not read the clock that jumped",
+    )
 
 
 KINDS: tuple[Kind, ...] = (
@@ -374,6 +429,8 @@ KINDS: tuple[Kind, ...] = (
     Kind(name="agent and standby killed", strike=_kill_both, hosts=1, seen=True),
     Kind(name="standby killed", strike=_kill_standbys, hosts=1, around=True, hold_s=(0.0, 0.5)),
     Kind(name="standby hung", strike=_hang_standbys, hosts=1, around=True, hold_s=(0.0, 0.5)),
+    Kind(name="standby killed as it serves", strike=_kill_serving_standbys, hosts=1),
+    Kind(name="standby hung as it serves", strike=_hang_serving_standbys, hosts=1),
     Kind(name="agent killed again and again", strike=_crash_loop, hosts=1, hold_s=(0.0, 0.5)),
     Kind(name="agent hung", strike=_hang_agents, hosts=1, around=True, seen=True),
     Kind(name="agents of 3 hosts hung", strike=_hang_agents, hosts=3, around=True),
@@ -382,7 +439,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(name="server killed", strike=_kill_server),
     Kind(name="server hung", strike=_hang_server),
     Kind(name="server upgraded", strike=_upgrade_server, hold_s=(0.0, 0.5)),
-    Kind(name="server, bus, agents, standbys dead", strike=_kill_everything),
+    Kind(name="server, bus, agents, standbys dead", strike=_kill_everything, deaf=True),
     Kind(name="bus killed", strike=_kill_bus, around=True, hold_s=(0.0, 0.5)),
     Kind(name="bus hung", strike=_hang_bus, around=True),
     Kind(name="fast path closed", strike=_close_fast_path, hosts=1, around=True),
@@ -396,6 +453,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(name="management of 3 hosts cut", strike=_cut_management, hosts=3, real=True, around=True),
     Kind(name="management cut, agent killed", strike=_cut_management_and_kill, hosts=1, real=True, around=True),
     Kind(name="underlay cut between 2 hosts", strike=_cut_underlay, hosts=2, real=True, severs=True),
+    Kind(name="underlay of a host cut", strike=_cut_off, hosts=1, real=True, isolates=True, around=True, seen=True),
     Kind(name="management loses packets", strike=_weather(0.2, 0.0, 0.0, 0.0), hosts=2, real=True),
     Kind(name="management delays, reorders", strike=_weather(0.02, 0.02, 0.08, 0.05), hosts=2, real=True),
     Kind(name="host's network loses packets", strike=_storm(0.2, 0.0, 0.0, 0.0), hosts=1, real=True, loses=True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from contextlib import suppress
@@ -21,6 +22,8 @@ from alcor.lab.topology import Machine
 SERVER = "server"
 BUS = "nats-server"
 END_S = 20.0
+NEVER = 1_000_000
+TAKE_OVER_S, POLL_S = 5.0, 0.01
 RESTART_S = 0.5
 """Between two starts of what keeps ending."""
 
@@ -63,10 +66,27 @@ class Ground:
         return tuple(host.name for host in self.hosts if not self._in_place(host))
 
     def _in_place(self, host: Machine) -> bool:
+        return self.serves(host.name, host)
+
+    def serves(self, name: str, host: Machine) -> bool:
+        """That process, the host's agent or its standby, holds the host's lock (agent.turn)."""
         words = (host.data_dir / "state" / "lock").read_text().split()
-        if not words or not self.processes.alive(host.name):
+        if not words or not self.processes.alive(name):
             return False
-        return int(words[0]) == self.processes.running(host.name).pid
+        return int(words[0]) == self.processes.running(name).pid
+
+    def taken_over(self, host: Machine) -> bool:
+        """The standby serves in its dead agent's place; waits for that."""
+        deadline = time.monotonic() + TAKE_OVER_S
+        while not self.serves(standby_of(host.name), host):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def absent(self) -> tuple[str, ...]:
+        """Processes that are to run, and do not."""
+        return tuple(name for name in self.names() if not self.processes.alive(name))
 
     def bus_pid(self) -> int:
         """Of the nats-server, which is the server's child; 0 while there is none (proc(5), task/children)."""
@@ -88,8 +108,21 @@ class Ground:
         return now
 
     def set_clock(self, shift_ms: int) -> None:
-        """Makes the wall clock of server and agents jump."""
+        """Makes the server's wall clock jump. Agents read none (tests/lab/test_clocks.py)."""
         set_clock(self.lab.clock_file, shift_ms)
+
+    def reads_clock(self) -> bool:
+        """The server reads that clock: it has its file mapped (kit.clock; proc(5))."""
+        if not self.processes.alive(SERVER):
+            return False
+        return str(self.lab.clock_file) in Path(f"/proc/{self.processes.running(SERVER).pid}/maps").read_text()
+
+    def preload_all(self) -> None:
+        """The server starts anew, and no VPC grows too large to be preloaded."""
+        self.kill(SERVER, number=signal.SIGTERM)
+        config = self.lab.topology.controller.data_dir / "server.toml"
+        config.write_text(re.sub(r"(?m)^on_demand_above = \d+$", f"on_demand_above = {NEVER}", config.read_text()))
+        self.start(SERVER)
 
     def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
         """Ends processes at once, and keeps them down."""

@@ -7,7 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -34,6 +34,7 @@ from alcor.lab.rundir import RunDirectory, cleanup, cpu_ticks, usable_run_dir
 from alcor.lab.stages import Stages
 from alcor.lab.topology import Machine, Topology, plan, raise_topology
 from alcor.lab.workloads import Workload
+from alcor.model.ids import format_id
 
 SPARE = 1
 """Hosts beside those asked for: the one that is measured by itself."""
@@ -244,6 +245,18 @@ class LiveLab:
             return found
         finally:
             opened.close()
+
+    def dropped_of(self, one: Workload) -> dict[str, int]:
+        """Packets dropped so far that are that port's to answer for, by reason; read likewise."""
+        with closing(BpfMap.open(one.host.pin_dir / "ports")) as ports:
+            rows = {format_id(tables.unpack_port(value).id): tables.unpack_ifindex(key) for key, value in ports.items()}
+        found: dict[str, int] = {}
+        with closing(BpfMap.open(one.host.pin_dir / "drops")) as drops:
+            for key, value in drops.items():
+                ifindex, reason = tables.unpack_drop_key(key)
+                if ifindex == rows[one.id]:
+                    found[reason.name.lower()] = sum_per_cpu(value, tables.DROP_COUNT)[0]
+        return found
 
     def _stages_quiet(self, name: str) -> ExitStack:
         """A stage that is shown even when the lab was asked to stop."""

@@ -68,17 +68,19 @@ class Pulse:
             if not answer.answered
         ]
 
-    def across(self, severed: Collection[str]) -> list[str]:
+    def across(self, severed: Collection[tuple[str, str]]) -> list[str]:
         """Who does reach whom although they are on hosts that are cut from each other: then the cut is none."""
-        if not self._real or len(severed) < 2:
+        if not self._real or not severed:
             return []
-        one, other = sorted(severed)[:2]
-        here = next((one_ for one_ in self._vpcs[0] if one_.host.name == one), None)
-        there = next((one_ for one_ in self._vpcs[0] if one_.host.name == other), None)
-        if here is None or there is None:
-            return []
-        (answer,) = ping_all([Ping(source=here.netns, target=there.ip)], timeout_s=SILENCE_S)
-        return [f"{there.ip} answered {here.ip} over an underlay that is cut"] if answer.answered else []
+        at = {one.host.name: one for one in self._vpcs[0]}
+        pairs = [(at[here], at[there]) for here, there in severed if here in at and there in at]
+        answers = ping_all([Ping(source=a.netns, target=b.ip) for a, b in pairs], timeout_s=SILENCE_S)
+        wrong = [
+            f"{b.ip} on {b.host.name} answered {a.ip} on {a.host.name} over an underlay that is cut"
+            for (a, b), answer in zip(pairs, answers, strict=True)
+            if answer.answered
+        ]
+        return wrong if pairs else ["no containers on hosts that are cut from each other: the cut is not proved"]
 
     def whole(self) -> list[str]:
         """What is wrong with reachability (around all hosts, in each VPC) and isolation (between the VPCs)."""

@@ -22,6 +22,7 @@ from alcor.lab.pulse import Pulse
 from alcor.lab.results import LabError, Proof, Provisioned, Stopped
 from alcor.lab.scenario import Vpc
 from alcor.lab.stages import Stages
+from alcor.lab.strangers import Strangers
 from alcor.lab.workloads import Workload, workloads
 
 SHARE = 0.6
@@ -115,7 +116,8 @@ class UnderFault:
             )
             churn = stack.enter_context(Churn(lab.api_port, self._ledger, names, places, options.seed))
             pulse = Pulse(world, lab.driver, self._dice)
-            campaign = Campaign(ground, auditor, self._ledger, churn, pulse, places, self._stages.check)
+            strangers = self._strangers([one.kind for one in planned])
+            campaign = Campaign(ground, auditor, self._ledger, churn, pulse, places, self._stages.check, strangers)
             stack.callback(campaign.close)
             with self._stages.stage("faults", len(planned)) as advance:
                 for number, one in enumerate(planned, 1):
@@ -129,7 +131,8 @@ class UnderFault:
                         problems.append(f"given up after fault {number} of {len(planned)}")
                         break
             if not problems:
-                problems += campaign.clear([one.id for one in (*world.vpc, *world.twin)])
+                others = strangers.ids if strangers else ()
+                problems += campaign.clear([*(one.id for one in (*world.vpc, *world.twin)), *others])
             problems += [f"refused: {words}" for words in churn.refused]
         return tally.Campaign(
             seed=options.seed,
@@ -140,6 +143,12 @@ class UnderFault:
             seconds=time.monotonic() - started,
             problems=tuple(problems),
         )
+
+    def _strangers(self, kinds: Sequence[faults.Kind]) -> Strangers | None:
+        """A VPC on demand, when packets are real and any of these faults needs one."""
+        if self._lab.driver != "ebpf" or len(self._lab.hosts) < 2 or not any(kind.deaf for kind in kinds):
+            return None
+        return Strangers(self._lab, self._ledger, self._stages.check)
 
     def _prove(self, world: World) -> None:
         if self._lab.driver == "fake":

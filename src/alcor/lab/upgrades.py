@@ -38,6 +38,7 @@ def measure(ground: Ground, vpc: Vpc, ports: Sequence[Workload], objects: int, c
     """Makes the objects, then restarts the agent of one host, a few times each way. Raises LabError when it never is in
     sync again."""
     host = ports[0].host
+    ground.preload_all()
     _make(ground, vpc, objects)
     await_true(lambda: _in_sync(host, objects), f"{host.name} to know {objects} endpoints", PATIENCE_S, POLL_S, check)
     standby = standby_of(host.name)
