@@ -51,6 +51,10 @@ class Interest:
                     others.add(host)
             held[vpc, ip] = None
 
+    def holds(self, host: str, vpc: Id, ip: Ip) -> bool:
+        """The host was told about it."""
+        return (vpc, ip) in self._held.get(host, ())
+
     def hosts(self, vpc: Id, ip: Ip) -> Iterable[str]:
         """Who must hear of that address."""
         found = self._hosts.get(vpc, {}).get(ip, ())

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from alcor.dataplane.base import EndpointKey, Miss
-from alcor.model.addresses import Ip, ip_from_int, ip_to_int, parse_ip, parse_prefix
+from alcor.dataplane.fake import frames
+from alcor.model.addresses import Ip, Mac, ip_from_int, ip_to_int, parse_ip, parse_prefix
 from alcor.model.balancing import Algorithm, LoadBalancer, Member, MemberPool, Protocol
 from alcor.model.ids import Id
 from alcor.model.nouns import Claim, ExtraRoute, FloatingIp, Port, Router, Subnet
@@ -97,8 +98,15 @@ def _miss(world: World) -> None:
         sought = EndpointKey(
             world.dice.choice(sorted(host.tables.on_demand)), _address(subnet, world.dice.randrange(16))
         )
+        sources = [port.fixed_ips[0].ip for port in world.ports() if port.host == host.name]
         if sought not in host.tables.learnt:
-            host.agent.driver.misses.miss(Miss(sought, 1, b""))
+            source = world.dice.choice(sources) if sources else sought.ip
+            host.agent.driver.misses.miss(Miss(sought, 1, _packet(source, sought.ip)))
+
+
+def _packet(source: Ip, destination: Ip) -> bytes:
+    nobody = Mac(bytes(6))
+    return frames.ethernet(nobody, nobody, frames.TYPE_IPV4, frames.ipv4(source, destination, 17, b""))
 
 
 def _address(subnet: Subnet, number: int) -> Ip:
