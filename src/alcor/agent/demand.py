@@ -154,7 +154,8 @@ class Demand:
             for one in answer.found:
                 endpoint = Endpoint(one.mac, one.host_ip, one.identity)
                 known = self.entries.get(EndpointKey(vni, one.ip))
-                if known is not None and known.endpoint is not None and known.endpoint.mac != one.mac:
+                before = known.endpoint if known is not None and known.revision <= answer.revision else None
+                if before is not None and before.mac != one.mac:
                     step.moved.setdefault(ScopeKey(partition, answer.vpc), []).append(Claim(one.ip, one.mac))
                 learn = self._hear if answer.unasked else self._learn
                 learn(EndpointKey(vni, one.ip), Entry(answer.revision, endpoint, now + self.limits.idle_s), step)
