@@ -110,6 +110,17 @@ async def test_there_is_nobody_to_tell() -> None:
     assert [] == await cloud.ask(A, [own(cloud.b)], [own(cloud.a)])
 
 
+async def test_a_host_that_does_not_need_the_vpc_yet_is_not_told() -> None:
+    """Its first port there is committed, and not yet published."""
+    cloud = Cloud()
+    cloud.node("host-c", "172.16.0.3")
+    cloud.serve()
+    first = cloud.port(cloud.vpc, host="host-c")
+    assert [] == await cloud.ask(A, [own(first)], [own(cloud.a)])
+    cloud.serve()
+    assert [("host-c", cloud.hint(cloud.a))] == await cloud.ask(A, [own(first)], [own(cloud.a)])
+
+
 async def test_a_host_that_holds_it_is_not_told() -> None:
     """It asked itself; once it has forgotten, it is told again."""
     cloud = Cloud()

@@ -1,4 +1,4 @@
-"""Who was told where an address of a VPC on demand is, and so must hear when that changes. Pure but for its own state.
+"""Who asked where an address of a VPC on demand is, and so must hear when that changes. Pure but for its own state.
 
 Called by answer. An exact mirror of what hosts hold: they say what they forget, and start over with each session.
 Bounded: what is more is taken back (`over`), oldest first, and the host that it is taken from is told.
