@@ -138,6 +138,18 @@ async def test_a_hint_is_not_remembered() -> None:
     assert 1 == cloud.answers.held
 
 
+async def test_who_asks_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While questions wait beyond those that are answered now, nobody is told unasked."""
+    cloud = Cloud()
+    monkeypatch.setattr(answering, "SLICE", 1)
+    for wanted in (Wanted(cloud.vpc.id, (own(cloud.b),), (), (own(cloud.a),)), Wanted(cloud.vpc.id, (NOBODY,))):
+        cloud.answers.asked(cast(Path, cloud.line), A, Lookup((wanted,)))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert [A, A] == [host for host, _ in cloud.line.told]
+    assert [(B, cloud.hint(cloud.a))] == await cloud.ask(A, [own(cloud.b)], [own(cloud.a)])
+
+
 async def test_nobody_is_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same hint comes once a second; and all of them have a bound."""
     cloud = Cloud()

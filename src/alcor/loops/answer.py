@@ -32,7 +32,7 @@ SLICE = 512
 """Addresses that are read at once, about: a few milliseconds of the loop."""
 MAX_WAITING = 1_000_000
 """Addresses that may wait; a Lookup beyond is dropped, and the host asks again."""
-MAX_HINTS = 65_536
+MAX_HINTS = 4096
 """In HINTS_S, of all hosts; those beyond must ask."""
 HINTS_S = 1.0
 """The same hint is not given to a host more often."""
@@ -93,6 +93,8 @@ class Answers:
         self._weight -= weight
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._answer, path)
+            # Who asks comes before who did not: a hint is a message, and answers to many questions are one.
+            some = [one._replace(sources=()) for one in some]
         for one in some:
             if self._answerable(one) and one.vpc in views.on_demand:
                 self._interest.add(one.host, one.vpc, one.ips)
