@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from alcor.agent.demand import Demand, DemandLimits, Step
 from alcor.agent.state import ScopeKey
-from alcor.dataplane.base import Endpoint, EndpointKey, Miss
+from alcor.dataplane.base import NO_ADDRESS, Endpoint, EndpointKey, Miss
+from alcor.dataplane.fake import frames
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip
 from alcor.model.ids import Id
 from alcor.wire.lookups import Answer, Found, Wanted
@@ -13,6 +14,7 @@ from alcor.wire.lookups import Answer, Found, Wanted
 VPC = ScopeKey(1, Id(b"v" * 16))
 VNI = 7
 HOST = parse_ip("172.16.0.2")
+NOBODY = Mac(bytes(6))
 
 
 def ip(number: int) -> Ip:
@@ -42,17 +44,34 @@ def demand(**limits: float) -> Demand:
     return one
 
 
+def sent(number: int, source: int) -> Miss:
+    """A packet from an address."""
+    packet = frames.ipv4(ip(source), ip(number), frames.PROTOCOL_UDP, b"")
+    return miss(number, frames.ethernet(NOBODY, NOBODY, frames.TYPE_IPV4, packet))
+
+
+def lookup(one: Demand) -> tuple[Wanted, ...]:
+    """Its next question."""
+    told = one.lookup(1, 0.0)
+    assert told is not None
+    return told.vpcs
+
+
 def asked(one: Demand, now: float = 0.0) -> list[Ip]:
     """Everything that it asks now."""
     ips: list[Ip] = []
-    while (lookup := one.lookup(1, now)) is not None:
-        for wanted in lookup.vpcs:
+    while (told := one.lookup(1, now)) is not None:
+        for wanted in told.vpcs:
             ips += wanted.ips
     return ips
 
 
 def answer(one: Demand, *rows: Found, absent: tuple[Ip, ...] = (), revision: int = 5, now: float = 0.0) -> Step:
     return one.answered(1, [Answer(VPC.scope, revision, rows, absent)], now)
+
+
+def hint(one: Demand, *rows: Found, revision: int = 5, now: float = 0.0) -> Step:
+    return one.answered(1, [Answer(VPC.scope, revision, rows, unasked=True)], now)
 
 
 def test_many_packets_are_one_question() -> None:
@@ -87,9 +106,7 @@ def test_nobody_is_believed_for_a_while() -> None:
     assert ([key(1)], [miss(1)]) == (step.absent, step.release)
     assert not one.due(29.0)
     assert [key(1)] == one.aged(one.due(30.0), frozenset(), 30.0).forget
-    lookup = one.lookup(1, 30.0)
-    assert lookup is not None
-    assert (Wanted(VPC.scope, (), (ip(1),)),) == lookup.vpcs
+    assert (Wanted(VPC.scope, (), (ip(1),)),) == lookup(one)
 
 
 def test_what_is_used_stays() -> None:
@@ -210,12 +227,131 @@ def test_what_is_to_be_unlearnt_goes() -> None:
     assert [ip(1)] == asked(one)
 
 
+def test_a_question_says_where_its_packet_comes_from() -> None:
+    """The first of those that wait; what is asked for anew has none, and comes behind."""
+    one = demand()
+    one.missed([miss(3)], 0.0)
+    asked(one)
+    answer(one, found(3))
+    one.restart(1)
+    one.missed([sent(1, 8), sent(1, 9), miss(2)], 0.0)
+    assert (Wanted(VPC.scope, (ip(1), ip(2), ip(3)), (), (ip(8), NO_ADDRESS)),) == lookup(one)
+
+
+def test_a_packet_comes_from_its_source() -> None:
+    """Of ARP it is the sender, of IP the source; what is too short has none."""
+    six, other = parse_ip("2001:db8::1"), parse_ip("2001:db8::2")
+    packets = [
+        (frames.TYPE_ARP, frames.arp(frames.ARP_REQUEST, NOBODY, ip(1), NOBODY, ip(2)), ip(1)),
+        (frames.TYPE_IPV4, frames.ipv4(ip(1), ip(2), frames.PROTOCOL_UDP, b""), ip(1)),
+        (frames.TYPE_IPV6, frames.ipv6(six, other, frames.PROTOCOL_UDP, b""), six),
+    ]
+    for ethertype, packet, source in packets:
+        frame = frames.ethernet(NOBODY, NOBODY, ethertype, packet)
+        assert (source, NO_ADDRESS) == (miss(2, frame).source, miss(2, frame[:-1]).source)
+        assert NO_ADDRESS == miss(2, frame[:12] + b"\x88\xcc" + frame[14:]).source
+
+
+def test_a_hint_is_followed_at_once_and_asked_about_later() -> None:
+    """With the next tick: the controller does not know that it is held."""
+    one = demand()
+    step = hint(one, found(1))
+    assert ([end(1)], []) == (step.found, step.absent)
+    assert not asked(one)
+    one.tick(0.25)
+    assert [ip(1)] == asked(one)
+    assert answer(one, found(1)) == Step()
+    one.tick(0.5)
+    assert not asked(one)
+
+
+def test_a_hint_lets_go_what_waits() -> None:
+    """The question is under way, or not yet asked; it is asked in any case."""
+    for early in (True, False):
+        one = demand()
+        one.missed([miss(1)], 0.0)
+        if early:
+            asked(one)
+        step = hint(one, found(1))
+        assert ([end(1)], [miss(1)]) == (step.found, step.release)
+        one.tick(0.25)
+        assert [ip(1)] == asked(one)
+
+
+def test_a_hint_is_an_answer_to_what_is_held() -> None:
+    """The newest wins, and nothing is asked: the controller knows that it is held."""
+    one = demand()
+    one.missed([miss(1), miss(2)], 0.0)
+    asked(one)
+    answer(one, found(1, mac=9), absent=(ip(2),), revision=8)
+    assert hint(one, found(1, mac=1), revision=5) == Step()
+    assert [end(2)] == hint(one, found(2), revision=9).found
+    one.tick(0.25)
+    assert not asked(one)
+
+
+def test_a_hint_pushes_nothing_out() -> None:
+    """Who holds as much as may be does not take it, unless a packet waits for it."""
+    one = demand(entries=1)
+    one.missed([miss(1)], 0.0)
+    asked(one)
+    answer(one, found(1))
+    assert hint(one, found(2)) == Step()
+    one.missed([miss(2)], 0.0)
+    step = hint(one, found(2), now=1.0)
+    assert ([end(2)], [key(1)], [miss(2)]) == (step.found, step.forget, step.release)
+
+
+def test_a_hint_of_what_is_not_on_demand_is_nothing() -> None:
+    """The VPC is not here, or preloaded: as of answers that come late."""
+    one = Demand()
+    assert hint(one, found(1)) == Step()
+    one.serve({VNI: VPC}, (), 0.0)
+    hint(one, found(1))
+    one.serve({}, (), 0.0)
+    one.serve({VNI: VPC}, (), 0.0)
+    one.tick(0.25)
+    assert not asked(one)
+
+
+def test_a_hint_only_says_where_something_is() -> None:
+    """That nobody has an address, or that it is to be forgotten, is not for a hint to say."""
+    one = demand()
+    one.missed([miss(1), miss(2)], 0.0)
+    asked(one)
+    answer(one, found(1))
+    told = Answer(VPC.scope, 9, absent=(ip(1), ip(2)), unlearn=(ip(1),), unasked=True)
+    assert one.answered(1, [told], 0.0) == Step()
+
+
+def test_what_is_asked_for_anew_is_asked_again() -> None:
+    """A controller that had too much to do dropped the question."""
+    one = demand(refresh_again_s=10.0)
+    hint(one, found(1))
+    one.tick(1.0)
+    assert [ip(1)] == asked(one, 1.0)
+    one.tick(10.5)
+    assert not asked(one, 10.5)
+    one.tick(11.0)
+    assert [ip(1)] == asked(one, 11.0)
+
+
+def test_a_vpc_that_comes_back_is_asked_about() -> None:
+    """What was under way when it went is not waited for."""
+    one = Demand()
+    for _ in range(2):
+        one.serve({VNI: VPC}, [key(1)], 0.0)
+        assert [ip(1)] == asked(one)
+        one.serve({}, (), 0.0)
+
+
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("miss"), st.integers(0, 5)),
         st.tuples(st.just("ask"), st.just(0)),
         st.tuples(st.just("answer"), st.integers(0, 5)),
         st.tuples(st.just("absent"), st.integers(0, 5)),
+        st.tuples(st.just("hint"), st.integers(0, 5)),
         st.tuples(st.just("unlearn"), st.integers(0, 5)),
         st.tuples(st.just("age"), st.integers(0, 5)),
         st.tuples(st.just("restart"), st.just(0)),
@@ -245,6 +381,8 @@ def test_every_packet_is_let_go_exactly_once(events: list[tuple[str, int]]) -> N
             step = answer(one, found(which), revision=revision, now=now)
         elif what == "absent":
             step = answer(one, absent=(ip(which),), revision=revision, now=now)
+        elif what == "hint":
+            step = hint(one, found(which), revision=revision, now=now)
         elif what == "unlearn":
             step = one.answered(1, [Answer(VPC.scope, revision, unlearn=(ip(which),))], now)
         elif what == "age":

@@ -53,6 +53,7 @@ def test_a_packet_is_held_until_its_address_is_known(pair: Pair) -> None:
         sender.send(udp(a, far, b"one"))
         (miss,) = take(here)
         assert (sought(4), udp(a, far, b"one")) == (miss.sought, miss.frame)
+        assert a.addresses[0].ip == miss.source
         here.driver.misses.learn(as_endpoints(there, far), ())
         here.driver.misses.release([miss])
         assert [udp(a, far, b"one")] == receiver.wait(udp(a, far, b"one"))
@@ -68,7 +69,7 @@ def test_the_neighbour_is_asked_for_too(pair: Pair) -> None:
     a, far = strangers(pair)
     assert not here.ping(a, "10.0.0.4", MISS_S)
     misses = take(here)
-    assert {sought(4)} == {miss.sought for miss in misses}
+    assert {(sought(4), a.addresses[0].ip)} == {(miss.sought, miss.source) for miss in misses}
     here.driver.misses.learn(as_endpoints(there, far), ())
     here.driver.misses.release(misses)
     assert here.ping(a, "10.0.0.4")

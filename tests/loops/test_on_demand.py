@@ -7,7 +7,8 @@ import pytest
 from tests.loops.region import Host, Region
 
 from alcor.dataplane.base import Endpoint, EndpointKey, Miss
-from alcor.model.addresses import Ip, link_local, parse_ip
+from alcor.dataplane.fake import frames
+from alcor.model.addresses import Ip, Mac, link_local, parse_ip
 from alcor.model.nouns import Network, Port
 from alcor.services.commands import DeletePorts, FixedIpSpec, UpdatePort
 from alcor.services.demand import DemandPolicy
@@ -83,6 +84,19 @@ async def test_a_packet_waits_for_one_answer(region: Region) -> None:
     await region.until(lambda: len(released(a)) == 3)
     assert misses == released(a)
     assert {key(network, ports[1]): where(region, ports[1])} == a.tables.learnt
+
+
+async def test_who_is_asked_about_knows_who_asks(region: Region) -> None:
+    """It has not asked: its reply waits for nothing. Word of a change comes to it, too."""
+    a, b, network, ports = await large(region)
+    asking, sought = key(network, ports[0]), key(network, ports[1])
+    mac = ports[0].mac
+    arp = frames.arp(frames.ARP_REQUEST, mac, asking.ip, Mac(bytes(6)), sought.ip)
+    ask(a, packet(network, sought.ip, frames.ethernet(frames.BROADCAST_MAC, mac, frames.TYPE_ARP, arp)))
+    await region.until(lambda: b.tables.learnt == {asking: where(region, ports[0])})
+    await region.until(lambda: a.tables.learnt == {sought: where(region, ports[1])})
+    await region.do(DeletePorts(ids=(ports[0].id,)))
+    await region.until(lambda: b.tables.learnt == {asking: None})
 
 
 async def test_nobody_is_an_answer_too(region: Region) -> None:

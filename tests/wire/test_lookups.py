@@ -34,11 +34,19 @@ ANSWERS = st.builds(
     st.lists(FOUND, max_size=5).map(tuple),
     st.lists(IPS, max_size=3).map(tuple),
     st.lists(IPS, max_size=3).map(tuple),
+    st.booleans(),
 )
-WANTED = st.builds(Wanted, IDS, st.lists(IPS, max_size=5).map(tuple), st.lists(IPS, max_size=5).map(tuple))
 
 
-@given(st.lists(WANTED, max_size=4))
+@st.composite
+def wanted(draw: st.DrawFn) -> Wanted:
+    """The sources are of the first of what is asked about, or of all of it."""
+    ips = draw(st.lists(IPS, max_size=5))
+    forgotten, sources = draw(st.lists(IPS, max_size=5)), draw(st.lists(IPS, max_size=len(ips)))
+    return Wanted(draw(IDS), tuple(ips), tuple(forgotten), tuple(sources))
+
+
+@given(st.lists(wanted(), max_size=4))
 def test_a_lookup_comes_back(vpcs: list[Wanted]) -> None:
     """Also an empty one."""
     lookup = Lookup(tuple(vpcs))
@@ -102,3 +110,10 @@ def test_a_lookup_has_a_bound() -> None:
     ips = tuple(Ip(number.to_bytes(16, "big")) for number in range(MAX_LOOKUP + 1))
     with pytest.raises(WireError, match="at most 4096"):
         decode_report(encode_lookup(Lookup((Wanted(Id(bytes(16)), ips),))))
+
+
+def test_a_source_is_of_an_address_that_is_asked_about() -> None:
+    """More of them are refused: whose are they?"""
+    lookup = Lookup((Wanted(Id(bytes(16)), (), (), (Ip(bytes(16)),)),))
+    with pytest.raises(WireError, match="sources: of 1 addresses, and 0"):
+        decode_report(encode_lookup(lookup))

@@ -1,9 +1,13 @@
 """What a host has learnt of VPCs on demand, and the packets that wait to learn more. Pure: events in, steps out.
 
 Called by resolver. For every address there is at most one question under way, however many packets wait for it; what is
-learnt stays while packets follow it, nobody's addresses for a while. The controller knows exactly what is held here and
-tells of every change, so nothing that is held is ever old for longer than a message takes; with a new session all of it
-is asked for anew. Newer answers win by their revision, in whatever order they come.
+learnt stays while packets follow it, nobody's addresses for a while. The controller knows exactly what was asked for
+here and tells of every change, so nothing of it is ever old for longer than a message takes; with a new session all of
+it is asked for anew. Newer answers win by their revision, in whatever order they come.
+
+A question says where its packet comes from, and the host that is asked about is told of that unasked, so that its reply
+need not wait: a hint. Packets follow it at once. With the next tick it is asked about; until then the controller does
+not know that it is held here.
 
 Everything is bounded. A packet that may not wait (too many do, or nobody answers) is released at once: the data plane
 finds that it was held before, and drops and counts it.
@@ -11,6 +15,7 @@ finds that it was held before, and drops and counts it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 
@@ -43,6 +48,8 @@ class DemandLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of all packets that wait."""
     refresh: int = 1024
     """Addresses that are asked for anew at a time, after a new session."""
+    refresh_again_s: float = 10.0
+    """A controller that has too much to do drops questions."""
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -91,8 +98,10 @@ class Demand:
         """A heap; of an entry, only the pair that names its present `due` counts."""
         self._to_ask: dict[EndpointKey, None] = {}
         self._to_refresh: dict[EndpointKey, None] = {}
-        self._refreshing: set[EndpointKey] = set()
-        """Asked for anew and not answered yet."""
+        self._refreshing: dict[EndpointKey, float] = {}
+        """Asked for anew and not answered yet: since when, in that order."""
+        self._hinted: dict[EndpointKey, None] = {}
+        """Learnt unasked, and to be asked for with the next tick: the packets of now do not wait for it."""
         self._forgotten: dict[EndpointKey, None] = {}
 
     @property
@@ -110,7 +119,7 @@ class Demand:
         step = Step()
         for key in [key for key in self.entries if key.vni in gone]:
             del self.entries[key]
-        for pool in (self._to_ask, self._to_refresh, self._forgotten):
+        for pool in (self._to_ask, self._to_refresh, self._refreshing, self._hinted, self._forgotten):
             for key in [key for key in pool if key.vni in gone]:
                 del pool[key]
         for key in [key for key in self.waiting if key.vni in gone]:
@@ -145,14 +154,18 @@ class Demand:
             for one in answer.found:
                 endpoint = Endpoint(one.mac, one.host_ip, one.identity)
                 known = self.entries.get(EndpointKey(vni, one.ip))
-                if known is not None and known.endpoint is not None and known.endpoint.mac != one.mac:
+                before = known.endpoint if known is not None and known.revision <= answer.revision else None
+                if before is not None and before.mac != one.mac:
                     step.moved.setdefault(ScopeKey(partition, answer.vpc), []).append(Claim(one.ip, one.mac))
-                self._learn(EndpointKey(vni, one.ip), Entry(answer.revision, endpoint, now + self.limits.idle_s), step)
+                learn = self._hear if answer.unasked else self._learn
+                learn(EndpointKey(vni, one.ip), Entry(answer.revision, endpoint, now + self.limits.idle_s), step)
+            if answer.unasked:
+                continue  # a hint says where something is, and nothing else
             for ip in answer.absent:
                 self._learn(EndpointKey(vni, ip), Entry(answer.revision, None, now + self.limits.absent_s), step)
             for ip in answer.unlearn:
                 key = EndpointKey(vni, ip)
-                self._refreshing.discard(key)
+                self._refreshing.pop(key, None)
                 if self.entries.pop(key, None) is not None:
                     step.forget.append(key)
         return step
@@ -163,8 +176,7 @@ class Demand:
             if self._is_of(key, partition):
                 one.asked = 0.0
                 self._to_ask[key] = None
-        self._refreshing = {key for key in self._refreshing if not self._is_of(key, partition)}
-        for pool in (self._to_refresh, self._forgotten):
+        for pool in (self._to_refresh, self._refreshing, self._hinted, self._forgotten):
             for key in [key for key in pool if self._is_of(key, partition)]:
                 del pool[key]
         self._to_refresh.update((key, None) for key in self.entries if self._is_of(key, partition))
@@ -178,6 +190,11 @@ class Demand:
                 self._forgotten[key] = None
             elif one.asked and now - one.asked >= limits.ask_again_s and key.vni in self.vpcs:
                 self._to_ask[key] = None
+        for key in [key for key, asked in self._refreshing.items() if now - asked >= limits.refresh_again_s]:
+            del self._refreshing[key]
+            self._to_refresh[key] = None
+        self._to_refresh.update(self._hinted)
+        self._hinted.clear()
         return step
 
     def due(self, now: float, most: int = 4096) -> list[EndpointKey]:
@@ -207,29 +224,31 @@ class Demand:
 
     def lookup(self, partition: int, now: float) -> Lookup | None:
         """The next question to that partition's controller; None when there is none. Call it until then."""
-        asked: dict[ScopeKey, list[Ip]] = {}
-        forgotten: dict[ScopeKey, list[Ip]] = {}
+        asked: defaultdict[ScopeKey, list[Ip]] = defaultdict(list)
+        sources: defaultdict[ScopeKey, list[Ip]] = defaultdict(list)
+        forgotten: defaultdict[ScopeKey, list[Ip]] = defaultdict(list)
         room = MAX_LOOKUP
         for key in self._take(self._to_ask, partition, room):
             one = self.waiting.get(key)
             if one is not None:
                 one.asked = now
                 room -= 1
-                asked.setdefault(self.vpcs[key.vni], []).append(key.ip)
+                asked[self.vpcs[key.vni]].append(key.ip)
+                sources[self.vpcs[key.vni]].append(one.misses[0].source)
         if not any(self._is_of(key, partition) for key in self._refreshing):
             for key in self._take(self._to_refresh, partition, min(room, self.limits.refresh)):
                 if key in self.entries:
                     room -= 1
-                    self._refreshing.add(key)
-                    asked.setdefault(self.vpcs[key.vni], []).append(key.ip)
+                    self._refreshing[key] = now
+                    asked[self.vpcs[key.vni]].append(key.ip)
         for key in self._take(self._forgotten, partition, room):
             if key not in self.entries and key not in self.waiting:
-                forgotten.setdefault(self.vpcs[key.vni], []).append(key.ip)
+                forgotten[self.vpcs[key.vni]].append(key.ip)
         vpcs = sorted(asked.keys() | forgotten.keys())
         if not vpcs:
             return None
         return Lookup(
-            tuple([Wanted(key.scope, tuple(asked.get(key, ())), tuple(forgotten.get(key, ()))) for key in vpcs])
+            tuple([Wanted(key.scope, tuple(asked[key]), tuple(forgotten[key]), tuple(sources[key])) for key in vpcs])
         )
 
     # Inside.
@@ -274,11 +293,23 @@ class Demand:
         self._packets -= len(one.misses)
         self._bytes -= sum(len(miss.frame) for miss in one.misses)
 
+    def _hear(self, key: EndpointKey, entry: Entry, step: Step) -> None:
+        """A hint: what is not held yet is held from now on, unless something else would have to go, and asked for."""
+        if key not in self.entries:
+            if key not in self.waiting and len(self.entries) >= self.limits.entries:
+                return  # nobody remembers that it was told
+            self._hinted[key] = None
+        self._hold(key, entry, step)
+
     def _learn(self, key: EndpointKey, entry: Entry, step: Step) -> None:
-        self._refreshing.discard(key)
+        self._refreshing.pop(key, None)
+        if key in self.entries or key in self.waiting:
+            self._hold(key, entry, step)
+        # Else it was forgotten meanwhile, and the controller was told so, or will be.
+
+    def _hold(self, key: EndpointKey, entry: Entry, step: Step) -> None:
+        """The newer of what is held and of this is held, and packets wait for it no more."""
         before = self.entries.get(key)
-        if before is None and key not in self.waiting:
-            return  # forgotten meanwhile, and the controller was told so, or will be
         if before is not None and before.revision > entry.revision:
             entry = before
         else:
@@ -312,5 +343,6 @@ class Demand:
     def _forget(self, key: EndpointKey, step: Step) -> None:
         del self.entries[key]
         self._to_refresh.pop(key, None)
+        self._hinted.pop(key, None)
         self._forgotten[key] = None
         step.forget.append(key)

@@ -99,6 +99,8 @@ class _Vpc(msgspec.Struct, frozen=True, kw_only=True):
     subnet: Id
     ips: list[Ip]
     """Some of its ports' addresses."""
+    sources: list[Ip]
+    """Of the ports on the hosts that ask."""
 
 
 def run(
@@ -203,13 +205,16 @@ def _fill(api: _Api, size: int, askers: Sequence[_Asker], far: Sequence[dict[str
     (subnet,) = api.create("subnets", [subnet_body])
     hosts = [one.name for one in askers]
     ips: list[Ip] = []
+    sources: list[Ip] = []
     every = max(1, size // SAMPLES)
     for first in range(0, size, BULK):
         say(f"a VPC of {size:,} ports: {first:,}")
         places = [hosts[n] if n < len(hosts) else far[n % len(far)]["name"] for n in range(first, first + BULK)]
         made = api.create("ports", [{"network_id": network["id"], "binding:host_id": place} for place in places])
-        ips += [parse_ip(port["fixed_ips"][0]["ip_address"]) for port in made[::every]]
-    return _Vpc(ports=size, network=parse_id(network["id"]), subnet=parse_id(subnet["id"]), ips=ips)
+        found = [parse_ip(port["fixed_ips"][0]["ip_address"]) for port in made]
+        sources = sources or found[: len(hosts)]
+        ips += found[::every]
+    return _Vpc(ports=size, network=parse_id(network["id"]), subnet=parse_id(subnet["id"]), ips=ips, sources=sources)
 
 
 class _Asker:
@@ -264,6 +269,8 @@ class _Asker:
     def answers(self, stream: Stream, data: bytes) -> None:
         told = decode_answers(data)
         for answer in told.answers:
+            if answer.unasked:
+                continue
             self.answered += len(answer.found)
             if answer.found and self._ask is not None:
                 stream.send(self._ask(), answers=False)
@@ -283,15 +290,17 @@ async def _calm(server: Server) -> None:
             return
 
 
-def _questions(vpc: _Vpc, batch: int, seed: int) -> Callable[[], bytes]:
-    rng = random.Random(seed)
+def _questions(vpc: _Vpc, batch: int, number: int) -> Callable[[], bytes]:
+    """What the host of that number asks."""
+    rng = random.Random(number)
+    sources = (vpc.sources[number],) * batch
     held: list[tuple[Ip, ...]] = []
 
     def ask() -> bytes:
         ips = tuple(rng.sample(vpc.ips, batch))
         held.append(ips)
         forgotten = held.pop(0) if len(held) > 2 * IN_FLIGHT else ()
-        return encode_lookup(Lookup((Wanted(vpc.network, ips, forgotten),)))
+        return encode_lookup(Lookup((Wanted(vpc.network, ips, forgotten, sources),)))
 
     return ask
 

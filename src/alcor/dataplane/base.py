@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from alcor.model.addresses import Ip, Mac, Prefix
+from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import AddressPair, Claim, Eip, Forwarding, PortKind
 
@@ -300,6 +300,18 @@ class Miss(NamedTuple):
     frame: bytes
     gso_size: int = 0
     """Bytes of payload of each segment that the kernel has yet to cut it into; 0: it is one."""
+
+    @property
+    def source(self) -> Ip:
+        """Where it comes from: the sender that ARP names, or the IP packet's source; NO_ADDRESS: it has none."""
+        ethertype, packet = self.frame[12:14], self.frame[14:]
+        if ethertype == b"\x08\x06" and len(packet) >= 28:
+            return Ip(V4_MAPPED + packet[14:18])
+        if ethertype == b"\x08\x00" and len(packet) >= 20:
+            return Ip(V4_MAPPED + packet[12:16])
+        if ethertype == b"\x86\xdd" and len(packet) >= 40:
+            return Ip(packet[8:24])
+        return NO_ADDRESS
 
 
 class Misses(Protocol):

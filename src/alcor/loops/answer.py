@@ -6,6 +6,10 @@ message to each host. Reading is done on the loop, a slice at a time: a row cost
 Why no host is left with an old answer: it is noted before the store is read that the host must hear of changes
 (`interest`), and the answer claims the revision of the last published commit only. A commit after that is published
 later, to whoever is noted then, with a newer revision; the host lets the newest win, in whatever order they come.
+
+Whoever is asked about will answer the packet that asked: its host is told unasked where that comes from, a hint. Hints
+are not noted, because a host that forgets may just be saying so; who keeps one asks, and is noted then. A host's hints
+are about its own ports only, and whom it asks about hears of each of them once a second at most.
 """
 
 from __future__ import annotations
@@ -28,12 +32,23 @@ SLICE = 512
 """Addresses that are read at once, about: a few milliseconds of the loop."""
 MAX_WAITING = 1_000_000
 """Addresses that may wait; a Lookup beyond is dropped, and the host asks again."""
+MAX_HINTS = 4096
+"""In HINTS_S, of all hosts; those beyond must ask."""
+HINTS_S = 1.0
+"""The same hint is not given to a host more often."""
 
 
 class _Asked(NamedTuple):
     host: str
     vpc: Id
     ips: tuple[Ip, ...]
+    sources: tuple[Ip, ...]
+    """Of the first of them."""
+
+
+class _There(NamedTuple):
+    host: str
+    found: Found
 
 
 class Answers:
@@ -47,6 +62,9 @@ class Answers:
         self._weight = 0
         self.answered = 0
         """Addresses that hosts were told of because they asked."""
+        self._hinted: set[tuple[str, Id, Ip]] = set()
+        """Hints of this HINTS_S."""
+        self._hints_until = 0.0
 
     @property
     def held(self) -> int:
@@ -62,7 +80,7 @@ class Answers:
             if wanted.ips and self._weight + len(wanted.ips) <= MAX_WAITING:
                 if not self._waiting:
                     asyncio.get_running_loop().call_soon(self._answer, path)
-                self._waiting.append(_Asked(host, wanted.vpc, wanted.ips))
+                self._waiting.append(_Asked(host, wanted.vpc, wanted.ips, wanted.sources))
                 self._weight += len(wanted.ips)
 
     def _answer(self, path: Path) -> None:
@@ -75,6 +93,8 @@ class Answers:
         self._weight -= weight
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._answer, path)
+            # Who asks comes before who did not: a hint is a message, and answers to many questions are one.
+            some = [one._replace(sources=()) for one in some]
         for one in some:
             if self._answerable(one) and one.vpc in views.on_demand:
                 self._interest.add(one.host, one.vpc, one.ips)
@@ -86,6 +106,8 @@ class Answers:
         for host, answers in replies.items():
             path.answer(host, answers)
             self._take_back(path, host)
+        for host, hints in self._hints(path, some, found, revision).items():
+            path.answer(host, hints)
         self.answered += weight
 
     def _answerable(self, asked: _Asked) -> bool:
@@ -93,42 +115,80 @@ class Answers:
         way to it: nobody need remember what it was told."""
         return self._views.subscriptions.needs(asked.host, asked.vpc)
 
-    def _reply(self, asked: _Asked, found: Mapping[Id, Mapping[Ip, Found]], revision: int) -> Answer:
+    def _hints(
+        self, path: Path, some: Iterable[_Asked], found: Mapping[Id, Mapping[Ip, _There]], revision: int
+    ) -> dict[str, list[Answer]]:
+        """What the hosts that are asked about are told unasked: where their replies will go."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._hints_until:
+            self._hinted.clear()
+            self._hints_until = now + HINTS_S
+        hints: dict[tuple[str, Id], list[Found]] = {}
+        for one in some:
+            there = found.get(one.vpc, {})
+            for ip, source in zip(one.ips, one.sources, strict=False):
+                sought, asking = there.get(ip), there.get(source)
+                if sought is None or sought.host == one.host:
+                    continue
+                if asking is None or asking.host != one.host:
+                    continue  # a host may speak of its own ports only
+                key = sought.host, one.vpc, source
+                if self._may_hint(path, key):
+                    self._hinted.add(key)
+                    hints.setdefault((sought.host, one.vpc), []).append(asking.found)
+        told: dict[str, list[Answer]] = {}
+        for (host, vpc), rows in hints.items():
+            told.setdefault(host, []).append(Answer(vpc, revision, tuple(rows), unasked=True))
+        return told
+
+    def _may_hint(self, path: Path, key: tuple[str, Id, Ip]) -> bool:
+        """The host can use it, and does not have it."""
+        host, vpc, source = key
+        return (
+            key not in self._hinted
+            and len(self._hinted) < MAX_HINTS
+            and vpc in self._views.on_demand
+            and self._views.subscriptions.needs(host, vpc)
+            and not self._interest.holds(host, vpc, source)
+            and path.listening(host)
+        )
+
+    def _reply(self, asked: _Asked, found: Mapping[Id, Mapping[Ip, _There]], revision: int) -> Answer:
         if not self._answerable(asked):
             return Answer(asked.vpc, revision, unlearn=asked.ips)
         there = found.get(asked.vpc, {})
         return Answer(
             asked.vpc,
             revision,
-            tuple([there[ip] for ip in asked.ips if ip in there]),
+            tuple([there[ip].found for ip in asked.ips if ip in there]),
             tuple([ip for ip in asked.ips if ip not in there]),
         )
 
-    def _read(self, some: Iterable[_Asked]) -> dict[Id, dict[Ip, Found]]:
-        """Where these addresses are, by VPC; each is read once, whoever asks."""
+    def _read(self, some: Iterable[_Asked]) -> dict[Id, dict[Ip, _There]]:
+        """Where these addresses are, and their packets' sources, by VPC; each is read once, whoever asks."""
         subnets: dict[tuple[Id, Id], dict[Ip, None]] = {}
         macs: dict[Id, dict[Mac, None]] = {}
         for one in some:
             if not self._answerable(one):
                 continue
-            for ip in one.ips:
+            for ip in (*one.ips, *one.sources):
                 subnet = self._views.subnet_at(one.vpc, ip)
                 mac = mac_of_link_local(ip) if subnet is None else None
                 if subnet is not None:
                     subnets.setdefault((one.vpc, subnet), {})[ip] = None
                 elif mac is not None:
                     macs.setdefault(one.vpc, {})[mac] = None
-        found: dict[Id, dict[Ip, Found]] = {}
+        found: dict[Id, dict[Ip, _There]] = {}
         for (vpc, subnet), ips in subnets.items():
             self._place(found.setdefault(vpc, {}), self._store.locate(subnet, list(ips)))
         for vpc, some_macs in macs.items():
             self._place(found.setdefault(vpc, {}), self._store.locate_macs(vpc, list(some_macs)))
         for one in some if self._views.claims else ():
             if self._answerable(one):
-                self._place_claimed(one.vpc, one.ips, found.setdefault(one.vpc, {}))
+                self._place_claimed(one.vpc, (*one.ips, *one.sources), found.setdefault(one.vpc, {}))
         return found
 
-    def _place_claimed(self, vpc: Id, ips: Iterable[Ip], found: dict[Ip, Found]) -> None:
+    def _place_claimed(self, vpc: Id, ips: Iterable[Ip], found: dict[Ip, _There]) -> None:
         """What no port has as its own (or an unbound one) may be claimed."""
         owners = {ip: self._views.claims.owner(vpc, ip) for ip in ips if ip not in found}
         ports = {port.id: port for port in self._store.get_ports({one for one in owners.values() if one is not None})}
@@ -138,12 +198,12 @@ class Answers:
                 macs = (claim.mac for claim in port.claims if claim.ip == ip)
                 self._place(found, [Location(ip, mac, port.host, port.identity) for mac in macs])
 
-    def _place(self, found: dict[Ip, Found], located: Iterable[Location]) -> None:
+    def _place(self, found: dict[Ip, _There], located: Iterable[Location]) -> None:
         nodes = self._views.nodes
         for ip, mac, host, identity in located:
             node = nodes.get(host)
             if node is not None:
-                found[ip] = Found(ip, mac, node.underlay_ip, identity)
+                found[ip] = _There(host, Found(ip, mac, node.underlay_ip, identity))
 
     def _take_back(self, path: Path, host: str) -> None:
         """Tells hosts to forget what is too much to be kept track of."""

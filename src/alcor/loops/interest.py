@@ -1,4 +1,4 @@
-"""Who was told where an address of a VPC on demand is, and so must hear when that changes. Pure but for its own state.
+"""Who asked where an address of a VPC on demand is, and so must hear when that changes. Pure but for its own state.
 
 Called by answer. An exact mirror of what hosts hold: they say what they forget, and start over with each session.
 Bounded: what is more is taken back (`over`), oldest first, and the host that it is taken from is told.
@@ -50,6 +50,10 @@ class Interest:
                 else:
                     others.add(host)
             held[vpc, ip] = None
+
+    def holds(self, host: str, vpc: Id, ip: Ip) -> bool:
+        """The host was told about it."""
+        return (vpc, ip) in self._held.get(host, ())
 
     def hosts(self, vpc: Id, ip: Ip) -> Iterable[str]:
         """Who must hear of that address."""

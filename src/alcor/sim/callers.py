@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from alcor.dataplane.base import EndpointKey, Miss
-from alcor.model.addresses import Ip, ip_from_int, ip_to_int, parse_ip, parse_prefix
+from alcor.dataplane.base import NO_ADDRESS, EndpointKey, Miss
+from alcor.dataplane.fake import frames
+from alcor.model.addresses import Ip, Mac, ip_from_int, ip_to_int, parse_ip, parse_prefix
 from alcor.model.balancing import Algorithm, LoadBalancer, Member, MemberPool, Protocol
 from alcor.model.ids import Id
 from alcor.model.nouns import Claim, ExtraRoute, FloatingIp, Port, Router, Subnet
@@ -45,6 +46,7 @@ from alcor.services.commands import (
     UpdatePort,
     UpdateRouter,
 )
+from alcor.sim.host import SimHost
 from alcor.sim.world import World
 
 MAX_PORTS = 14
@@ -90,15 +92,28 @@ async def _change_ports(world: World) -> None:
 
 
 def _miss(world: World) -> None:
-    """A packet of a VPC on demand for some address, on some host."""
-    host = world.hosts[world.dice.choice(sorted(world.hosts))]
-    if host.agent is not None and host.tables.on_demand:
-        subnet = world.dice.choice(world.subnets)
-        sought = EndpointKey(
-            world.dice.choice(sorted(host.tables.on_demand)), _address(subnet, world.dice.randrange(16))
-        )
-        if sought not in host.tables.learnt:
-            host.agent.driver.misses.miss(Miss(sought, 1, b""))
+    """Packets of a VPC on demand: for some address, or between two ports that may both begin."""
+    dice, host = world.dice, world.hosts[world.dice.choice(sorted(world.hosts))]
+    if host.agent is None or not host.tables.on_demand:
+        return
+    vni = dice.choice(sorted(host.tables.on_demand))
+    networks = {network.id: network.vni for network in world.store.networks()}
+    places = {port.fixed_ips[0].ip: port.host for port in world.ports() if networks[port.network_id] == vni}
+    here = sorted(ip for ip, at in places.items() if at == host.name)
+    there = sorted(ip for ip, at in places.items() if at not in ("", host.name))
+    sought, source = _address(dice.choice(world.subnets), dice.randrange(16)), dice.choice(here or [NO_ADDRESS])
+    if there and dice.random() < 0.5:
+        sought = dice.choice(there)
+        if dice.random() < 0.3:
+            _send(world.hosts[places[sought]], vni, sought, source)
+    _send(host, vni, source, sought)
+
+
+def _send(host: SimHost, vni: int, source: Ip, sought: Ip) -> None:
+    key = EndpointKey(vni, sought)
+    if host.agent is not None and vni in host.tables.on_demand and key not in host.tables.learnt:
+        nobody, packet = Mac(bytes(6)), frames.ipv4(source, sought, frames.PROTOCOL_UDP, b"")
+        host.agent.driver.misses.miss(Miss(key, 1, frames.ethernet(nobody, nobody, frames.TYPE_IPV4, packet)))
 
 
 def _address(subnet: Subnet, number: int) -> Ip:

@@ -65,7 +65,7 @@ class Peer(_message.Message):
     def __init__(self, host: _Optional[str] = ..., ip: _Optional[bytes] = ..., port: _Optional[int] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("vpc", "revision", "ips", "macs", "host_ips", "hosts", "identities", "absent", "unlearn")
+    __slots__ = ("vpc", "revision", "ips", "macs", "host_ips", "hosts", "identities", "absent", "unlearn", "unasked")
     VPC_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     IPS_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class Answer(_message.Message):
     IDENTITIES_FIELD_NUMBER: _ClassVar[int]
     ABSENT_FIELD_NUMBER: _ClassVar[int]
     UNLEARN_FIELD_NUMBER: _ClassVar[int]
+    UNASKED_FIELD_NUMBER: _ClassVar[int]
     vpc: bytes
     revision: int
     ips: bytes
@@ -84,7 +85,8 @@ class Answer(_message.Message):
     identities: _containers.RepeatedScalarFieldContainer[int]
     absent: bytes
     unlearn: bytes
-    def __init__(self, vpc: _Optional[bytes] = ..., revision: _Optional[int] = ..., ips: _Optional[bytes] = ..., macs: _Optional[bytes] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ..., identities: _Optional[_Iterable[int]] = ..., absent: _Optional[bytes] = ..., unlearn: _Optional[bytes] = ...) -> None: ...
+    unasked: bool
+    def __init__(self, vpc: _Optional[bytes] = ..., revision: _Optional[int] = ..., ips: _Optional[bytes] = ..., macs: _Optional[bytes] = ..., host_ips: _Optional[bytes] = ..., hosts: _Optional[_Iterable[int]] = ..., identities: _Optional[_Iterable[int]] = ..., absent: _Optional[bytes] = ..., unlearn: _Optional[bytes] = ..., unasked: _Optional[bool] = ...) -> None: ...
 
 class Feed(_message.Message):
     __slots__ = ("vpc", "key", "verifier")
@@ -575,14 +577,16 @@ class Lookup(_message.Message):
     def __init__(self, vpcs: _Optional[_Iterable[_Union[Wanted, _Mapping]]] = ...) -> None: ...
 
 class Wanted(_message.Message):
-    __slots__ = ("vpc", "ips", "forgotten")
+    __slots__ = ("vpc", "ips", "forgotten", "sources")
     VPC_FIELD_NUMBER: _ClassVar[int]
     IPS_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     vpc: bytes
     ips: bytes
     forgotten: bytes
-    def __init__(self, vpc: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., forgotten: _Optional[bytes] = ...) -> None: ...
+    sources: bytes
+    def __init__(self, vpc: _Optional[bytes] = ..., ips: _Optional[bytes] = ..., forgotten: _Optional[bytes] = ..., sources: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("host", "epoch", "interval_ms", "scopes", "standby", "settled", "sightings", "services")

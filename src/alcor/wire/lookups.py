@@ -33,6 +33,8 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     vpc: Id
     ips: tuple[Ip, ...]
     forgotten: tuple[Ip, ...] = ()
+    sources: tuple[Ip, ...] = ()
+    """Of the first of `ips`, in their order: where the packet that waits comes from. All zero: unsaid."""
 
 
 class Lookup(msgspec.Struct, frozen=True):
@@ -60,6 +62,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Nobody has them."""
     unlearn: tuple[Ip, ...] = ()
     """To be forgotten: no word of their changes will come any more."""
+    unasked: bool = False
+    """A hint: nobody remembers that the host was told. If it keeps what it did not hold, it asks, too."""
 
 
 class Answers(NamedTuple):
@@ -76,7 +80,12 @@ def encode_lookup(lookup: Lookup) -> bytes:
     message = pb.Report()
     message.lookup.SetInParent()
     for wanted in lookup.vpcs:
-        message.lookup.vpcs.add(vpc=wanted.vpc, ips=b"".join(wanted.ips), forgotten=b"".join(wanted.forgotten))
+        message.lookup.vpcs.add(
+            vpc=wanted.vpc,
+            ips=b"".join(wanted.ips),
+            forgotten=b"".join(wanted.forgotten),
+            sources=b"".join(wanted.sources),
+        )
     return message.SerializeToString()
 
 
@@ -88,8 +97,11 @@ def decode_lookup(message: pb.Lookup) -> Lookup:
         vpc = check_id(wanted.vpc, "lookup.vpcs.vpc")
         ips = cast("list[Ip]", cut(wanted.ips, 16, "lookup.vpcs.ips"))
         forgotten = cast("list[Ip]", cut(wanted.forgotten, 16, "lookup.vpcs.forgotten"))
+        sources = cast("list[Ip]", cut(wanted.sources, 16, "lookup.vpcs.sources"))
+        if len(sources) > len(ips):
+            raise WireError(f"lookup.vpcs.sources: of {len(sources)} addresses, and {len(ips)} are asked about")
         asked += len(ips) + len(forgotten)
-        vpcs.append(Wanted(vpc, tuple(ips), tuple(forgotten)))
+        vpcs.append(Wanted(vpc, tuple(ips), tuple(forgotten), tuple(sources)))
     if asked > MAX_LOOKUP:
         raise WireError(f"lookup: {asked} addresses, at most {MAX_LOOKUP}")
     return Lookup(tuple(vpcs))
@@ -107,6 +119,7 @@ def encode_answers(partition: int, epoch: int, host: str, answers: Iterable[Answ
 def _encode_answer(message: pb.Answer, answer: Answer) -> None:
     message.vpc, message.revision = answer.vpc, answer.revision
     message.absent, message.unlearn = b"".join(answer.absent), b"".join(answer.unlearn)
+    message.unasked = answer.unasked
     found = answer.found
     if not found:
         return
@@ -167,4 +180,5 @@ def _decode_answer(message: pb.Answer, where: str) -> Answer:
         tuple([Found(*row) for row in rows]),
         tuple(cast("list[Ip]", cut(message.absent, 16, f"{where}.absent"))),
         tuple(cast("list[Ip]", cut(message.unlearn, 16, f"{where}.unlearn"))),
+        message.unasked,
     )
