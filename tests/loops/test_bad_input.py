@@ -22,7 +22,7 @@ from tests.paths.wires import node
 
 from alcor.agent import relay
 from alcor.agent.core import Agent
-from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
+from alcor.goalstate.objects import ScopeUpdate
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.model.ids import Id
 from alcor.model.nouns import Node

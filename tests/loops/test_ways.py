@@ -293,7 +293,7 @@ async def test_a_lying_peer_that_holds_the_key_changes_nothing(ways: Ways) -> No
 async def test_a_key_that_comes_while_the_host_looks_at_itself_stays(
     ways: Ways, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a heartbeat finds held is older than a bundle that comes before it is told; the VPC's feed is not given up."""
+    """What a heartbeat finds held is older than a bundle that comes before it is told: the VPC's feed stays."""
     region = ways.region
     host = await ways.add_host("host-a")
     network, _ = await region.add_vpc()

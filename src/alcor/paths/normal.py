@@ -201,7 +201,7 @@ class BusLine:
             self._dialer.refused["repeated"] += not self._ended
             return
         if message.number != self._heard + 1:
-            self.end(f"the bus lost messages: number {message.number} came after {self._heard}")
+            self._refuse("lost", f"the bus lost messages: number {message.number} came after {self._heard}")
             return
         self._heard = message.number
         body = message.body
