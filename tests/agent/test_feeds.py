@@ -146,6 +146,26 @@ async def test_a_host_that_holds_the_key_cannot_forge(scene: Scene) -> None:
     assert scene.taken == []  # who is not this controller is not believed, whatever he calls himself
 
 
+async def test_news_that_comes_again_is_dropped(scene: Scene) -> None:
+    """The same bytes, or older ones behind newer: counted as repeated; what is new goes on being taken, also under a
+    key that came anew, and in the controller's next life, which counts from the beginning."""
+    scene.give()
+    await subscribed(scene, VPC)
+    first, second = await scene.say(), await scene.say()
+    assert (len(scene.taken), scene.feeds.repeated) == (2, 0)
+    for said in (second, first):
+        scene.air.publish(news_subject(1, VPC), said)
+    scene.give()
+    scene.air.publish(news_subject(1, VPC), second)
+    assert (len(scene.taken), scene.feeds.repeated, scene.feeds.dropped) == (2, 3, 3)
+    await scene.say()
+    assert len(scene.taken) == 3
+    scene.news = scene.controller(b"t" * 32, EPOCH + 1)
+    scene.give(epoch=EPOCH + 1)
+    await scene.say()
+    assert (len(scene.taken), scene.feeds.repeated) == (4, 3)
+
+
 async def test_a_host_that_does_not_carry_the_vpc_gains_nothing(scene: Scene) -> None:
     """It may hear what is said, but has no key: nothing in it can be read, and nothing is taken."""
     plain = b"10.0.0.7 is where you want to go"

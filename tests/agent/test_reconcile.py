@@ -272,11 +272,12 @@ def test_what_must_not_be_taken_is_refused_with_a_reason(rig: Rig) -> None:
         assert answer.ack is not None
         assert answer.ack == Ack(sequence=answer.ack.sequence, error=reason)
     assert answer.ack.sequence == rig.sequence
-    assert rig.reconciler.status().refused == {"bundles": 5, "news": 0}
+    assert rig.reconciler.status().refused == {"bundles": 5, "news": 0, "streams": 0}
     assert rig.reconciler.greet(1, 5).scopes == scopes
     assert rig.reconciler.held().keys() == {1}
     with pytest.raises(Refused, match="epoch 4 is older than 5"):
         rig.reconciler.greet(1, 4)
+    assert rig.reconciler.status().refused["streams"] == 1
 
 
 def test_news_that_is_not_its_subjects_is_dropped(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from alcor.agent.relay import Relay, RelayLimits
 from alcor.kit import pki
 from alcor.paths.link import AGENT, CONTROLLER, TARGET_HEADER, load_credentials
 from alcor.wire.codec import RELAY_METHOD
-from alcor.wire.frames import decode_chunk, encode_chunk
+from alcor.wire.frames import MAX_CHUNK_BYTES, decode_chunk, encode_chunk
 
 
 @pytest.fixture
@@ -25,7 +25,9 @@ async def region(tmp_path: Path) -> AsyncIterator[Region]:
         await region.close()
 
 
-async def ask(region: Region, peer: Host, target: str, *, role: str = CONTROLLER, say: bytes = b"") -> bytes:
+async def ask(
+    region: Region, peer: Host, target: str, *, role: str = CONTROLLER, say: bytes = b"", raw: bytes = b""
+) -> bytes:
     """Has the peer carry something to the target; the first bytes that come back. Raises AioRpcError."""
     directory = region.directory / f"caller-{role}"
     pki.issue(region.directory / "ca", directory, "caller", role=role)
@@ -34,13 +36,19 @@ async def ask(region: Region, peer: Host, target: str, *, role: str = CONTROLLER
     async with grpc.aio.secure_channel(f"{peer.address}:{peer.port}", credentials, options=options) as channel:
         method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(RELAY_METHOD)
         relay = method(metadata=((TARGET_HEADER, target),))
-        if say:
-            await relay.write(encode_chunk(say))
+        if say or raw:
+            await relay.write(raw or encode_chunk(say))
         answer = await relay.read()
         if not isinstance(answer, bytes):
             raise AssertionError(f"the relay ended: {await relay.code()}: {await relay.details()}")
         relay.cancel()
         return decode_chunk(answer)
+
+
+async def counted(host: Host) -> int:
+    """Streams and relays that it refused."""
+    assert host.agent is not None
+    return (await host.agent.status()).refused["streams"]
 
 
 @pytest.mark.parametrize("target", ["", "localhost:50001", "example.org:50001", "127.0.0.1", "127.0.0.1:x", "[::1]:-1"])
@@ -50,6 +58,7 @@ async def test_only_addresses_of_agents(region: Region, target: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="is not the address and port of an agent") as refusal:
         await ask(region, peer, target)
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await counted(peer) == 1
 
 
 @pytest.mark.parametrize(
@@ -74,6 +83,7 @@ async def test_only_controllers(region: Region) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="does not give it the role 'controller'") as refusal:
         await ask(region, peer, f"{peer.address}:{peer.port}", role=AGENT)
     assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert await counted(peer) == 1
 
 
 async def test_a_target_that_is_not_there_is_said(region: Region) -> None:
@@ -84,6 +94,25 @@ async def test_a_target_that_is_not_there_is_said(region: Region) -> None:
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (encode_chunk(bytes(MAX_CHUNK_BYTES + 1)), f"chunk.data: {MAX_CHUNK_BYTES + 1} bytes, at most"),
+        (b"\xff\xff", "chunk: not a protobuf message"),
+        (encode_chunk(b"hello")[:-1], "chunk: not a protobuf message"),
+    ],
+    ids=["too large", "noise", "truncated"],
+)
+async def test_what_is_no_chunk_ends_the_relay(region: Region, said: bytes, reason: str) -> None:
+    """It is said why, and counted; nothing of it reaches the target."""
+    peer, target = await region.add_host("host-a"), await region.add_host("host-b")
+    with pytest.raises(grpc.aio.AioRpcError, match=reason) as refusal:
+        await ask(region, peer, f"{target.address}:{target.port}", raw=said)
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await counted(peer) == 1
+    assert await counted(target) == 0
+
+
 async def test_so_many_at_a_time(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than it may carry is refused, and said why; the peer carries none then."""
     peer, target = await region.add_host("host-a"), await region.add_host("host-b")
@@ -91,6 +120,7 @@ async def test_so_many_at_a_time(region: Region, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(grpc.aio.AioRpcError, match="relays for 0 others already") as refusal:
         await ask(region, peer, f"{target.address}:{target.port}")
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await counted(peer) == 1
 
 
 async def test_what_is_carried_is_for_the_target_to_judge(region: Region) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -54,6 +57,40 @@ def guarded_server(directory: Path) -> EmbeddedBus:
             tls_dir=directory / "controller",
         )
     )
+
+
+def guarded_cluster(directory: Path) -> tuple[EmbeddedBus, EmbeddedBus]:
+    """Two servers of that region, TLS and credentials as above, and between them TLS of a CA of their own."""
+    pki.make_ca(directory / "routes-ca")
+    ports = free_port(), free_port()
+    nodes = []
+    for number, port in enumerate(ports):
+        name = f"bus-{number}"
+        pki.issue(directory / "ca", directory / name, name, role="controller", addresses=["127.0.0.1"])
+        routes = directory / f"{name}-routes"
+        pki.issue(directory / "routes-ca", routes, name, role="controller", addresses=["127.0.0.1"])
+        nodes.append(
+            EmbeddedBus(
+                EmbeddedOptions(
+                    directory=directory / f"{name}-nats",
+                    port=free_port(),
+                    trust=credentials.trust(directory / "ca"),
+                    tls_dir=directory / name,
+                    cluster=f"127.0.0.1:{port}",
+                    routes=[f"127.0.0.1:{ports[1 - number]}"],
+                    cluster_tls_dir=routes,
+                )
+            )
+        )
+    return nodes[0], nodes[1]
+
+
+async def end_for_good(server: EmbeddedBus) -> None:
+    """As when its machine dies: SIGKILL, and nobody starts it again."""
+    assert server._task is not None
+    server._task.cancel()
+    await asyncio.gather(server._task, return_exceptions=True)
+    os.kill(server.pid, signal.SIGKILL)
 
 
 def client(directory: Path, url: str, name: str, role: str) -> NatsBus:

@@ -9,11 +9,22 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.bus.servers import client, connection, free_port, guarded_server, make_region, open_server
+from msgspec import structs
+from tests.bus.servers import (
+    client,
+    connection,
+    end_for_good,
+    free_port,
+    guarded_cluster,
+    guarded_server,
+    make_region,
+    open_server,
+)
 
+from alcor.bus import credentials
 from alcor.bus.base import BusError, down_subject, news_subject, up_subject, word
 from alcor.bus.embedded import EmbeddedBus, EmbeddedOptions, configuration
-from alcor.bus.nats import NatsBus, NatsOptions
+from alcor.bus.nats import NatsBus, NatsOptions, options_of
 from alcor.bus.tls import client_context
 
 VPC = bytes(range(16))
@@ -162,9 +173,7 @@ async def test_a_cluster_of_two_survives_one(tmp_path: Path) -> None:
             gone = asyncio.Event()
             back = asyncio.Event()
             reader.on_state(lambda up: (back if up else gone).set())
-            assert nodes[0]._task is not None
-            nodes[0]._task.cancel()  # nobody starts it again
-            os.kill(nodes[0].pid, signal.SIGKILL)
+            await end_for_good(nodes[0])
             if reader._client.connected_url is None or not publisher.connected:
                 await asyncio.wait_for(gone.wait(), 5)
             async with asyncio.timeout(10):
@@ -239,6 +248,61 @@ async def test_strangers_are_not_let_in(tmp_path: Path) -> None:
             await bus.close()
     finally:
         await server.stop()
+
+
+async def test_who_asks_for_tls_says_nothing_without(server: EmbeddedBus, tmp_path: Path) -> None:
+    """TLS begins when the server says in clear that it speaks it; who is between and leaves that out gets nothing."""
+    make_region(tmp_path, "h1")
+    options = NatsOptions(servers=[server.url], name="h1", tls=client_context(tmp_path / "h1", "agent"))
+    bus = NatsBus(options)
+    bus.start()
+    assert not await bus.started(0.5)
+    await bus.close()
+
+
+async def test_a_host_is_no_server_of_the_cluster(tmp_path: Path) -> None:
+    """Such a server may say anything in anybody's name: the certificate that clients show is not enough for it."""
+    make_region(tmp_path, "h1")
+    node, other = guarded_cluster(tmp_path)
+    liar = structs.replace(other._options, cluster_tls_dir=tmp_path / "h1", tls_role="agent", tls_dir=None)
+    forged, log = EmbeddedBus(liar), node._options.directory / "nats.log"
+    await node.start()
+    try:
+        await forged.start()
+        async with asyncio.timeout(20):
+            while "TLS route handshake error" not in log.read_text():
+                await asyncio.sleep(0.01)
+    finally:
+        await forged.stop()
+        await node.stop()
+
+
+def test_servers_of_a_cluster_ask_each_other_too(tmp_path: Path) -> None:
+    """Credentials for clients and none for servers would be a back door."""
+    make_region(tmp_path)
+    trust = credentials.trust(tmp_path / "ca")
+    with pytest.raises(BusError, match="cluster_tls_dir"):
+        configuration(EmbeddedOptions(directory=tmp_path, trust=trust, cluster="127.0.0.1:6222"))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "servers", "guarded"),
+    [
+        ("", [], False),
+        ("nats://a:1", ["nats://a:1"], False),
+        ("nats://a, b:2,c", ["nats://a", "nats://b:2", "nats://c"], False),
+        ("tls://a:1,b:2,", ["tls://a:1", "tls://b:2"], True),
+        ("nats://a,tls://b", ["nats://a", "tls://b"], True),
+        ("a:1", ["nats://a:1"], False),
+    ],
+)
+def test_addresses_of_a_cluster(tmp_path: Path, addresses: str, servers: list[str], guarded: bool) -> None:
+    """One without a scheme has that of the one before; one with TLS asks it of all."""
+    make_region(tmp_path, "h1")
+    options = options_of(addresses, "h1", tmp_path / "h1", "agent")
+    assert options.servers == servers
+    assert (options.tls is not None) is guarded
+    assert options.credentials == tmp_path / "h1" / "bus.creds"
 
 
 async def test_a_port_that_is_taken_is_said(server: EmbeddedBus, tmp_path: Path) -> None:

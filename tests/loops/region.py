@@ -14,11 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from alcor.agent.config import AgentConfig
 from alcor.agent.core import Agent
 from alcor.agent.relay import RelayLimits
 from alcor.agent.turn import agent_turn
-from alcor.bus.nats import NatsBus, NatsOptions
+from alcor.bus import credentials
+from alcor.bus.nats import NatsBus, options_of
 from alcor.kit import pki
 from alcor.kit.backoff import Backoff
 from alcor.loops.commit import Committer
@@ -33,7 +36,7 @@ from alcor.paths.base import Dialer, PathName
 from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.fast import GrpcDialer
 from alcor.paths.ladder import LadderLimits
-from alcor.paths.link import CONTROLLER, load_credentials
+from alcor.paths.link import AGENT, CONTROLLER, load_credentials
 from alcor.paths.normal import NormalDialer
 from alcor.paths.rescue import RescueDialer
 from alcor.services.commands import (
@@ -87,7 +90,7 @@ class Host:
         )
         self.driver = DictionaryDriver(self.tables)
         if self.bus_url:
-            self.bus = connect(self.bus_url, self.name)
+            self.bus = connect(self.bus_url, self.name, self.directory / "tls", AGENT)
         self.agent = Agent(config, self.driver, self.bus, (1,))
         self._task = asyncio.create_task(self._run(config.state_dir, self.agent))
         started = asyncio.create_task(self.agent.started())
@@ -119,9 +122,11 @@ class Host:
             self.bus = None
 
 
-def connect(url: str, name: str) -> NatsBus:
-    """A connection to the bus, soon."""
-    bus = NatsBus(NatsOptions(servers=[url], name=name, reconnect_s=0.05))
+def connect(urls: str, name: str, directory: Path | None = None, role: str = "") -> NatsBus:
+    """A connection to the bus (addresses with commas between them), soon; as roles make it from what is in that
+    directory, but impatient."""
+    options = options_of(urls, name, directory or Path(), role)
+    bus = NatsBus(msgspec.structs.replace(options, reconnect_s=0.05))
     bus.start()
     return bus
 
@@ -165,10 +170,10 @@ class Region:
         status = StatusLoop(self.committer, random.random)
         sharing = SharingLoop(self.committer, publisher, self.monitor)
         publisher.moved = sharing.moved
-        credentials = load_credentials(tls_dir or self.directory / "tls", CONTROLLER)
-        fast = GrpcDialer(partition=1, epoch=self.committer.epoch, credentials=credentials)
+        proof = load_credentials(tls_dir or self.directory / "tls", CONTROLLER)
+        fast = GrpcDialer(partition=1, epoch=self.committer.epoch, credentials=proof)
         dialers: dict[PathName, Dialer] = {PathName.FAST: fast}
-        self.bus = connect(self.bus_url, "controller") if self.bus_url else None
+        self.bus = connect(self.bus_url, "controller", self.directory / "tls", CONTROLLER) if self.bus_url else None
         self.path = Delivery(
             partition=1,
             epoch=self.committer.epoch,
@@ -226,7 +231,9 @@ class Region:
         host = self.hosts[name] = Host(self.directory, name, len(self.hosts) + 1)
         host.address = f"127.0.1.{host.number}"
         host.bus_url = self.bus_url
-        pki.issue(self.directory / "ca", host.directory / "tls", name, role="agent")
+        pki.issue(self.directory / "ca", host.directory / "tls", name, role=AGENT)
+        if self.bus_url.startswith("tls://"):
+            credentials.enrol(self.directory / "ca", host.directory / "tls", name, role=credentials.HOST)
         return host
 
     async def add_host(self, name: str) -> Host:

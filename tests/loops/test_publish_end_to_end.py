@@ -220,7 +220,7 @@ async def test_a_host_cannot_pass_for_another(region: Region, tmp_path: Path) ->
 
 async def test_only_controllers_may_speak_to_agents(tmp_path: Path) -> None:
     """A certificate of the same CA with another role, and one of another CA, are both refused."""
-    region = Region(tmp_path)
+    region, refused = Region(tmp_path), list[int]()
     pki.issue(tmp_path / "ca", tmp_path / "agent-role", "host-z", role="agent")
     for name in ("", "-key"):
         (tmp_path / "agent-role" / f"agent{name}.pem").rename(tmp_path / "agent-role" / f"controller{name}.pem")
@@ -235,6 +235,10 @@ async def test_only_controllers_may_speak_to_agents(tmp_path: Path) -> None:
             assert region.path is not None
             assert region.path.connected() == []
             await region.stop()
+            agent = region.hosts["host-a"].agent
+            assert agent is not None
+            refused.append((await agent.status()).refused["streams"])
+        assert refused[0] == refused[1] >= 2  # TLS keeps another CA's from the agent
         await region.start()
         await region.until(lambda: region.path is not None and region.path.connected() == ["host-a"])
     finally:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -313,6 +313,37 @@ async def test_a_lying_peer_that_holds_the_key_changes_nothing(ways: Ways) -> No
     await region.until_active(*await region.add_ports(network, ["host-a"]))
     await region.until(lambda: len(victim.tables.endpoints) == len(truth) + 1)
     assert truth.items() <= victim.tables.endpoints.items()
+
+
+async def test_a_key_that_comes_while_the_host_looks_at_itself_stays(
+    ways: Ways, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a heartbeat finds held is older than a bundle that comes before it is told: the VPC's feed stays."""
+    region = ways.region
+    host = await ways.add_host("host-a")
+    network, _ = await region.add_vpc()
+    agent = host.agent
+    assert agent is not None
+    feeds = agent._feeds
+    assert feeds is not None
+    own, looked, go = agent._ask, asyncio.Event(), asyncio.Event()
+
+    async def slow(function: Callable[[], object]) -> object:
+        answer = await own(function)
+        looked.set()
+        await go.wait()
+        return answer
+
+    monkeypatch.setattr(agent, "_tell_heartbeat", lambda: None)
+    monkeypatch.setattr(agent, "_ask", slow)
+    looking = asyncio.create_task(agent._look())
+    await looked.wait()
+    await region.until_active(*await region.add_ports(network, ["host-a"]))
+    await region.until(lambda: network.id in feeds.taken(1, 1))
+    go.set()
+    await looking
+    assert network.id in feeds.taken(1, 1)
+    assert FeedKey(1, network.id) in feeds._keys
 
 
 async def test_lost_news_is_noticed_and_made_good(ways: Ways) -> None:

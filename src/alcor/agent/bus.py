@@ -51,7 +51,7 @@ class BusEnd:
         self._subscriptions: list[Subscription] = []
         self._streams = 0
         self.refused = 0
-        """Messages that were no messages, or of no session."""
+        """Messages that were no messages, of no session, or ended theirs."""
 
     async def start(self) -> None:
         """Listens for controllers. Raises BusError."""
@@ -99,7 +99,8 @@ class BusEnd:
             self.refused += 1  # of a session that is over
             return
         if message.number != session.heard + 1:
-            self._leave(session, f"message {message.number} came behind message {session.heard}: something was lost")
+            lost = "was lost" if message.number > session.heard else "came again"
+            self._refuse(session, f"message {message.number} came behind message {session.heard}: something {lost}")
             return
         session.heard += 1
         if isinstance(body, End):
@@ -121,14 +122,14 @@ class BusEnd:
         session.pieces.append(piece.data)
         session.size += len(piece.data)
         if session.size > MAX_MESSAGE_BYTES:
-            self._leave(session, f"a bundle of more than {MAX_MESSAGE_BYTES} bytes")
+            self._refuse(session, f"a bundle of more than {MAX_MESSAGE_BYTES} bytes")
         elif not piece.more:
             bundle, session.pieces, session.size = b"".join(session.pieces), [], 0
             if is_aside(bundle):
                 self._intake.answers(session.stream, bundle)
                 return
             if session.stream.full:
-                self._leave(session, "more bundles than may be unanswered")
+                self._refuse(session, "more bundles than may be unanswered")
                 return
             session.stream.taken()
             self._intake.bundle(session.stream, bundle)
@@ -150,6 +151,11 @@ class BusEnd:
         session.said += 1
         message = encode_bus_message(BusMessage(session.id, session.said, body))
         return self._bus.publish(up_subject(session.partition, self._host), message)
+
+    def _refuse(self, session: _BusSession, reason: str) -> None:
+        """Ends a session for what came."""
+        self.refused += 1
+        self._leave(session, reason)
 
     def _leave(self, session: _BusSession, reason: str) -> None:
         """Ends a session, telling the controller why unless it knows."""

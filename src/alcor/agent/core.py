@@ -80,6 +80,8 @@ class _Bundle(NamedTuple):
     stream: Stream
     data: bytes
     received_at: float
+    sequence: int
+    """That is due."""
 
 
 class _Call(NamedTuple):
@@ -154,6 +156,8 @@ class Agent:
         self._bus = bus
         self._bus_end = BusEnd(bus, config.host, partitions, self) if bus is not None else None
         self._feeds = Feeds(bus, self._take_news, self._tell_feeding) if bus is not None else None
+        self._server: AgentServer | None = None
+        self._asides_refused = 0
         self._busy_since = 0.0
         """Since when the worker has been at work; 0: it waits."""
         self._sign: asyncio.TimerHandle | None = None
@@ -176,7 +180,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         failure: asyncio.Future[None] = self._loop.create_future()
         host = f"[{config.listen}]" if ":" in config.listen else config.listen
-        server = AgentServer(f"{host}:{config.port}", credentials, self, Relay(config.relay))
+        server = self._server = AgentServer(f"{host}:{config.port}", credentials, self, Relay(config.relay))
         worker = threading.Thread(target=self._run_worker, args=(failure,), name="alcor-agent", daemon=True)
         worker.start()
         probes: UdpProbes | None = None
@@ -222,12 +226,14 @@ class Agent:
     async def status(self) -> AgentStatus:
         """How the host does."""
         status = await self._ask(self._reconciler.status)
-        if self._bus_end is None or self._feeds is None:
-            return status
-        news = status.refused["news"] + self._feeds.dropped
-        return msgspec.structs.replace(
-            status, refused=status.refused | {"news": news, "messages": self._bus_end.refused}
-        )
+        refused = dict(status.refused)
+        refused["bundles"] += self._asides_refused
+        if self._server is not None:
+            refused["streams"] += self._server.refused
+        if self._bus_end is not None and self._feeds is not None:
+            refused["news"] += self._feeds.dropped
+            refused |= {"repeated": self._feeds.repeated, "messages": self._bus_end.refused}
+        return msgspec.structs.replace(status, refused=refused)
 
     async def counters(self) -> Mapping[Id, PortCounters]:
         """Traffic per local port. Raises DataPlaneError."""
@@ -241,7 +247,7 @@ class Agent:
 
     def bundle(self, stream: Stream, data: bytes) -> None:
         """See server.Intake."""
-        self._work.put(_Bundle(stream, data, self._clock()))
+        self._work.put(_Bundle(stream, data, self._clock(), stream.bundles))
         if self._sign is None:
             self._sign = asyncio.get_running_loop().call_later(SIGN_S, self._give_sign)
 
@@ -255,6 +261,7 @@ class Agent:
             else:
                 self._resolver.answers(stream.partition, data)
         except WireError as error:
+            self._asides_refused += 1
             stream.end(str(error))
 
     def _take_peers(self, stream: Stream, data: bytes) -> None:
@@ -330,16 +337,21 @@ class Agent:
                 continue
             with suppress(TimeoutError):  # busy: what was held last is told
                 async with asyncio.timeout(interval_s / 4):
-                    self._held, self._settled = await self._ask(self._look_at_held)
-                    with suppress(DataPlaneError):  # the next heartbeat tells
-                        self._traffic = await self._ask(self._reconciler.traffic)
-                    if self._feeds is not None:
-                        held = ((partition, one.scope) for partition, some in self._held.items() for one in some)
-                        self._feeds.keep(frozenset(FeedKey(*key) for key in held))
+                    await self._look()
             self._tell_heartbeat()
 
+    async def _look(self) -> None:
+        self._held, self._settled = await self._ask(self._look_at_held)
+        with suppress(DataPlaneError):  # the next heartbeat tells
+            self._traffic = await self._ask(self._reconciler.traffic)
+
     def _look_at_held(self) -> tuple[dict[int, tuple[Held, ...]], bool]:
-        return self._reconciler.held(), self._reconciler.settled
+        """On the worker thread, so that keys that come with later bundles are behind what is kept here."""
+        held = self._reconciler.held()
+        if self._feeds is not None:
+            keys = frozenset(FeedKey(partition, one.scope) for partition, some in held.items() for one in some)
+            self._on_loop(self._feeds.keep, keys)
+        return held, self._reconciler.settled
 
     def _tell_heartbeat(self) -> None:
         partitions = set(self._live)
@@ -503,7 +515,7 @@ class Agent:
             return
         streams = {bundle.stream.number: bundle.stream for bundle in bundles}
         received = [
-            Received(one.data, one.received_at, one.stream.number, one.stream.partition, one.stream.epoch)
+            Received(one.data, one.received_at, one.stream.number, one.stream.partition, one.stream.epoch, one.sequence)
             for one in bundles
         ]
         reports = []

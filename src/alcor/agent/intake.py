@@ -17,6 +17,8 @@ class Received(NamedTuple):
     stream: int
     partition: int
     epoch: int
+    sequence: int = 0
+    """What is due on the stream; 0: that is not counted."""
 
 
 class News(NamedTuple):
@@ -33,6 +35,8 @@ def refused(head: BundleHead, bundle: Received, host: str, newest: int) -> str:
         return f"bundle.partition: {head.partition}, its stream is partition {bundle.partition}'s"
     if head.epoch > bundle.epoch:
         return f"bundle.epoch: {head.epoch}, its stream's is {bundle.epoch}"
+    if bundle.sequence and head.sequence != bundle.sequence:
+        return f"bundle.sequence: {head.sequence}, {bundle.sequence} is due: bundles come once and in order"
     if head.host != host:
         return f"bundle.host: it is for host '{head.host}', this is '{host}'"
     if head.epoch < newest:

@@ -150,7 +150,7 @@ class Reconciler:
         self._bgp = bgp
         self._forwards: dict[EndpointKey, float] = {}
         """Addresses of ports that left -> until when their packets are sent after them."""
-        self._refused = Counter[str](bundles=0, news=0)
+        self._refused = Counter[str](bundles=0, news=0, streams=0)
         """What came and was not taken."""
         self._failed: dict[Id, _Retry] = {}
         self._broken = ""
@@ -193,6 +193,7 @@ class Reconciler:
         a controller that another one has taken over from."""
         newest = self.desired.epochs.get(partition, 0)
         if epoch < newest:
+            self._refused["streams"] += 1
             raise Refused(older(epoch, newest))
         self.desired.epochs[partition] = epoch
         self.desired.begin(partition)

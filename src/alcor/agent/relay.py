@@ -23,7 +23,6 @@ from alcor.wire.frames import decode_chunk, encode_chunk
 _log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 64 << 10
-MAX_CHUNK_BYTES = 1 << 20
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -48,21 +47,23 @@ class Relay:
     def __init__(self, limits: RelayLimits) -> None:
         self._limits = limits
         self._running = 0
+        self.refused = 0
+        """Relays that were not begun, or were ended for what came."""
 
     async def handle(self, _requests: object, context: Context) -> None:
         """The Relay method of alcor.v1.Agent."""
         if CONTROLLER not in roles_of(context.auth_context()):
             reason = "the peer's certificate does not give it the role 'controller'"
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
+            await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, reason)
         headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
         target = headers.get(TARGET_HEADER, "")
         host, port = self._target(target)
         if not host:
             reason = f"{TARGET_HEADER} '{target}' is not the address and port of an agent that may be relayed to"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
+            await self._refuse(context, grpc.StatusCode.INVALID_ARGUMENT, reason)
         if self._running >= self._limits.relays:
             reason = f"this host relays for {self._running} others already"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+            await self._refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
         self._running += 1
         try:
             try:
@@ -74,12 +75,18 @@ class Relay:
             _log.info("relaying a controller to %s", target)
             try:
                 await self._copy(context, reader, writer)
+            except WireError as error:
+                await self._refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
             finally:
                 writer.close()
                 with suppress(OSError):
                     await writer.wait_closed()
         finally:
             self._running -= 1
+
+    async def _refuse(self, context: Context, code: grpc.StatusCode, reason: str) -> None:
+        self.refused += 1
+        await context.abort(code, reason)
 
     def _target(self, target: str) -> tuple[str, int]:
         """An address and a port that may be dialled; an empty address: it may not."""
@@ -94,7 +101,7 @@ class Relay:
         return (host, int(port)) if allowed and (self._limits.loopback or not loopback) else ("", 0)
 
     async def _copy(self, context: Context, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Both ways, until either side ends or nothing comes for too long."""
+        """Both ways, until either side ends or nothing comes for too long. Raises WireError: what came is no chunk."""
         idle_s = self._limits.idle_s
         loop = asyncio.get_running_loop()
         last = loop.time()
@@ -102,10 +109,7 @@ class Relay:
         async def down() -> None:
             nonlocal last
             while isinstance(message := await context.read(), bytes):
-                data = decode_chunk(message)
-                if len(data) > MAX_CHUNK_BYTES:
-                    raise WireError(f"a chunk of {len(data)} bytes, at most {MAX_CHUNK_BYTES} are due")
-                writer.write(data)
+                writer.write(decode_chunk(message))
                 await writer.drain()
                 last = loop.time()
 
@@ -122,7 +126,7 @@ class Relay:
                     tasks, timeout=last + idle_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
                 )
                 if done:
-                    with suppress(OSError, WireError, grpc.aio.UsageError, asyncio.InvalidStateError):
+                    with suppress(OSError, grpc.aio.UsageError, asyncio.InvalidStateError):
                         for task in done:
                             task.result()
                     return

@@ -55,6 +55,8 @@ class Stream:
         self.number = number
         self.partition = partition
         self.epoch = epoch
+        self.bundles = 0
+        """That were taken; each has the next sequence."""
         self._unanswered = 0
         self._room = asyncio.Event()
         self._room.set()
@@ -73,6 +75,7 @@ class Stream:
 
     def taken(self) -> None:
         """A bundle was taken."""
+        self.bundles += 1
         self._unanswered += 1
         if self.full:
             self._room.clear()
@@ -100,7 +103,9 @@ class AgentServer:
         """`address` as gRPC writes it: host:port, IPv6 in brackets. Port 0: any free one."""
         self._address = address
         self._intake = intake
+        self._relay = relay
         self._streams = 0
+        self._refused = 0
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             METHOD: grpc.stream_stream_rpc_method_handler(self._sync),
@@ -108,6 +113,11 @@ class AgentServer:
         }
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
         self._credentials = credentials
+
+    @property
+    def refused(self) -> int:
+        """Streams and relays that were not let in."""
+        return self._refused + self._relay.refused
 
     async def start(self) -> int:
         """Listens; returns the port. Raises OSError when the address is taken."""
@@ -125,12 +135,12 @@ class AgentServer:
     async def _sync(self, _requests: object, context: Context) -> None:
         if CONTROLLER not in roles_of(context.auth_context()):
             reason = "the peer's certificate does not give it the role 'controller'"
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
+            await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, reason)
         headers = {key: str(value) for key, value in context.invocation_metadata() or ()}
         partition, epoch = headers.get(PARTITION_HEADER, ""), headers.get(EPOCH_HEADER, "")
         if not (_is_number(partition) and _is_number(epoch)):
             reason = f"the metadata {PARTITION_HEADER} and {EPOCH_HEADER} must be numbers"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
+            await self._refuse(context, grpc.StatusCode.INVALID_ARGUMENT, reason)
         self._streams += 1
         stream = Stream(self._streams, int(partition), int(epoch))
         self._intake.greet(stream)
@@ -147,6 +157,10 @@ class AgentServer:
             self._intake.gone(stream)
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+
+    async def _refuse(self, context: Context, code: grpc.StatusCode, reason: str) -> None:
+        self._refused += 1
+        await context.abort(code, reason)
 
     async def _read(self, stream: Stream, context: Context) -> None:
         while True:

@@ -22,6 +22,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     broken: str
     """Why the data plane as a whole refuses; empty when it does not."""
     refused: dict[str, int]
-    """What came and was not taken since the agent began: bundles, news of VPCs, messages of the bus."""
+    """What came and was not taken since the agent began: bundles, news of VPCs (and how much of that came again),
+    streams, sessions and relays, messages of the bus."""
     bgp: BgpStatus | None
     """None: no speaker is told of external addresses."""

@@ -50,6 +50,9 @@ class EmbeddedOptions(msgspec.Struct, frozen=True, kw_only=True):
     """host:port where servers of its cluster reach it; empty: it is alone."""
     routes: Sequence[str] = ()
     """host:port of the others."""
+    cluster_tls_dir: Path | None = None
+    """Holds ca.pem, <tls_role>.pem and <tls_role>-key.pem of the servers among themselves. A CA of their own: who may
+    be a server of the cluster may say anything in anybody's name, so a host's certificate must not do."""
 
 
 class EmbeddedBus:
@@ -151,32 +154,36 @@ def configuration(options: EmbeddedOptions) -> str:
     }
     if options.trust is None and options.host not in ("127.0.0.1", "::1"):
         raise BusError("a bus that lets anybody in may listen on loopback only: give it credentials")
+    if options.trust is not None and options.cluster and options.cluster_tls_dir is None:
+        raise BusError("a cluster that asks its clients for credentials must ask its servers, too: cluster_tls_dir")
     if options.trust is not None:
         del values["no_sys_acc"]
         values["operator"] = options.trust.operator_jwt
         values["resolver"] = "MEMORY"
         values["resolver_preload"] = {options.trust.account: options.trust.account_jwt}
-    tls: dict[str, object] = {}
     if options.tls_dir is not None:
-        role = options.tls_role
-        tls = {
-            "cert_file": str(options.tls_dir / f"{role}.pem"),
-            "key_file": str(options.tls_dir / f"{role}-key.pem"),
-            "ca_file": str(options.tls_dir / "ca.pem"),
-            "verify": True,
-            "timeout": 5,
-        }
-        values["tls"] = tls
+        values["tls"] = _tls(options.tls_dir, options.tls_role)
     if options.cluster:
         cluster: dict[str, object] = {
             "name": "alcor",
             "listen": options.cluster,
             "routes": [f"nats://{route}" for route in options.routes],
         }
-        if tls:
-            cluster["tls"] = tls
+        if options.cluster_tls_dir is not None:
+            cluster["tls"] = _tls(options.cluster_tls_dir, options.tls_role)
         values["cluster"] = cluster
     return json.dumps(values, indent=1) + "\n"
+
+
+def _tls(directory: Path, role: str) -> dict[str, object]:
+    """Both ways: who connects shows a certificate of the same CA."""
+    return {
+        "cert_file": str(directory / f"{role}.pem"),
+        "key_file": str(directory / f"{role}-key.pem"),
+        "ca_file": str(directory / "ca.pem"),
+        "verify": True,
+        "timeout": 5,
+    }
 
 
 def find_server() -> str:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import nats.errors
@@ -21,6 +22,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from alcor.bus.base import BusError, Handler
+from alcor.bus.credentials import find_credentials
+from alcor.bus.tls import client_context
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +49,34 @@ class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Path | None = None
     """A .creds file."""
     tls: ssl.SSLContext | None = None
+    """With it, only servers that speak TLS are spoken to."""
     reconnect_s: float = 0.25
     connect_s: float = 2.0
     ping_s: float = 5.0
     """A server that misses two pings is given up."""
+
+
+def options_of(addresses: str, name: str, directory: Path, role: str, chosen: Path | None = None) -> NatsOptions:
+    """A client of the servers at these addresses (commas between them; one without a scheme has that of the one before)
+    with the credentials that are `chosen`, or else in `directory`, and if one is `tls://` with `role`'s certificate
+    there. Raises OSError, ssl.SSLError."""
+    servers: list[str] = []
+    scheme = "nats"
+    for address in filter(None, (part.strip() for part in addresses.split(","))):
+        scheme = address.partition("://")[0] if "://" in address else scheme
+        servers.append(address if "://" in address else f"{scheme}://{address}")
+    guarded = any(server.startswith("tls://") for server in servers)
+    tls = client_context(directory, role) if guarded else None
+    return NatsOptions(servers=servers, name=name, credentials=find_credentials(chosen, directory), tls=tls)
+
+
+class _Client(Client):
+    """nats-py begins TLS only when the server says so, in clear, where whoever is between could leave it out."""
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and "tls" in self.options and not info.get("tls_required"):
+            raise nats.errors.Error("the server does not speak TLS: nothing is said to it")
+        await super()._process_info(info, initial_connection)
 
 
 class NatsBus:
@@ -57,7 +84,7 @@ class NatsBus:
 
     def __init__(self, options: NatsOptions) -> None:
         self._options = options
-        self._client = Client()
+        self._client = _Client()
         self._interests: list[_Interest] = []
         self._outgoing: deque[tuple[str, bytes]] = deque()
         self._waiting_bytes = 0

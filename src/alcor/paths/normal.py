@@ -201,7 +201,7 @@ class BusLine:
             self._dialer.refused["repeated"] += not self._ended
             return
         if message.number != self._heard + 1:
-            self.end(f"the bus lost messages: number {message.number} came after {self._heard}")
+            self._refuse("lost", f"the bus lost messages: number {message.number} came after {self._heard}")
             return
         self._heard = message.number
         body = message.body
@@ -209,14 +209,17 @@ class BusLine:
             self._they_know = True
             self.end(f"the host ended the session: {body.reason}")
         elif isinstance(body, Hail):
-            self.end("the host hailed: only controllers do")
+            self._refuse("malformed", "the host hailed: only controllers do")
         else:
             self._join(body)
 
     def _join(self, piece: Piece) -> None:
         self._size += len(piece.data)
-        if self._size > MAX_MESSAGE_BYTES or len(self._whole) >= MAX_UNREAD:
-            self.end(f"more came than a message of {MAX_MESSAGE_BYTES} bytes, or {MAX_UNREAD} messages, may be")
+        if self._size > MAX_MESSAGE_BYTES:
+            self._refuse("too large", f"a message of more than {MAX_MESSAGE_BYTES} bytes")
+            return
+        if len(self._whole) >= MAX_UNREAD:
+            self._refuse("too many", f"more than {MAX_UNREAD} messages at once")
             return
         self._pieces.append(piece.data)
         if not piece.more:
@@ -224,6 +227,11 @@ class BusLine:
             self._pieces.clear()
             self._size = 0
             self._news.set()
+
+    def _refuse(self, counted: str, reason: str) -> None:
+        """Ends the line for what came."""
+        self._dialer.refused[counted] += 1
+        self.end(reason)
 
     def _say(self, body: Hail | Piece | End) -> bool:
         message = BusMessage(self._session, self._said + 1, body)

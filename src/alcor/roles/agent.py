@@ -27,9 +27,7 @@ from alcor.agent.journal import JournalError
 from alcor.agent.relay import RelayLimits
 from alcor.agent.turn import AgentBusy, Patience, agent_turn, answering, standby_turn
 from alcor.bus.base import BusError
-from alcor.bus.credentials import find_credentials
-from alcor.bus.nats import NatsBus, NatsOptions
-from alcor.bus.tls import client_context
+from alcor.bus.nats import NatsBus, options_of
 from alcor.dataplane.base import DataPlaneError, Driver
 from alcor.hostsvc.metadata import MetadataConfig
 from alcor.hostsvc.serving import ServiceConfig
@@ -195,12 +193,8 @@ def _make_table(config: AgentRoleConfig) -> KernelSpeakerTable | None:
 
 
 def _make_bus(settings: AgentConfig, config: AgentRoleConfig) -> NatsBus | None:
-    servers = [server.strip() for server in config.bus.split(",") if server.strip()]
-    if not servers:
-        return None
-    tls = client_context(config.tls_dir, AGENT) if any(server.startswith("tls://") for server in servers) else None
-    credentials = find_credentials(config.bus_credentials, config.tls_dir)
-    return NatsBus(NatsOptions(servers=servers, name=settings.host, credentials=credentials, tls=tls))
+    options = options_of(config.bus, settings.host, config.tls_dir, AGENT, config.bus_credentials)
+    return NatsBus(options) if options.servers else None
 
 
 async def _serve(

@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from alcor.bus.base import BusError
-from alcor.bus.credentials import find_credentials, read_trust
+from alcor.bus.credentials import read_trust
 from alcor.bus.embedded import EmbeddedBus, EmbeddedOptions
-from alcor.bus.nats import NatsBus, NatsOptions
-from alcor.bus.tls import client_context
+from alcor.bus.nats import NatsBus, options_of
 from alcor.paths.base import Dialer, Events, PathName
 from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.fast import GrpcDialer
@@ -78,12 +77,12 @@ async def _bus(config: ServerConfig) -> AsyncIterator[NatsBus | None]:
         except (BusError, OSError) as error:
             raise ConfigError(f"{error}; `bus_listen` says where it listens, bus = 'none' does without") from None
         try:
-            async with _connection(config, [server.url]) as bus:
+            async with _connection(config, server.url) as bus:
                 yield bus
         finally:
             await server.stop()
     else:
-        async with _connection(config, [server.strip() for server in config.bus.split(",") if server.strip()]) as bus:
+        async with _connection(config, config.bus) as bus:
             yield bus
 
 
@@ -106,14 +105,13 @@ def _embedded(config: ServerConfig) -> EmbeddedBus:
 
 
 @asynccontextmanager
-async def _connection(config: ServerConfig, servers: list[str]) -> AsyncIterator[NatsBus]:
-    credentials = find_credentials(config.bus_credentials, config.tls_dir)
+async def _connection(config: ServerConfig, addresses: str) -> AsyncIterator[NatsBus]:
+    name = f"controller-{config.partition}"
     try:
-        guarded = any(server.startswith("tls://") for server in servers)
-        tls = client_context(config.tls_dir, CONTROLLER) if guarded else None
+        options = options_of(addresses, name, config.tls_dir, CONTROLLER, config.bus_credentials)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"cannot use the certificates in {config.tls_dir} for the bus: {error}") from None
-    bus = NatsBus(NatsOptions(servers=servers, name=f"controller-{config.partition}", credentials=credentials, tls=tls))
+    bus = NatsBus(options)
     bus.start()
     try:
         yield bus

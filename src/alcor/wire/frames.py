@@ -15,6 +15,8 @@ from alcor.wire.fields import MAX_TEXT, WireError, check_revision, check_text
 
 NONCE_BYTES = 12
 SIGNATURE_BYTES = 64
+MAX_CHUNK_BYTES = 1 << 20
+"""Of what a relay carries at once."""
 
 
 class Hail(msgspec.Struct, frozen=True):
@@ -119,6 +121,9 @@ def encode_chunk(data: bytes) -> bytes:
 def decode_chunk(data: bytes) -> bytes:
     """The bytes of a Chunk message. Raises WireError."""
     try:
-        return pb.Chunk.FromString(data).data
+        chunk: bytes = pb.Chunk.FromString(data).data
     except DecodeError as error:
         raise WireError(f"chunk: not a protobuf message ({error})") from None
+    if len(chunk) > MAX_CHUNK_BYTES:
+        raise WireError(f"chunk.data: {len(chunk)} bytes, at most {MAX_CHUNK_BYTES} are due")
+    return chunk
