@@ -21,6 +21,7 @@ from alcor.agent.bgp import Bgp
 from alcor.agent.config import AgentConfig
 from alcor.agent.intake import News, Received, older, refused
 from alcor.agent.journal import Journal, JournalError
+from alcor.agent.lacking import Lacking
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.probing import Watched, watched
 from alcor.agent.state import Desired, ScopeKey, Touched
@@ -158,6 +159,7 @@ class Reconciler:
         self._broken_attempts = 0
         self._asked: dict[ScopeKey, float] = {}
         """Lacking scope -> when it may be asked for again. Bounded: emptied when in sync anew."""
+        self._lacking = Lacking()
         self._synced: set[int] = set()
         self._full_due = 0.0
 
@@ -241,6 +243,8 @@ class Reconciler:
         if self._journal.grown:
             return 0.0
         due = min(self._full_due, *self._forwards.values()) if self._forwards else self._full_due
+        asks_at = self._lacking.due()
+        due = due if asks_at is None else min(due, asks_at)
         if self._broken or not self._failed:
             return due
         return min(due, *(retry.due for retry in self._failed.values()))
@@ -315,14 +319,18 @@ class Reconciler:
                 self._asked[key] = now + ASK_AGAIN_S
                 lacking.setdefault(key.partition, []).append(Held(key.scope, 0, 0))
         outcome = self._full(touched) if self._broken else self._partial(touched)
-        acks = {partition: Ack(sequence=0, scopes=tuple(scopes)) for partition, scopes in lacking.items()}
-        for partition, ack in self._later_words(outcome):
-            acks[partition] = msgspec.structs.replace(acks.get(partition, ack), ports=ack.ports)
-        return sorted(acks.items())
+        return _words(lacking, self._later_words(outcome))
 
     def tick(self) -> list[tuple[int, Ack]]:
-        """Does what is due: retries, repairs, the audit, a rewrite of the journal. Returns later word, by partition."""
+        """Does what is due: retries, repairs, the audit, a rewrite of the journal, questions about what is lacking.
+        Returns later word, by partition."""
         now = self._clock()
+        lacking: dict[int, list[Held]] = {}
+        for key in self._lacking.take(now, self._synced.__contains__):
+            lacking.setdefault(key.partition, []).append(Held(key.scope, 0, 0))
+        return _words(lacking, self._mend(now))
+
+    def _mend(self, now: float) -> list[tuple[int, Ack]]:
         if self._journal.grown:
             self._rewrite_journal()
         touched = Touched()
@@ -406,6 +414,8 @@ class Reconciler:
         """Brings what was touched up to date."""
         started = self._clock()
         touched.ports.update(touched.mentioned)
+        if touched.roads:
+            self._lacking.look(self.desired, started)
         plan = partial_plan(
             *(self.desired, touched, self._ports, self._gateways, self._policies, self._on_demand),
             *(self._routes, self._translations, self._vips, self._services, self._shared),
@@ -419,6 +429,7 @@ class Reconciler:
         """Observes, and brings everything up to date; answers for the touched ports and for what it mended."""
         started = self._clock()
         touched.ports.update(touched.mentioned)
+        self._lacking.look(self.desired, started)
         try:
             observed = self._driver.observe()
         except DataPlaneError as error:
@@ -463,6 +474,9 @@ class Reconciler:
 
     def _apply(self, plan: Plan, looked_at: Iterable[Id], started: float) -> _Outcome:
         """Carries the plan out and takes note of what came of it."""
+        if not self.in_sync and plan.put_shared:
+            # By an old journal a block may be this host's that was given to another since (0029).
+            plan = msgspec.structs.replace(plan, put_shared=())
         outcome = _Outcome(errors={}, plan_us=_us(self._clock() - started))
         table_error = ""
         if not plan.empty:
@@ -550,6 +564,14 @@ class Reconciler:
             self._journal.rewrite(self.desired)
         except JournalError as error:
             _log.warning("%s", error)
+
+
+def _words(lacking: Mapping[int, Sequence[Held]], later: Iterable[tuple[int, Ack]]) -> list[tuple[int, Ack]]:
+    """Later word, by partition, with the scopes that are asked for."""
+    acks = {partition: Ack(sequence=0, scopes=tuple(scopes)) for partition, scopes in lacking.items()}
+    for partition, ack in later:
+        acks[partition] = msgspec.structs.replace(acks.get(partition, ack), ports=ack.ports)
+    return sorted(acks.items())
 
 
 def _renew(known: dict[_Key, _Value], put: Iterable[tuple[_Key, _Value]], removed: Iterable[_Key]) -> None:
