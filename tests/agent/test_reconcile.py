@@ -5,21 +5,23 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.goalstate.histories import Action, Commit, network_id, play
+from tests.goalstate.histories import Action, Commit, network_id, play, subnet_id
 from tests.goalstate.test_delta import of, whole
 
+from alcor.agent import lacking
 from alcor.agent.config import AgentConfig
 from alcor.agent.intake import News, Received
 from alcor.agent.reconcile import Answer, Reconciler, Refused
-from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
+from alcor.goalstate.objects import HOST_SCOPE, InterfaceGoal, RouterGoal, ScopeUpdate, SharedGoal
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.kit.backoff import Backoff
 from alcor.kit.clock import FakeClock
+from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import Port
 from alcor.sim.tables import DictionaryDriver, Tables
 from alcor.wire.codec import BundleHead, encode_bundle, encode_part
-from alcor.wire.reports import Ack, PortAck
+from alcor.wire.reports import Ack, Held, PortAck
 
 VPC = network_id(0)
 TWO_PORTS: list[Action] = [("port", 0, 0, 0), ("port", 2, 0, 1), ("port", 4, 1, 2)]
@@ -335,3 +337,80 @@ def test_partitions_do_not_mix(rig: Rig) -> None:
     assert rig.reconciler.greet(2, 1).scopes == ()
     rig.handle(encode_bundle(replace(other, synced=True), []), partition=2)
     assert rig.reconciler.in_sync
+
+
+def router(revision: int, *vpcs: Id, shared: SharedGoal | None = None) -> RouterGoal:
+    """A router between these VPCs."""
+    interfaces = tuple(
+        InterfaceGoal(vpc, subnet_id(number), parse_prefix(f"10.{number}.0.0/16"), parse_ip(f"10.{number}.255.1"))
+        for number, vpc in enumerate(vpcs)
+    )
+    return RouterGoal(Id(b"r" * 16), revision, interfaces, (), outside=shared is not None, shared=shared)
+
+
+def test_what_is_needed_and_does_not_come_is_asked_for(rig: Rig) -> None:
+    """The last port of a VPC went before the host heard of the router that leads there: the VPC was forgotten, and who
+    knew of the router all the time thinks that it is held."""
+    first, second = play([[("port", 0, 0, 0), ("port", 1, 0, 1)], [("delete", 1, 0, 0)]])
+    other = network_id(1)
+    rows = first.after
+    rig.send(host_snapshot(2, rows.of_host("a")), whole(rows, VPC), whole(rows, other), synced=True)
+    rig.send(*of(second).hosts.values())
+    assert [held.scope for held in rig.reconciler.greet(1, 1).scopes] == [HOST_SCOPE, VPC]
+    late = ScopeUpdate(scope=VPC, revision=4, snapshot=False, objects=(router(4, VPC, other),))
+    assert rig.reconciler.news([News(1, VPC, rig.bundle(late, host=""))]) == []
+
+    def asked() -> list[tuple[int, tuple[Held, ...]]]:
+        rig.clock.advance(lacking.PATIENCE_S)
+        return [(partition, ack.scopes) for partition, ack in rig.reconciler.tick() if ack.scopes]
+
+    assert asked() == [(1, (Held(other, 0, 0),))]
+    assert asked() == [(1, (Held(other, 0, 0),))], "as long as it does not come"
+    rig.send(whole(second.after, other))
+    assert asked() == []
+
+
+def test_what_comes_in_time_is_not_asked_for(rig: Rig) -> None:
+    """Nor anything before the host is in sync: what is missing is on its way."""
+    (commit,) = play([[("port", 0, 0, 0)]])
+    other, rows = network_id(1), commit.after
+    late = ScopeUpdate(scope=VPC, revision=4, snapshot=False, objects=(router(4, VPC, other),))
+    rig.send(host_snapshot(2, rows.of_host("a")), whole(rows, VPC), late)
+    rig.clock.advance(10 * lacking.PATIENCE_S)
+    assert not any(ack.scopes for _, ack in rig.reconciler.tick())
+    rig.send(whole(rows, other), synced=True)
+    rig.clock.advance(10 * lacking.PATIENCE_S)
+    assert not any(ack.scopes for _, ack in rig.reconciler.tick())
+
+
+def test_an_old_journal_gives_no_block_back(rig: Rig) -> None:
+    """A block of a shared address that the journal says is this host's may be another's by now: nothing is put before
+    the host is in sync, and what the data plane has stays."""
+    (commit,) = play([[("port", 0, 0, 0)]])
+    rows, ip, here = commit.after, parse_ip("203.0.113.9"), parse_ip("192.0.2.1")
+
+    def with_block(revision: int, block: int) -> ScopeUpdate:
+        shared = SharedGoal(ip, 24, None, None, ((block, here),))
+        return ScopeUpdate(
+            scope=VPC, revision=revision, snapshot=False, objects=(router(revision, VPC, shared=shared),)
+        )
+
+    def block() -> list[int]:
+        return [number for number, _ in rig.tables.shared[ip].blocks] if ip in rig.tables.shared else []
+
+    rig.send(host_snapshot(2, rows.of_host("a")), whole(rows, VPC), with_block(3, 3), synced=True)
+    rig.wait_until_due()
+    assert block() == [3]
+    journal = (rig.config.state_dir / "journal").read_bytes()
+    rig.send(with_block(4, 4))
+    assert block() == [4]
+    rig.reconciler.close()
+    (rig.config.state_dir / "journal").write_bytes(journal)
+    rig.start()
+    assert block() == [4]
+    del rig.tables.shared[ip]
+    rig.restart()
+    assert block() == []
+    rig.send(with_block(4, 4), synced=True)
+    rig.wait_until_due()
+    assert block() == [4]
