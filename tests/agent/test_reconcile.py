@@ -12,7 +12,7 @@ from alcor.agent import lacking
 from alcor.agent.config import AgentConfig
 from alcor.agent.intake import News, Received
 from alcor.agent.reconcile import Answer, Reconciler, Refused
-from alcor.goalstate.objects import HOST_SCOPE, InterfaceGoal, RouterGoal, ScopeUpdate, SharedGoal
+from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, InterfaceGoal, RouterGoal, ScopeUpdate, SharedGoal
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.kit.backoff import Backoff
 from alcor.kit.clock import FakeClock
@@ -414,3 +414,22 @@ def test_an_old_journal_gives_no_block_back(rig: Rig) -> None:
     rig.send(with_block(4, 4), synced=True)
     rig.wait_until_due()
     assert block() == [4]
+
+
+def test_a_partial_scope_is_as_of_nothing_whatever_comes_of_it(rig: Rig) -> None:
+    """Also when deltas happen to have brought all that there is: only a snapshot makes it whole, so a Hello must ask for
+    one."""
+    first, second = play([[("port", 0, 0, 0)], [("port", 2, 1, 1)]])
+    rows = first.after
+    truth = whole(rows, VPC)
+    bare = tuple(goal for goal in truth.objects if not isinstance(goal, EndpointGoal))
+    rig.send(
+        host_snapshot(2, rows.of_host("a")),
+        ScopeUpdate(scope=VPC, revision=1, snapshot=False, partial=True, objects=bare),
+        synced=True,
+    )
+    rig.send(of(second).vpcs[VPC])
+    held = {one.scope: one.revision for one in rig.reconciler.greet(1, 1).scopes}
+    assert held == {HOST_SCOPE: 2, VPC: 1}
+    rig.send(whole(second.after, VPC))
+    assert {one.scope: one.revision for one in rig.reconciler.greet(1, 1).scopes}[VPC] == second.after.revision

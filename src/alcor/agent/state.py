@@ -211,10 +211,12 @@ class Desired:
             if update.confirms is not None:
                 self._prove(key, state, update, touched, left)
                 continue
-            if not update.snapshot and update.previous > state.revision and update.scope != HOST_SCOPE:
+            if state.partial and not update.snapshot:
+                # Until it is whole it is as of nothing, whatever comes of it.
+                update = replace(update, revision=state.revision)
+            elif not update.snapshot and update.previous > state.revision and update.scope != HOST_SCOPE:
                 # What came is true; that nothing lies between is not.
-                if not state.partial:
-                    touched.missed.add(key)
+                touched.missed.add(key)
                 update = replace(update, revision=max(1, state.revision))
             self._merge_one(key, state, update, touched, left)
             if update.snapshot:
