@@ -417,8 +417,7 @@ def test_an_old_journal_gives_no_block_back(rig: Rig) -> None:
 
 
 def test_a_partial_scope_is_as_of_nothing_whatever_comes_of_it(rig: Rig) -> None:
-    """Also when deltas happen to have brought all that there is: only a snapshot makes it whole, so a Hello must ask for
-    one."""
+    """Also when deltas happen to have brought all that there is: only a snapshot makes it whole, so it is asked for."""
     first, second = play([[("port", 0, 0, 0)], [("port", 2, 1, 1)]])
     rows = first.after
     truth = whole(rows, VPC)
