@@ -28,7 +28,8 @@ from alcor.sim.tables import DictionaryDriver, Tables
 HOST, ROUTER, RANGE, LENGTH = "198.18.16.1", "198.18.0.1", "198.18.0.0/16", 16
 TABLE = 179
 FRR = Path("/usr/lib/frr")
-WAIT_S = 30.0
+WAIT_S = 100.0
+"""A bgpd that found no zebra yet tries again after 10 s, the fourth time after 60 s."""
 pytestmark = [
     pytest.mark.privileged,
     pytest.mark.skipif(os.geteuid() != 0, reason="NOT ROOT: these tests drive the real kernel; run them as root"),
