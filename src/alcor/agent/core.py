@@ -145,6 +145,8 @@ class Agent:
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}
         """Partition -> the stream its later words go to."""
+        self._admitted: dict[int, Stream] = {}
+        """Partition -> its newest stream that was let in, as the worker has it: what others still bring is void."""
         self._held: dict[int, tuple[Held, ...]] = {}
         """What the host held when the worker last had time to say."""
         self._settled = False
@@ -511,6 +513,7 @@ class Agent:
             self._on_loop(self._deliver, reports)
 
     def _handle(self, bundles: list[_Bundle]) -> None:
+        bundles = [one for one in bundles if self._admitted.get(one.stream.partition) is one.stream]
         if not bundles:
             return
         streams = {bundle.stream.number: bundle.stream for bundle in bundles}
@@ -533,6 +536,7 @@ class Agent:
         except Refused as refusal:
             self._on_loop(stream.end, str(refusal))
         else:
+            self._admitted[stream.partition] = stream
             self._on_loop(self._enliven, stream, hello)
 
     def _on_loop(self, function: Callable[..., None], *arguments: object) -> None:

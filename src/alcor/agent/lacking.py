@@ -7,9 +7,12 @@ is needed and does not come by itself is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
 
 from alcor.agent.state import Desired, ScopeKey
+from alcor.wire.reports import Ack, Held
 
 PATIENCE_S = 2.0
 """Usually it is on its way, behind what led to it. It is asked for after this, and as often again."""
@@ -36,3 +39,11 @@ class Lacking:
         due = sorted(key for key, at in self._asks.items() if at <= now)
         self._asks.update((key, now + PATIENCE_S) for key in due)
         return [key for key in due if may_ask(key.partition)]
+
+
+def words(lacking: Mapping[int, Sequence[Held]], later: Iterable[tuple[int, Ack]]) -> list[tuple[int, Ack]]:
+    """Later word, by partition, with the scopes that are asked for."""
+    acks = {partition: Ack(sequence=0, scopes=tuple(scopes)) for partition, scopes in lacking.items()}
+    for partition, ack in later:
+        acks[partition] = msgspec.structs.replace(acks.get(partition, ack), ports=ack.ports)
+    return sorted(acks.items())

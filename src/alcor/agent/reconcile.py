@@ -21,11 +21,12 @@ from alcor.agent.bgp import Bgp
 from alcor.agent.config import AgentConfig
 from alcor.agent.intake import News, Received, older, refused
 from alcor.agent.journal import Journal, JournalError
-from alcor.agent.lacking import Lacking
+from alcor.agent.lacking import Lacking, words
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.probing import Watched, watched
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.agent.status import AgentStatus
+from alcor.agent.sync import Sync
 from alcor.dataplane.base import (
     Applied,
     DataPlaneError,
@@ -160,7 +161,9 @@ class Reconciler:
         self._asked: dict[ScopeKey, float] = {}
         """Lacking scope -> when it may be asked for again. Bounded: emptied when in sync anew."""
         self._lacking = Lacking()
-        self._synced: set[int] = set()
+        self._sync = Sync()
+        self._spoilt: dict[int, int] = {}
+        """Partition -> its stream of which a bundle was refused: nothing that follows there is taken."""
         self._full_due = 0.0
 
     # Life.
@@ -177,13 +180,14 @@ class Reconciler:
     @property
     def in_sync(self) -> bool:
         """Every partition known here has said, in this life, that the host holds all it should."""
-        return bool(self._synced) and self._synced >= self.desired.epochs.keys()
+        return self._sync.complete(self.desired.epochs)
 
     @property
     def settled(self) -> bool:
         """In sync, and as far as is known the data plane carries nothing but what it should."""
         stays = any(port not in self.desired.ports for port in self._failed)
-        return self.in_sync and not self._broken and not stays and self._full_due > self._clock()
+        whole = self.in_sync and not self.desired.doubtful
+        return whole and not self._broken and not stays and self._full_due > self._clock()
 
     @property
     def idle(self) -> bool:
@@ -200,6 +204,7 @@ class Reconciler:
         self.desired.epochs[partition] = epoch
         self.desired.begin(partition)
         self._asked.clear()
+        self._sync.begin(partition)
         heartbeat_ms = int(self._config.heartbeat_s * 1000)
         held = self.desired.held(partition)
         return Hello(self._config.host, epoch, held, self._config.standby, heartbeat_ms, self._driver.external)
@@ -267,9 +272,12 @@ class Reconciler:
                 head, unchecked = decode_bundle(bundle.data)
             except WireError as error:
                 self._refused["bundles"] += 1
+                self._spoilt[bundle.partition] = bundle.stream
                 answers.append(Answer(bundle.stream, None, str(error)))
                 continue
             refusal = refused(head, bundle, self._config.host, self.desired.epochs.get(head.partition, 0))
+            if self._spoilt.get(bundle.partition) == bundle.stream:
+                refusal = "one before it on its stream was refused"
             if not refusal:
                 try:
                     updates = decode_scopes(unchecked)
@@ -284,6 +292,7 @@ class Reconciler:
                     refusal = str(error)
             if refusal:
                 self._refused["bundles"] += 1
+                self._spoilt[bundle.partition] = bundle.stream
                 _log.warning("bundle %d refused: %s", head.sequence, refusal)
             answers.append(Answer(bundle.stream, Ack(sequence=head.sequence, error=refusal)))
             merge_s += self._clock() - started
@@ -311,7 +320,8 @@ class Reconciler:
                 self._refused["news"] += 1
                 _log.warning("news of VPC %s is dropped: %s", one.vpc.hex(), error)
                 continue
-            self.desired.take(head.partition, head.epoch, updates, synced=False, touched=touched)
+            if self.desired.take(head.partition, head.epoch, updates, synced=False, touched=touched):
+                self._note_synced(head.partition)  # what was in doubt is needed no more
         now = self._clock()
         lacking: dict[int, list[Held]] = {}
         for key in sorted(touched.missed):
@@ -319,16 +329,16 @@ class Reconciler:
                 self._asked[key] = now + ASK_AGAIN_S
                 lacking.setdefault(key.partition, []).append(Held(key.scope, 0, 0))
         outcome = self._full(touched) if self._broken else self._partial(touched)
-        return _words(lacking, self._later_words(outcome))
+        return words(lacking, self._later_words(outcome))
 
     def tick(self) -> list[tuple[int, Ack]]:
         """Does what is due: retries, repairs, the audit, a rewrite of the journal, questions about what is lacking.
         Returns later word, by partition."""
         now = self._clock()
         lacking: dict[int, list[Held]] = {}
-        for key in self._lacking.take(now, self._synced.__contains__):
+        for key in self._lacking.take(now, self._sync.current):
             lacking.setdefault(key.partition, []).append(Held(key.scope, 0, 0))
-        return _words(lacking, self._mend(now))
+        return words(lacking, self._mend(now))
 
     def _mend(self, now: float) -> list[tuple[int, Ack]]:
         if self._journal.grown:
@@ -393,10 +403,12 @@ class Reconciler:
                 timings=times,
             )
             answers[index] = Answer(answers[index].stream, ack, feeds=head.feeds)
-            if head.synced and partition not in self._synced:
-                self._synced.add(partition)
-                if self.in_sync:
-                    self._full_due = self._clock()  # now what nobody asked for may go
+            if head.synced:
+                self._note_synced(partition)
+
+    def _note_synced(self, partition: int) -> None:
+        if self._sync.say(partition, self.desired.epochs):
+            self._full_due = self._clock()  # now what nobody asked for may go
 
     def _port_ack(self, identifier: Id, named: int, outcome: _Outcome, waited_us: int) -> PortAck:
         goal = self.desired.port(identifier)
@@ -420,7 +432,7 @@ class Reconciler:
             *(self.desired, touched, self._ports, self._gateways, self._policies, self._on_demand),
             *(self._routes, self._translations, self._vips, self._services, self._shared),
         )
-        outcome = self._apply(plan, touched.ports, started)
+        outcome = self._apply(self._without_shares(plan), touched.ports, started)
         for key, claims in touched.claims.items():
             self._announce(key, claims.values())
         return outcome
@@ -447,7 +459,7 @@ class Reconciler:
         if self._bgp is not None:
             self._bgp.observed(observed)
         learnt = observed.learnt
-        plan = full_plan(self.desired, observed, may_remove=self.in_sync)
+        plan = self._without_shares(full_plan(self.desired, observed, may_remove=self.in_sync))
         told = touched.ports - self.desired.ports.keys()  # gone on somebody's word: no need to be in sync for that
         plan = msgspec.structs.replace(
             plan,
@@ -472,11 +484,12 @@ class Reconciler:
         self._full_due = self._clock() + self._config.audit_interval_s * (0.75 + self._roll() / 2)
         return outcome
 
+    def _without_shares(self, plan: Plan) -> Plan:
+        """By an old journal a block may be this host's that was given to another since (0029)."""
+        return plan if self._sync.reached else msgspec.structs.replace(plan, put_shared=())
+
     def _apply(self, plan: Plan, looked_at: Iterable[Id], started: float) -> _Outcome:
         """Carries the plan out and takes note of what came of it."""
-        if not self.in_sync and plan.put_shared:
-            # By an old journal a block may be this host's that was given to another since (0029).
-            plan = msgspec.structs.replace(plan, put_shared=())
         outcome = _Outcome(errors={}, plan_us=_us(self._clock() - started))
         table_error = ""
         if not plan.empty:
@@ -564,14 +577,6 @@ class Reconciler:
             self._journal.rewrite(self.desired)
         except JournalError as error:
             _log.warning("%s", error)
-
-
-def _words(lacking: Mapping[int, Sequence[Held]], later: Iterable[tuple[int, Ack]]) -> list[tuple[int, Ack]]:
-    """Later word, by partition, with the scopes that are asked for."""
-    acks = {partition: Ack(sequence=0, scopes=tuple(scopes)) for partition, scopes in lacking.items()}
-    for partition, ack in later:
-        acks[partition] = msgspec.structs.replace(acks.get(partition, ack), ports=ack.ports)
-    return sorted(acks.items())
 
 
 def _renew(known: dict[_Key, _Value], put: Iterable[tuple[_Key, _Value]], removed: Iterable[_Key]) -> None:

@@ -236,6 +236,11 @@ class Desired:
             self._forget_idle(partition, self._owners, touched)
         return synced
 
+    @property
+    def doubtful(self) -> bool:
+        """Something that is held is known not to be as it should be."""
+        return any(self._doubted.values())
+
     def begin(self, partition: int) -> None:
         """A session of that partition's controller begins, by comparing everything: nothing is in doubt any more."""
         self._doubted.pop(partition, None)

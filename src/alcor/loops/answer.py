@@ -15,7 +15,7 @@ are about its own ports only, and whom it asks about hears of each of them once 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ MAX_WAITING = 1_000_000
 """Addresses that may wait; a Lookup beyond is dropped, and the host asks again."""
 MAX_HINTS = 4096
 """In HINTS_S, of all hosts; those beyond must ask."""
+MAX_HOST_HINTS = 256
+"""Of these, because of what one host asks."""
 HINTS_S = 1.0
 """The same hint is not given to a host more often."""
 
@@ -64,6 +66,8 @@ class Answers:
         """Addresses that hosts were told of because they asked."""
         self._hinted: set[tuple[str, Id, Ip]] = set()
         """Hints of this HINTS_S."""
+        self._hints_of = Counter[str]()
+        """How many of them are because of whom."""
         self._hints_until = 0.0
 
     @property
@@ -122,6 +126,7 @@ class Answers:
         now = asyncio.get_running_loop().time()
         if now >= self._hints_until:
             self._hinted.clear()
+            self._hints_of.clear()
             self._hints_until = now + HINTS_S
         hints: dict[tuple[str, Id], list[Found]] = {}
         for one in some:
@@ -133,8 +138,9 @@ class Answers:
                 if asking is None or asking.host != one.host:
                     continue  # a host may speak of its own ports only
                 key = sought.host, one.vpc, source
-                if self._may_hint(path, key):
+                if self._hints_of[one.host] < MAX_HOST_HINTS and self._may_hint(path, key):
                     self._hinted.add(key)
+                    self._hints_of[one.host] += 1
                     hints.setdefault((sought.host, one.vpc), []).append(asking.found)
         told: dict[str, list[Answer]] = {}
         for (host, vpc), rows in hints.items():

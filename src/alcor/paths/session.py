@@ -28,8 +28,10 @@ MAX_ANSWERS = 4096
 MISSED_HEARTBEATS = 3
 """A session in which nothing was heard for this many heartbeats is given up; while a bundle is unanswered, it is after
 this many signs of life."""
-SLOWEST = 1_000_000
-"""Bytes a second at which bundles are taken in, at the least: an agent may be silent over a large one."""
+SMALL_BYTES = 100_000
+"""While more than that is unanswered, heartbeats alone count: it takes time on a slow line, and in the agent."""
+LATE_S = 0.25
+"""A clock that is looked at so late shows that this process stood still: what was said meanwhile waits to be read."""
 
 
 class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +135,8 @@ class Conversation:
         self._silence_s = MISSED_HEARTBEATS * hello.heartbeat_ms / 1000
         """0: the host promised no heartbeats."""
         self._last_heard = asyncio.get_running_loop().time()
+        self._excused = False
+        """This process was late when it last looked at the clock, and looks once more."""
         self._alarm: asyncio.TimerHandle | None = None
         """Looks whether the host answers, and is heard; never too late, often too early."""
 
@@ -240,6 +244,7 @@ class Conversation:
         if ack.sequence:
             sent = self._unanswered.popleft() if self._unanswered else _Sent(0, False, (), 0)
             self._since = self._last_heard
+            self._watch()
             if ack.sequence != sent.sequence:
                 due = f"not {sent.sequence}: acks come once and in order"
                 raise SessionEnded(f"it answered bundle {ack.sequence}, {due}", Ending.REFUSED)
@@ -333,8 +338,13 @@ class Conversation:
         self._alarm = asyncio.get_running_loop().call_at(at, self._look_at_clock)
 
     def _look_at_clock(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._excused = not self._excused and self._alarm is not None and now - self._alarm.when() > LATE_S
+        if self._excused:
+            self._alarm = loop.call_at(now + SIGN_S, self._look_at_clock)
+            return
         self._alarm = None
-        now = asyncio.get_running_loop().time()
         if now >= self._late_at():
             limit_s = self._terms.limits.ack_s
             self.end(f"bundle {self._unanswered[0].sequence} not answered within {limit_s:g} s")
@@ -352,9 +362,8 @@ class Conversation:
         if not self._silence_s:
             return math.inf
         at = self._last_heard + self._silence_s
-        if self._unanswered:
-            busy_s = MISSED_HEARTBEATS * SIGN_S + sum(sent.size for sent in self._unanswered) / SLOWEST
-            at = min(at, max(self._last_heard, self._since) + busy_s)
+        if self._unanswered and sum(sent.size for sent in self._unanswered) <= SMALL_BYTES:
+            at = min(at, max(self._last_heard, self._since) + MISSED_HEARTBEATS * SIGN_S)
         return at
 
     def _clear(self) -> None:
