@@ -84,7 +84,7 @@ async def test_a_host_that_works_for_long_says_that_it_lives(
     region: Region, monkeypatch: pytest.MonkeyPatch, *, signs: bool
 ) -> None:
     """Between bundle and answer there are signs of life, so its session stays; one without them is given up."""
-    monkeypatch.setattr(session, "SIGN_S", 0.4)
+    monkeypatch.setattr(session, "SIGN_S", 0.6)
     monkeypatch.setattr(core, "SIGN_S", 0.05 if signs else 3600.0)
     host = await region.add_host("host-a")
     assert host.driver is not None

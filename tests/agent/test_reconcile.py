@@ -41,7 +41,7 @@ class Rig:
         )
         self.tables = Tables()
         self.clock = FakeClock()
-        self.sequence = 0
+        self.sequence = self.stream = 0
         self.start()
 
     def start(self) -> None:
@@ -61,8 +61,10 @@ class Rig:
         return encode_bundle(head, [encode_part(update) for update in updates])
 
     def handle(self, *bundles: bytes, partition: int = 1, epoch: int = 5) -> list[Answer]:
-        """What came on a stream of that partition and epoch."""
-        return self.reconciler.handle([Received(data, self.clock.monotonic(), 7, partition, epoch) for data in bundles])
+        """What came on a stream of that partition and epoch: a new one each time."""
+        self.stream += 1
+        now, stream = self.clock.monotonic(), self.stream
+        return self.reconciler.handle([Received(data, now, stream, partition, epoch) for data in bundles])
 
     def send(self, *updates: ScopeUpdate, synced: bool = False) -> Ack:
         (answer,) = self.handle(self.bundle(*updates, synced=synced))
@@ -306,7 +308,7 @@ def test_news_that_is_not_its_subjects_is_dropped(rig: Rig, caplog: pytest.LogCa
 def test_noise_ends_the_stream(rig: Rig) -> None:
     """What has no sequence cannot be answered: the stream must end, with the reason."""
     (answer,) = rig.handle(b"\xff\xff")
-    assert (answer.stream, answer.ack) == (7, None)
+    assert (answer.stream, answer.ack) == (1, None)
     assert answer.reason.startswith("bundle: not a protobuf message")
 
 
@@ -356,7 +358,7 @@ def test_what_is_needed_and_does_not_come_is_asked_for(rig: Rig) -> None:
     rows = first.after
     rig.send(host_snapshot(2, rows.of_host("a")), whole(rows, VPC), whole(rows, other), synced=True)
     rig.send(*of(second).hosts.values())
-    assert [held.scope for held in rig.reconciler.greet(1, 1).scopes] == [HOST_SCOPE, VPC]
+    assert [held.scope for held in rig.reconciler.held()[1]] == [HOST_SCOPE, VPC]
     late = ScopeUpdate(scope=VPC, revision=4, snapshot=False, objects=(router(4, VPC, other),))
     assert not any(ack.scopes for _, ack in rig.reconciler.news([News(1, VPC, rig.bundle(late, host=""))]))
 
@@ -432,3 +434,40 @@ def test_a_partial_scope_is_as_of_nothing_whatever_comes_of_it(rig: Rig) -> None
     assert held == {HOST_SCOPE: 2, VPC: 1}
     rig.send(whole(second.after, VPC))
     assert {one.scope: one.revision for one in rig.reconciler.greet(1, 1).scopes}[VPC] == second.after.revision
+
+
+def test_what_follows_a_refused_bundle_is_not_taken(rig: Rig) -> None:
+    """Least of all that the host is in sync: what was refused may name what is in use."""
+    (commit,) = play([TWO_PORTS])
+    rows = commit.after
+    rig.begin(commit)
+    rig.restart()
+    carried = set(rig.tables.ports)
+    assert len(carried) == 2
+    lost = rig.bundle(host_snapshot(9, rows.of_host("a")), host="b")
+    last = rig.bundle(host_snapshot(9, ()), synced=True)
+    answers = rig.handle(lost, last)
+    assert [answer.ack.error != "" for answer in answers if answer.ack] == [True, True]
+    rig.stream -= 1
+    (late,) = rig.handle(last)
+    assert late.ack is not None
+    assert late.ack.error == "one before it on its stream was refused"
+    rig.clock.advance(100.0)
+    rig.reconciler.tick()
+    assert set(rig.tables.ports) == carried
+    assert not rig.reconciler.in_sync
+
+
+def test_news_may_end_the_last_doubt(rig: Rig) -> None:
+    """A scope that could not be proved is what being in sync waits for; or that nothing leads to it any more."""
+    (commit,) = play([[("port", 0, 0, 0)]])
+    other, rows = network_id(1), commit.after
+    joined = ScopeUpdate(scope=VPC, revision=3, snapshot=False, objects=(router(3, VPC, other),))
+    rig.send(host_snapshot(2, rows.of_host("a")), whole(rows, VPC), joined, whole(rows, other), synced=True)
+    rig.restart()
+    unproved = ScopeUpdate(scope=other, revision=4, snapshot=False, objects=(), confirms=1)
+    rig.send(unproved, synced=True)
+    assert not rig.reconciler.in_sync
+    gone = ScopeUpdate(scope=VPC, revision=5, snapshot=False, objects=(router(5, VPC),))
+    rig.reconciler.news([News(1, VPC, rig.bundle(gone, host=""))])
+    assert rig.reconciler.in_sync

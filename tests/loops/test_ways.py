@@ -184,8 +184,8 @@ async def test_a_host_that_is_cut_without_a_word_is_reached_through_a_peer(ways:
     ways.management["host-a"].swallow()
     (port,) = await ways.region.add_ports(network, ["host-a"])
     await ways.region.until_active(port)
-    assert delivery.paths()["host-a"] is PathName.RESCUE
-    assert delivery.endings[PathName.FAST, "silent"] == 1
+    assert delivery.dials[PathName.RESCUE, "greeted"] >= 1
+    assert delivery.endings[PathName.FAST, "silent"] >= 1
 
 
 async def test_a_peer_that_leads_elsewhere_is_found_out(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:

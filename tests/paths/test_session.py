@@ -8,7 +8,7 @@ from tests.paths.wires import Agent, Recorder, Wire
 
 from alcor.goalstate.objects import HOST_SCOPE
 from alcor.paths.base import Parcel, PathName, Session
-from alcor.paths.session import SLOWEST, Conversation, Ending, SessionEnded, SessionLimits, Terms
+from alcor.paths.session import SMALL_BYTES, Conversation, Ending, SessionEnded, SessionLimits, Terms
 from alcor.sim.clock import VirtualLoop
 from alcor.wire.reports import SIGN_S, Ack, Heartbeat, Hello, encode_ack, encode_heartbeat
 
@@ -63,7 +63,7 @@ async def until_it_ends(
     [
         (10.0, 0, 0.0, None, 30.0, Ending.SILENT),
         (10.0, 100, 0.0, None, 3.0, Ending.SILENT),
-        (10.0, 2 * SLOWEST, 0.0, None, 5.0, Ending.SILENT),
+        (10.0, 2 * SMALL_BYTES, 0.0, None, 30.0, Ending.SILENT),
         (10.0, 100, 10.5, None, 13.0, Ending.SILENT),
         (10.0, 100, 1000.0, None, ACK_S, Ending.BROKEN),
         (10.0, 100, 1000.0, 5.0, 35.0, Ending.SILENT),
@@ -74,7 +74,7 @@ async def until_it_ends(
     ids=[
         "nothing to say: three heartbeats",
         "a bundle is not answered: three signs",
-        "a large one may take longer",
+        "a large one takes time on a slow line",
         "the signs stop",
         "signs, but never the answer",
         "the answer comes: heartbeats again",
@@ -92,3 +92,66 @@ def test_silence(
     finally:
         loop.close()
     assert found == (pytest.approx(ends_at_s, abs=0.01), ending)
+
+
+async def after_an_answer() -> float:
+    """A large bundle is answered after a second, then the host is gone: when that is noticed, as a small one waits."""
+    loop = asyncio.get_running_loop()
+    agent = Agent("h")
+    agent.answering = False
+    wire, began = Wire(agent), loop.time()
+    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
+    session = Conversation(
+        terms, Nobody(), Session("h", 1, PathName.FAST, 1), Hello("h", 1, (), heartbeat_ms=10_000), wire
+    )
+    session.begin((Parcel(HOST_SCOPE, b"x" * (2 * SMALL_BYTES), snapshot=False),))
+    speaking = asyncio.create_task(session.run())
+    await asyncio.sleep(0.5)
+    session.offer((Parcel(HOST_SCOPE, b"x" * 100, snapshot=False),))
+    await asyncio.sleep(0.5)
+    wire.say(encode_ack(Ack(sequence=1)))
+    with pytest.raises(SessionEnded):
+        await speaking
+    return loop.time() - began
+
+
+def test_the_alarm_follows_what_is_answered() -> None:
+    loop = VirtualLoop(random.Random(1))
+    try:
+        assert loop.run_until_complete(after_an_answer()) == pytest.approx(4.0, abs=0.01)
+    finally:
+        loop.close()
+
+
+async def after_standing_still() -> tuple[float, bool]:
+    """This process stands still for longer than its patience; the host's sign of life waits to be read. When the
+    session ended, and whether it was over at once."""
+    loop = asyncio.get_running_loop()
+    agent = Agent("h")
+    agent.answering = False
+    wire, began = Wire(agent), loop.time()
+    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
+    session = Conversation(
+        terms, Nobody(), Session("h", 1, PathName.FAST, 1), Hello("h", 1, (), heartbeat_ms=10_000), wire
+    )
+    session.begin((Parcel(HOST_SCOPE, b"x" * 100, snapshot=False),))
+    speaking = asyncio.create_task(session.run())
+    await asyncio.sleep(1.0)
+    loop._virtual.now += 5.0  # type: ignore[attr-defined]
+    await asyncio.sleep(0.1)
+    over = speaking.done()
+    wire.say(encode_heartbeat(Heartbeat("h", 1, 10_000, ())))
+    with pytest.raises(SessionEnded):
+        await speaking
+    return loop.time() - began, over
+
+
+def test_who_stood_still_itself_reads_first() -> None:
+    """No session ends for what its other end said in time; one whose host is silent does, a moment later."""
+    loop = VirtualLoop(random.Random(1))
+    try:
+        found, over = loop.run_until_complete(after_standing_still())
+    finally:
+        loop.close()
+    assert not over
+    assert found == pytest.approx(6.1 + 3.0, abs=0.05)
