@@ -192,7 +192,7 @@ async def test_a_wrong_base_is_noticed(tmp_path: Path, scope: Id) -> None:
         assert before.items() <= site.tables.endpoints.items()  # what it forgot is not taken out
         return answers
 
-    site.reconciler._synced.clear()
+    site.reconciler._sync = Sync()
     site.reconciler.handle = watch  # type: ignore[method-assign,assignment]
     sent = await scene.greet("a")
     assert [False] == [parcel.snapshot for parcel in sent if parcel.scope == scope]
