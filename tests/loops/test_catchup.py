@@ -13,6 +13,7 @@ from tests.goalstate.test_delta import whole
 from tests.loops.test_publish import Network, RacingStore, Site
 
 from alcor.agent.state import Desired, ScopeKey, Touched
+from alcor.agent.sync import Sync
 from alcor.goalstate.digest import digest
 from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import AS_OF_NOTHING, HOST_SCOPE, Kind, ScopeUpdate, Tombstone
