@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import time
 
 import pytest
+import uvloop
 from tests.paths.wires import Agent, Recorder, Wire
 
 from alcor.goalstate.objects import HOST_SCOPE
@@ -155,3 +157,23 @@ def test_who_stood_still_itself_reads_first() -> None:
         loop.close()
     assert not over
     assert found == pytest.approx(6.1 + 3.0, abs=0.05)
+
+
+def test_an_alarm_for_a_time_that_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the loop that servers run on, whose handle of such a timer is another kind."""
+    monkeypatch.setattr("alcor.paths.session.SIGN_S", 0.05)
+
+    async def scene() -> Ending:
+        agent = Agent("h")
+        agent.answering = False
+        terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
+        hello = Hello("h", 1, (), heartbeat_ms=1)
+        session = Conversation(terms, Nobody(), Session("h", 1, PathName.FAST, 1), hello, Wire(agent))
+        session.begin((Parcel(HOST_SCOPE, b"x" * 100, snapshot=False),))
+        time.sleep(0.02)
+        with pytest.raises(SessionEnded) as ended:
+            await session.run()
+        return ended.value.ending
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(scene()) is Ending.SILENT

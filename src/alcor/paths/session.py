@@ -139,6 +139,8 @@ class Conversation:
         """This process was late when it last looked at the clock, and looks once more."""
         self._alarm: asyncio.TimerHandle | None = None
         """Looks whether the host answers, and is heard; never too late, often too early."""
+        self._alarm_at = math.inf
+        """When; the handle does not always know (uvloop's, of a time that has passed)."""
 
     # What the path is asked to send.
 
@@ -331,21 +333,22 @@ class Conversation:
         """Sets the alarm for when the first patience ends, if it is not set for earlier: it is one timer, however much
         is sent and heard."""
         at = min(self._late_at(), self._silent_at())
-        if self._ended.done() or at == math.inf or (self._alarm is not None and self._alarm.when() <= at):
-            return
+        if not self._ended.done() and at < self._alarm_at:
+            self._set_alarm(at)
+
+    def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = asyncio.get_running_loop().call_at(at, self._look_at_clock)
+        self._alarm_at = at
 
     def _look_at_clock(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._excused = not self._excused and self._alarm is not None and now - self._alarm.when() > LATE_S
+        now, planned = asyncio.get_running_loop().time(), self._alarm_at
+        self._alarm, self._alarm_at = None, math.inf
+        self._excused = not self._excused and now - planned > LATE_S
         if self._excused:
-            self._alarm = loop.call_at(now + SIGN_S, self._look_at_clock)
-            return
-        self._alarm = None
-        if now >= self._late_at():
+            self._set_alarm(now + SIGN_S)
+        elif now >= self._late_at():
             limit_s = self._terms.limits.ack_s
             self.end(f"bundle {self._unanswered[0].sequence} not answered within {limit_s:g} s")
         elif now >= self._silent_at():
