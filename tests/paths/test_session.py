@@ -27,18 +27,24 @@ class Nobody:
         return 1
 
 
+def open_session(heartbeat_ms: int) -> tuple[Wire, Conversation]:
+    """With a host that answers nothing by itself."""
+    agent = Agent("h")
+    agent.answering = False
+    wire = Wire(agent)
+    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
+    hello = Hello("h", 1, (), heartbeat_ms=heartbeat_ms)
+    return wire, Conversation(terms, Nobody(), Session("h", 1, PathName.FAST, 1), hello, wire)
+
+
 async def until_it_ends(
     heartbeat_s: float, size: int, signs_until_s: float, answer_at_s: float | None
 ) -> tuple[float, Ending]:
     """Sends an update of that size, if any; the host gives signs of life until then, and answers then. When the
     session ended, and how."""
     loop = asyncio.get_running_loop()
-    agent = Agent("h")
-    agent.answering = False
-    wire, began = Wire(agent), loop.time()
-    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
-    hello = Hello("h", 1, (), heartbeat_ms=int(heartbeat_s * 1000))
-    session = Conversation(terms, Nobody(), Session("h", 1, PathName.FAST, 1), hello, wire)
+    began = loop.time()
+    wire, session = open_session(int(heartbeat_s * 1000))
     if size:
         session.begin((Parcel(HOST_SCOPE, b"x" * size, snapshot=False),))
 
@@ -99,13 +105,8 @@ def test_silence(
 async def after_an_answer() -> float:
     """A large bundle is answered after a second, then the host is gone: when that is noticed, as a small one waits."""
     loop = asyncio.get_running_loop()
-    agent = Agent("h")
-    agent.answering = False
-    wire, began = Wire(agent), loop.time()
-    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
-    session = Conversation(
-        terms, Nobody(), Session("h", 1, PathName.FAST, 1), Hello("h", 1, (), heartbeat_ms=10_000), wire
-    )
+    began = loop.time()
+    wire, session = open_session(10_000)
     session.begin((Parcel(HOST_SCOPE, b"x" * (2 * SMALL_BYTES), snapshot=False),))
     speaking = asyncio.create_task(session.run())
     await asyncio.sleep(0.5)
@@ -129,13 +130,8 @@ async def after_standing_still() -> tuple[float, bool]:
     """This process stands still for longer than its patience; the host's sign of life waits to be read. When the
     session ended, and whether it was over at once."""
     loop = asyncio.get_running_loop()
-    agent = Agent("h")
-    agent.answering = False
-    wire, began = Wire(agent), loop.time()
-    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
-    session = Conversation(
-        terms, Nobody(), Session("h", 1, PathName.FAST, 1), Hello("h", 1, (), heartbeat_ms=10_000), wire
-    )
+    began = loop.time()
+    wire, session = open_session(10_000)
     session.begin((Parcel(HOST_SCOPE, b"x" * 100, snapshot=False),))
     speaking = asyncio.create_task(session.run())
     await asyncio.sleep(1.0)
@@ -164,11 +160,7 @@ def test_an_alarm_for_a_time_that_has_passed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("alcor.paths.session.SIGN_S", 0.05)
 
     async def scene() -> Ending:
-        agent = Agent("h")
-        agent.answering = False
-        terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
-        hello = Hello("h", 1, (), heartbeat_ms=1)
-        session = Conversation(terms, Nobody(), Session("h", 1, PathName.FAST, 1), hello, Wire(agent))
+        _, session = open_session(1)
         session.begin((Parcel(HOST_SCOPE, b"x" * 100, snapshot=False),))
         time.sleep(0.02)
         with pytest.raises(SessionEnded) as ended:
