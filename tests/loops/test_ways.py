@@ -274,7 +274,7 @@ async def test_who_is_told_of_ports_holds_news_back(ways: Ways, monkeypatch: pyt
     await region.until_active(*await region.add_ports(network, ["host-a", "host-b"]))
     delivery = region.path
     assert delivery is not None
-    assert not delivery._is_wiring()
+    await region.until(lambda: not delivery._is_wiring())
     monkeypatch.setattr(Conversation, "idle", False)  # as if nobody ever answered
     await region.add_ports(network, ["host-a"])
     await region.until(delivery._is_wiring)
@@ -283,6 +283,24 @@ async def test_who_is_told_of_ports_holds_news_back(ways: Ways, monkeypatch: pyt
     await region.add_ports(network, ["host-b"])
     await region.until(delivery._is_wiring)
     delivery.disconnect("host-b")
+    assert not delivery._is_wiring()
+
+
+async def test_news_waits_until_the_answer_of_a_port_is_old(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who made the port is to see it ACTIVE before its peers are busy with the news."""
+    region = ways.region
+    await ways.add_host("host-a")
+    network, _ = await region.add_vpc()
+    delivery = region.path
+    assert delivery is not None
+    monkeypatch.setattr("alcor.paths.delivery.PATIENCE_S", 3600.0)
+    monkeypatch.setattr("alcor.paths.delivery.SETTLE_S", 3600.0)
+    await region.until_active(*await region.add_ports(network, ["host-a"]))
+    conversation = delivery._conversation("host-a")
+    assert conversation is not None
+    await region.until(lambda: conversation.idle)
+    assert delivery._is_wiring()
+    monkeypatch.setattr("alcor.paths.delivery.SETTLE_S", 0.0)
     assert not delivery._is_wiring()
 
 

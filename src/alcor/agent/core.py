@@ -332,9 +332,12 @@ class Agent:
     # Heartbeats and the bus, on the event loop.
 
     async def _beat(self) -> None:
+        """The first at any time within an interval: agents that started together are not heard together."""
         interval_s = self._config.heartbeat_s
+        wait_s = interval_s * self._roll()
         while True:
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(wait_s)
+            wait_s = interval_s
             if self.stuck:
                 continue
             with suppress(TimeoutError):  # busy: what was held last is told

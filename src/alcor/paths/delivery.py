@@ -24,7 +24,7 @@ from alcor.model.nouns import Node
 from alcor.paths import ladder
 from alcor.paths.base import Dialer, Events, LineEnded, Parcel, PathName, Session
 from alcor.paths.ladder import Event, LadderLimits, Outcome
-from alcor.paths.news import PATIENCE_S, News
+from alcor.paths.news import PATIENCE_S, SETTLE_S, News
 from alcor.paths.probing import Probing
 from alcor.paths.sender import TooLarge
 from alcor.paths.session import Conversation, Ending, SessionEnded, SessionLimits, Terms
@@ -300,12 +300,13 @@ class Delivery:
         return self._news.key(vpc) if self._news is not None else None
 
     def _is_wiring(self) -> bool:
-        """A host was just told of its own ports and has not answered; one that takes long is not waited for."""
-        over = asyncio.get_running_loop().time() - PATIENCE_S
+        """A host was just told of its own ports and has not answered, or a moment ago; one that takes long is not
+        waited for."""
+        now = asyncio.get_running_loop().time()
         while self._wiring:
             host, since = next(iter(self._wiring.items()))
             conversation = self._conversation(host)
-            if since > over and conversation is not None and not conversation.idle:
+            if since > now - PATIENCE_S and conversation is not None and not conversation.quiet(now - SETTLE_S):
                 return True
             del self._wiring[host]
         return False

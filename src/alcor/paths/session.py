@@ -154,6 +154,10 @@ class Conversation:
         """Everything taken was sent and answered."""
         return not self._unanswered and not self._mailbox.waiting
 
+    def quiet(self, since: float) -> bool:
+        """Idle since then, by the event loop's clock."""
+        return self.idle and self._since <= since
+
     def begin(self, parcels: Sequence[Parcel]) -> None:
         """Answers the Hello."""
         if not self._ended.done():
