@@ -291,6 +291,7 @@ async def test_news_waits_until_the_answer_of_a_port_is_old(ways: Ways, monkeypa
     region = ways.region
     await ways.add_host("host-a")
     network, _ = await region.add_vpc()
+    await region.until_active(*await region.add_ports(network, ["host-a"]))  # there is a session
     delivery = region.path
     assert delivery is not None
     monkeypatch.setattr("alcor.paths.delivery.PATIENCE_S", 3600.0)
