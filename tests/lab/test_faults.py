@@ -69,7 +69,8 @@ async def test_a_short_campaign_on_a_real_lab(run_dir: Path, tmp_path: Path, nee
     assert result.problems == ()
     assert result.faults.upgrade is not None
     assert result.faults.upgrade.pings_lost == 0 < result.faults.upgrade.pings
-    assert max(result.faults.upgrade.upgraded_ms) < UPGRADED_MS
+    for one in (*result.faults.upgrade.upgraded, *result.faults.upgrade.rebuilt):
+        assert 0 < one.resync_ms < one.away_ms < UPGRADED_MS
     assert result.passed
     assert len(result.faults.strikes) == len(kinds)
     assert result.faults.requests > 30

@@ -105,6 +105,7 @@ class AgentServer:
         self._intake = intake
         self._relay = relay
         self._streams = 0
+        self._open: set[Stream] = set()
         self._refused = 0
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
@@ -129,7 +130,9 @@ class AgentServer:
         return port
 
     async def stop(self) -> None:
-        """Ends the streams."""
+        """Ends the streams, behind what they were to say; relays may finish, for a moment."""
+        for stream in self._open:
+            stream.end("the agent stops")
         await self._server.stop(STOP_GRACE_S)
 
     async def _sync(self, _requests: object, context: Context) -> None:
@@ -143,6 +146,7 @@ class AgentServer:
             await self._refuse(context, grpc.StatusCode.INVALID_ARGUMENT, reason)
         self._streams += 1
         stream = Stream(self._streams, int(partition), int(epoch))
+        self._open.add(stream)
         self._intake.greet(stream)
         reader = asyncio.create_task(self._read(stream, context), name=f"read stream {stream.number}")
         try:
@@ -154,6 +158,7 @@ class AgentServer:
                 else:
                     await context.write(report)
         finally:
+            self._open.discard(stream)
             self._intake.gone(stream)
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)

@@ -1,7 +1,8 @@
 """Logging set-up: one line per event on standard error, for people on a terminal, as JSON elsewhere. Called by roles.
 
-structlog enters through this file only; rooms log through the standard library (`logging.getLogger(__name__)`), so a
-library user's own set-up is respected. Never log a secret: certificates, tokens and bodies stay out.
+Rooms log through the standard library (`logging.getLogger(__name__)`), so a library user's own set-up is respected.
+What writes for a terminal is loaded only there: it doubles what an agent takes to start. Never log a secret:
+certificates, tokens and bodies stay out.
 """
 
 from __future__ import annotations
@@ -9,40 +10,38 @@ from __future__ import annotations
 import logging
 import sys
 
-import structlog
+from pythonjsonlogger.json import JsonFormatter
 
 
 def set_up(level: str, *, role: str) -> None:
-    """Sends every logger's events to standard error. `level` is a name such as INFO; `role` stamps each event."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    terminal = sys.stderr.isatty()
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    )
-    if terminal:
-        shared.remove(structlog.processors.format_exc_info)
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _stamp(role), renderer],
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+    """Sends every logger's events to standard error. `level` is a name such as INFO; `role` stamps each event.
+
+    JSON: `timestamp` (RFC 3339, UTC), `level`, `logger`, `event`, `role`, `exception` if there is one, and whatever a
+    logger was given as `extra`.
+    """
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_for_people() if sys.stderr.isatty() else _as_json(role)]
     root.setLevel(level.upper())
 
 
-def _stamp(role: str) -> structlog.typing.Processor:
-    def add_role(
-        _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        event["role"] = role
-        return event
+def _as_json(role: str) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(
+            "{levelname}{name}{message}",
+            style="{",
+            rename_fields={"message": "event", "name": "logger", "levelname": "level", "exc_info": "exception"},
+            static_fields={"role": role},
+            timestamp=True,
+        )
+    )
+    return handler
 
-    return add_role
+
+def _for_people() -> logging.Handler:
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=True)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    return handler

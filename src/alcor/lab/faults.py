@@ -187,7 +187,7 @@ def _hang_agents(ground: Ground, hosts: Sequence[Machine]) -> Struck:
 
 def _upgrade_agent(ground: Ground, hosts: Sequence[Machine]) -> Struck:
     ground.kill(*_names(hosts), number=signal.SIGTERM)
-    ground.start(*_names(hosts))
+    ground.start(*_names(hosts), fresh=True)
     return Struck(lambda: None)
 
 

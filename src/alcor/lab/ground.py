@@ -75,6 +75,10 @@ class Ground:
             return False
         return int(words[0]) == self.processes.running(name).pid
 
+    def serves_since(self, host: Machine) -> float:
+        """When whoever holds the host's lock took it, in seconds since 1970: it signs it then."""
+        return (host.data_dir / "state" / "lock").stat().st_mtime
+
     def taken_over(self, host: Machine) -> bool:
         """The standby serves in its dead agent's place; waits for that."""
         deadline = time.monotonic() + TAKE_OVER_S
@@ -133,12 +137,12 @@ class Ground:
         for name in alive:
             self.processes.ended(name, END_S)
 
-    def start(self, *names: str) -> None:
-        """Starts processes (again); does not wait until they answer."""
+    def start(self, *names: str, fresh: bool = False) -> None:
+        """Starts processes (again); does not wait until they answer. `fresh`: agents in a new interpreter."""
         self.away.difference_update(names)
         for name in names:
             if not self.processes.alive(name):
-                self._start(name)
+                self._start(name, fresh=fresh)
 
     def freeze(self, *names: str) -> None:
         """SIGSTOP."""
@@ -160,7 +164,7 @@ class Ground:
                 self.restarts.append(name)
                 self._start(name)
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, *, fresh: bool = False) -> None:
         self._started[name] = time.monotonic()
         if name == SERVER:
             start_server(self.processes, self.lab.topology, self.lab.listener)
@@ -170,4 +174,4 @@ class Ground:
             start_standby(self.processes, host)
         else:
             config = host.data_dir / "agent.toml"
-            self.processes.start(name, ["agent", "--config", str(config)], netns_path=host.netns)
+            self.processes.start(name, ["agent", "--config", str(config)], netns_path=host.netns, fresh=fresh)

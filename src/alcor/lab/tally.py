@@ -64,13 +64,22 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         return self.recovered == self.times and not bad
 
 
+class Restart(msgspec.Struct, frozen=True):
+    """An agent was ended and another started, in a new interpreter."""
+
+    away_ms: float
+    """From the signal that ended the one until the other was in sync: stopped, loaded, and synchronised."""
+    resync_ms: float
+    """Of this, from when the other one, loaded, had its turn on the host."""
+
+
 class Upgrade(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent that carries many objects, restarted: from the signal that ended it until the next one was in sync."""
+    """An agent that carries many objects, restarted."""
 
     objects: int
-    upgraded_ms: tuple[float, ...]
+    upgraded: tuple[Restart, ...]
     """With its journal."""
-    rebuilt_ms: tuple[float, ...]
+    rebuilt: tuple[Restart, ...]
     """Its journal lost."""
     pings: int
     pings_lost: int

@@ -19,7 +19,7 @@ from alcor.lab.pings import Ping, Stream
 from alcor.lab.processes import standby_of
 from alcor.lab.results import LabError
 from alcor.lab.scenario import Vpc
-from alcor.lab.tally import Upgrade
+from alcor.lab.tally import Restart, Upgrade
 from alcor.lab.topology import Machine
 from alcor.lab.workloads import Workload
 from alcor.model.addresses import format_ip, ip_from_int, ip_to_int
@@ -52,8 +52,8 @@ def measure(ground: Ground, vpc: Vpc, ports: Sequence[Workload], objects: int, c
         ground.start(standby)
     return Upgrade(
         objects=objects,
-        upgraded_ms=tuple(upgraded),
-        rebuilt_ms=tuple(rebuilt),
+        upgraded=tuple(upgraded),
+        rebuilt=tuple(rebuilt),
         pings=found.sent if found else 0,
         pings_lost=found.lost if found else 0,
     )
@@ -83,15 +83,14 @@ def _register(client: Client, vpc: Vpc, address: str, objects: int) -> None:
         client.create_many("ports", bodies)
 
 
-def _restart(ground: Ground, host: Machine, objects: int, check: Callable[[], None], *, lose: bool) -> float:
-    """Milliseconds from the signal that ends the agent until the next one is in sync."""
+def _restart(ground: Ground, host: Machine, objects: int, check: Callable[[], None], *, lose: bool) -> Restart:
     started = time.perf_counter()
     ground.kill(host.name, number=signal.SIGKILL if lose else signal.SIGTERM)
     if lose:
         ground.journal(host).unlink()
-    ground.start(host.name)
+    ground.start(host.name, fresh=True)  # as new code would be
     await_true(lambda: _in_sync(host, objects), f"{host.name} to be in sync again", PATIENCE_S, POLL_S, check)
-    return (time.perf_counter() - started) * 1000
+    return Restart((time.perf_counter() - started) * 1000, (time.time() - ground.serves_since(host)) * 1000)
 
 
 def _in_sync(host: Machine, objects: int) -> bool:
