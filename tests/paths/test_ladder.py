@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alcor.paths.base import PathName
-from alcor.paths.ladder import Choice, Event, LadderLimits, Outcome, State, after, choose, patience_s
+from alcor.paths.ladder import Choice, Event, LadderLimits, Outcome, State, after, awake, choose, patience_s
 
 FAST, NORMAL, RESCUE = PathName.FAST, PathName.NORMAL, PathName.RESCUE
 ALL = (FAST, NORMAL, RESCUE)
@@ -85,6 +85,17 @@ def test_what_this_side_gave_up_says_nothing_about_the_path() -> None:
     assert choose(state, 1.0, ALL) == Choice(FAST, 1.0)
     state = play(*dialled(FAST, 0.0), (Event.GREETED, FAST, 0.0), (Event.STOPPED, FAST, 1.0))
     assert (state.current, choose(state, 1.0, ALL)) == (None, Choice(FAST, 1.0))
+
+
+def test_who_says_something_is_dialled_at_once() -> None:
+    """An agent that was restarted says so by the bus; the next failure is one more in the row."""
+    state = play(*[(Event.FAILED, path, 1.0) for path in ALL for _ in range(4)])
+    assert choose(state, 1.0, ALL).not_before > 2.0
+    state = awake(state, 1.5)
+    assert choose(state, 1.5, ALL) == Choice(FAST, 1.5)
+    state = play((Event.FAILED, FAST, 1.5), state=state)
+    assert choose(state, 1.5, (FAST,)).not_before > 4.0
+    assert awake(state, 100.0) == state
 
 
 def test_patience_grows() -> None:

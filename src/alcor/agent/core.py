@@ -215,6 +215,8 @@ class Agent:
         if self._bus is not None and self._bus_end is not None and self._feeds is not None:
             await self._bus_end.start()
             self._bus.on_state(self._bus_changed)
+            if self._bus.connected:
+                self._bus_changed(True)
             tasks.append(asyncio.create_task(self._feeds.run(), name="feeds"))
         try:
             done, _ = await asyncio.wait([failure, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -210,7 +210,7 @@ class Delivery:
         if known is not None:
             self.terms.events.heard(host, PathName.NORMAL, heartbeat)
             if known.conversation is None:
-                known.poke()
+                known.awake()
 
     def healthy(self) -> Collection[Node]:
         """The hosts in session on the fast path, served by their own agent: they can carry for others."""
@@ -334,6 +334,7 @@ class _Host:
         """In a row, of whatever kind and path; a whole synchronisation ends the row."""
         self._delivery = delivery
         self._refusals = 0
+        self._woken = -LOOK_S
         self._calls: dict[PathName, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
@@ -353,6 +354,14 @@ class _Host:
 
     def hurry(self) -> None:
         self.hurried = self.state.current is not PathName.FAST
+        self.poke()
+
+    def awake(self) -> None:
+        """The host said something outside of a session; often, if it likes."""
+        now = self._delivery.now()
+        if now - self._woken >= LOOK_S:
+            self._woken = now
+            self.state = ladder.awake(self.state, now)
         self.poke()
 
     def poke(self) -> None:

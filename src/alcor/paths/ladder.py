@@ -149,6 +149,12 @@ def after(state: State, outcome: Outcome, now: float, roll: float, limits: Ladde
     return _with(state, path, Rung(failures, failed, not_before))
 
 
+def awake(state: State, now: float) -> State:
+    """The state after a word from the host outside of any session: it is there, no path waits for its back-off. How
+    often they failed is not forgotten."""
+    return state._replace(rungs=tuple([rung._replace(not_before=min(rung.not_before, now)) for rung in state.rungs]))
+
+
 def _with(state: State, path: PathName, rung: Rung) -> State:
     place = ORDER.index(path)
     return state._replace(rungs=(*state.rungs[:place], rung, *state.rungs[place + 1 :]))

@@ -78,6 +78,8 @@ def run(config: AgentRoleConfig, *, standby: bool = False) -> None:
         ),
         services=_services(config),
     )
+    if config.driver == "ebpf":
+        import alcor.dataplane.ebpf.driver  # noqa: F401 - before its turn, which is short
     try:
         uvloop.run(_stand_by(settings, config) if standby else _take_turn(settings, config))
     except (AgentBusy, BusError, CredentialsError, DataPlaneError, JournalError, OSError) as error:
