@@ -154,6 +154,28 @@ async def test_a_host_falls_to_the_bus_and_climbs_back(ways: Ways) -> None:
     await ways.region.until_active(*await ways.region.add_ports(network, ["host-a"]))
 
 
+async def test_an_agent_that_died_without_a_word_on_the_bus_is_missed_when_the_next_speaks(ways: Ways) -> None:
+    """Nothing breaks on a bus when an agent dies. The next one says that it lives, and of which session: of none."""
+    host = await ways.add_host("host-a")
+    network, _ = await ways.region.add_vpc()
+    await ways.until_on("host-a", PathName.FAST)
+    await ways.management["host-a"].cut()
+    await ways.until_on("host-a", PathName.NORMAL)
+    await ways.region.until_active(*await ways.region.add_ports(network, ["host-a"]))
+    delivery, agent = ways.region.path, host.agent
+    assert delivery is not None
+    assert agent is not None
+    assert agent._bus_end is not None
+    agent._say_there(1, ())
+    await ways.region.add_ports(network, ["host-a"])  # whose session is known
+    assert delivery.endings[PathName.NORMAL, "broken"] == 0
+    agent._bus_end._sessions.clear()  # as after SIGKILL and a start
+    agent._live.clear()
+    agent._bus_changed(True)
+    await ways.region.until(lambda: delivery.endings[PathName.NORMAL, "broken"] == 1)
+    await ways.region.until_active(*await ways.region.add_ports(network, ["host-a"]))
+
+
 async def test_a_host_without_bus_is_reached_through_a_peer(ways: Ways) -> None:
     """Neither management network nor bus: goal state and acknowledgements are carried by another host, end to end in
     TLS with the target; it climbs back, too."""

@@ -209,8 +209,7 @@ class Delivery:
         known = self._hosts.get(host)
         if known is not None:
             self.terms.events.heard(host, PathName.NORMAL, heartbeat)
-            if known.conversation is None:
-                known.awake()
+            known.heard(heartbeat)
 
     def healthy(self) -> Collection[Node]:
         """The hosts in session on the fast path, served by their own agent: they can carry for others."""
@@ -356,8 +355,13 @@ class _Host:
         self.hurried = self.state.current is not PathName.FAST
         self.poke()
 
-    def awake(self) -> None:
+    def heard(self, heartbeat: Heartbeat) -> None:
         """The host said something outside of a session; often, if it likes."""
+        if self.conversation is not None:
+            over_bus = self.conversation.session.path is PathName.NORMAL  # where what is said stays in order
+            if not over_bus or heartbeat.epoch == self._delivery.terms.epoch:
+                return
+            self.conversation.end("the host knows of no session: its agent is another one")
         now = self._delivery.now()
         if now - self._woken >= LOOK_S:
             self._woken = now
