@@ -5,7 +5,6 @@ from configparser import RawConfigParser
 from pathlib import Path
 
 import pytest
-import typer
 from tests.test_tidy import ROOT
 
 from alcor.roles.config import AgentRoleConfig
@@ -37,9 +36,7 @@ def test_the_command_line_takes_what_the_unit_starts(unit: Path) -> None:
     """Options that were renamed fail here, not on a host."""
     what, alcor, role, *options = shlex.split(read(unit)["Service"]["ExecStart"])
     assert (what, alcor) == ("/usr/bin/env", "alcor")
-    group = typer.main.get_command(app)
-    command = group.get_command(typer.Context(group), role)  # type: ignore[attr-defined]
-    context = command.make_context(role, options)
+    context = app.commands[role].make_context(role, options)
     assert context.params["standby"] is ("standby" in unit.stem)
     assert context.params["config"] == Path("/etc/alcor/agent.toml")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from alcor.agent import plan as planning
 from alcor.agent.state import Desired

@@ -8,16 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import typer
+import click
 
 if TYPE_CHECKING:
     from alcor.lab.results import Goal
 
-app = typer.Typer(help="Measures what Alcor promises, with a reference beside it. JSON out.", no_args_is_help=True)
-
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Directory for NAME.json.")]
+OUT = click.option("--out", "-o", type=Path, help="Directory for NAME.json.")
+ROUNDS = click.option("--rounds", type=click.IntRange(1, 50), default=5)
 Progress = Callable[[str], None]
 
 
@@ -28,13 +27,24 @@ class Bench(Protocol):
     def goals(self) -> tuple[Goal, ...]: ...
 
 
+class InOrder(click.Group):
+    """Lists its commands as they were added, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InOrder)
+def app() -> None:
+    """Measures what Alcor promises, with a reference beside it. JSON out."""
+
+
 @app.command()
-def api(
-    ports: Annotated[int, typer.Option(min=10_000, help="Ports by bulk POSTs, in all.")] = 100_000,
-    clients: Annotated[int, typer.Option(min=2, max=256, help="Concurrent clients of the single-port part.")] = 64,
-    hosts: Annotated[int, typer.Option(min=0, help="Bind the ports to so many hosts; 0: unbound.")] = 0,
-    out: Out = None,
-) -> None:
+@click.option("--ports", type=click.IntRange(10_000), default=100_000, help="Ports by bulk POSTs, in all.")
+@click.option("--clients", type=click.IntRange(2, 256), default=64, help="Concurrent clients of the single-port part.")
+@click.option("--hosts", type=click.IntRange(0), default=0, help="Bind the ports to so many hosts; 0: unbound.")
+@OUT
+def api(ports: int, clients: int, hosts: int, out: Path | None) -> None:
     """REST to durable commit: bulk POSTs of 1,000 ports, and single ports from one and from many clients."""
     from alcor.bench.api import run
 
@@ -42,11 +52,10 @@ def api(
 
 
 @app.command()
-def host(
-    size: Annotated[list[int] | None, typer.Option(help="Numbers of ports; may repeat [1000, 5000].")] = None,
-    repeats: Annotated[int, typer.Option(min=1, max=20)] = 3,
-    out: Out = None,
-) -> None:
+@click.option("--size", type=int, multiple=True, help="Numbers of ports; may repeat [1000, 5000].")
+@click.option("--repeats", type=click.IntRange(1, 20), default=3)
+@OUT
+def host(size: tuple[int, ...], repeats: int, out: Path | None) -> None:
     """One host: container ports a minute, beside a C program that makes only the namespaces and veths."""
     from alcor.bench.host import run
 
@@ -54,11 +63,10 @@ def host(
 
 
 @app.command()
-def fastpath(
-    hosts: Annotated[int, typer.Option(min=1, max=100, help="Hosts of the lab.")] = 10,
-    samples: Annotated[int, typer.Option(min=10, max=10_000, help="Ports, one at a time.")] = 200,
-    out: Out = None,
-) -> None:
+@click.option("--hosts", type=click.IntRange(1, 100), default=10, help="Hosts of the lab.")
+@click.option("--samples", type=click.IntRange(10, 10_000), default=200, help="Ports, one at a time.")
+@OUT
+def fastpath(hosts: int, samples: int, out: Path | None) -> None:
     """One port at a time through the fast path: POST to ACTIVE."""
     from alcor.bench.fastpath import run
 
@@ -66,12 +74,11 @@ def fastpath(
 
 
 @app.command()
-def bus(
-    hosts: Annotated[int, typer.Option(min=100, max=10_000, help="Hosts that share one VPC.")] = 1000,
-    storm: Annotated[int, typer.Option(min=100, max=50_000, help="Hosts that come back at once.")] = 10_000,
-    away: Annotated[int, typer.Option(min=10, max=100_000, help="Objects of the host that was away.")] = 10_000,
-    out: Out = None,
-) -> None:
+@click.option("--hosts", type=click.IntRange(100, 10_000), default=1000, help="Hosts that share one VPC.")
+@click.option("--storm", type=click.IntRange(100, 50_000), default=10_000, help="Hosts that come back at once.")
+@click.option("--away", type=click.IntRange(10, 100_000), default=10_000, help="Objects of the host that was away.")
+@OUT
+def bus(hosts: int, storm: int, away: int, out: Path | None) -> None:
     """The normal path: one change to a thousand hosts, ten thousand at once, dead among living, one that was away."""
     from alcor.bench.bus import run
 
@@ -79,7 +86,9 @@ def bus(
 
 
 @app.command()
-def dataplane(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+@ROUNDS
+@OUT
+def dataplane(rounds: int, out: Path | None) -> None:
     """Container to container across two hosts, beside a bare veth and Linux bridge + VXLAN."""
     from alcor.bench.dataplane import run
 
@@ -87,7 +96,9 @@ def dataplane(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out 
 
 
 @app.command()
-def policy(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+@ROUNDS
+@OUT
+def policy(rounds: int, out: Path | None) -> None:
     """Security groups: a packet and a connection with 10, 100 and 10,000 rules, beside bridge + VXLAN + nftables."""
     from alcor.bench.policy import run
 
@@ -95,7 +106,9 @@ def policy(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = N
 
 
 @app.command()
-def qos(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+@ROUNDS
+@OUT
+def qos(rounds: int, out: Path | None) -> None:
     """Quality of service: does TCP get its port's rate, 1 Mbit/s to 1 Gbit/s, and what does a queue cost a packet?"""
     from alcor.bench.qos import run
 
@@ -103,7 +116,8 @@ def qos(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None
 
 
 @app.command()
-def ondemand(out: Out = None) -> None:
+@OUT
+def ondemand(out: Path | None) -> None:
     """Large VPCs on demand: lookups a second at the controller, first packets between containers."""
     from alcor.bench.ondemand import run
 
@@ -111,7 +125,9 @@ def ondemand(out: Out = None) -> None:
 
 
 @app.command()
-def nat(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+@ROUNDS
+@OUT
+def nat(rounds: int, out: Path | None) -> None:
     """EIPs: a packet from EIP to EIP across two hosts beside the overlay, with 10 and 1,000 EIPs on the host."""
     from alcor.bench.nat import run
 
@@ -119,7 +135,9 @@ def nat(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None
 
 
 @app.command()
-def routing(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+@ROUNDS
+@OUT
+def routing(rounds: int, out: Path | None) -> None:
     """Routers: a packet between two networks beside the overlay and a routing Linux host, with 10 and 1,000 routes."""
     from alcor.bench.routing import run
 
@@ -127,7 +145,9 @@ def routing(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = 
 
 
 @app.command()
-def lb(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None) -> None:
+@ROUNDS
+@OUT
+def lb(rounds: int, out: Path | None) -> None:
     """Load balancers: a packet and a connection beside the overlay, nftables and HAProxy, with 10 and 1,000 members."""
     from alcor.bench.lb import run
 
@@ -135,19 +155,12 @@ def lb(rounds: Annotated[int, typer.Option(min=1, max=50)] = 5, out: Out = None)
 
 
 @app.command("all")
-def everything(out: Out = None) -> None:
+@OUT
+@click.pass_context
+def everything(context: click.Context, out: Path | None) -> None:
     """All of them, one after another."""
-    api(out=out)
-    host(out=out)
-    fastpath(out=out)
-    bus(out=out)
-    dataplane(out=out)
-    policy(out=out)
-    qos(out=out)
-    ondemand(out=out)
-    nat(out=out)
-    routing(out=out)
-    lb(out=out)
+    for one in (api, host, fastpath, bus, dataplane, policy, qos, ondemand, nat, routing, lb):
+        context.invoke(one, out=out)
 
 
 def _measure(name: str, out: Path | None, run: Callable[[Callable[[str], None]], Bench]) -> None:
@@ -165,7 +178,7 @@ def _measure(name: str, out: Path | None, run: Callable[[Callable[[str], None]],
             result = run(lambda text: status.update(f"bench {name}: {text}"))
     except (DataPlaneError, LabError, OSError) as error:
         print(f"alcor bench {name}: {error}", file=sys.stderr)  # noqa: T201 - the user's answer, not a log
-        raise typer.Exit(1) from None
+        sys.exit(1)
     text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode()
     if out is None:
         print(text)  # noqa: T201 - the JSON is the output

@@ -8,40 +8,35 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from alcor import __version__
 from alcor.roles import bench
 from alcor.roles.config import AgentRoleConfig, ConfigError, ServerConfig, load
 
-app = typer.Typer(
-    name="alcor",
-    help="A cloud-native SDN platform: virtual networks for every VM and container of a region.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+CONFIG = click.option("--config", "-c", type=Path, help="TOML file; see docs/configuration.md.")
+LOG_LEVEL = click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")
+INTERRUPTED = 128 + 2
+"""What shells call the end of a command by SIGINT."""
+
+
+@click.group(cls=bench.InOrder, context_settings={"show_default": True, "max_content_width": 120})
+@click.version_option(
+    __version__, prog_name="alcor", message="%(prog)s %(version)s", help="Print the version and leave."
 )
-app.add_typer(bench.app, name="bench")
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; see docs/configuration.md.")]
-
-
-@app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
-    if version:
-        typer.echo(f"alcor {__version__}")
-        raise typer.Exit
+def app() -> None:
+    """A cloud-native SDN platform: virtual networks for every VM and container of a region."""
 
 
 @app.command()
+@CONFIG
+@click.option("--listen", help="address:port of the REST API [127.0.0.1:9696].")
+@click.option("--database", type=Path, help="The store's file.")
+@click.option("--tls-dir", type=Path, help="ca.pem, controller.pem, controller-key.pem.")
+@LOG_LEVEL
 def server(
-    config: ConfigFile = None,
-    listen: Annotated[str | None, typer.Option(help="address:port of the REST API [127.0.0.1:9696].")] = None,
-    database: Annotated[Path | None, typer.Option(help="The store's file.")] = None,
-    tls_dir: Annotated[Path | None, typer.Option(help="ca.pem, controller.pem, controller-key.pem.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
+    config: Path | None, listen: str | None, database: Path | None, tls_dir: Path | None, log_level: str | None
 ) -> None:
     """Runs the control plane: REST API, store, goal state, paths to the agents.
 
@@ -54,17 +49,23 @@ def server(
 
 
 @app.command()
+@CONFIG
+@click.option("--host", help="The node's name [this machine's].")
+@click.option("--listen", help="address:port of the gRPC server [underlay_ip:50001].")
+@click.option("--driver", help="ebpf or fake.")
+@click.option("--underlay-device", help="The device of the tunnel end.")
+@click.option("--underlay-ip", help="The address of the tunnel end.")
+@LOG_LEVEL
+@click.option("--standby", is_flag=True, help="Wait until the agent is dead or hung, serve in its place, yield.")
 def agent(
-    config: ConfigFile = None,
-    host: Annotated[str | None, typer.Option(help="The node's name [this machine's].")] = None,
-    listen: Annotated[str | None, typer.Option(help="address:port of the gRPC server [underlay_ip:50001].")] = None,
-    driver: Annotated[str | None, typer.Option(help="ebpf or fake.")] = None,
-    underlay_device: Annotated[str | None, typer.Option(help="The device of the tunnel end.")] = None,
-    underlay_ip: Annotated[str | None, typer.Option(help="The address of the tunnel end.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = None,
-    standby: Annotated[
-        bool, typer.Option("--standby", help="Wait until the agent is dead or hung, serve in its place, yield.")
-    ] = False,
+    config: Path | None,
+    host: str | None,
+    listen: str | None,
+    driver: str | None,
+    underlay_device: str | None,
+    underlay_ip: str | None,
+    log_level: str | None,
+    standby: bool,
 ) -> None:
     """Runs one host's agent: programs its data plane as the controller says, and reports back.
 
@@ -84,25 +85,31 @@ def agent(
 
 
 @app.command()
+@click.option("--hosts", type=click.IntRange(1, 4000), help="Compute hosts [100].")
+@click.option("--ports", type=click.IntRange(1, 100_000), help="Ports, over all hosts [1000].")
+@click.option("--keep", is_flag=True, help="Leave the lab running at the end.")
+@click.option("--clean", is_flag=True, help="Only remove what an earlier lab left, kept ones too.")
+@click.option("--report", type=Path, help="Directory for report.html and report.json.")
+@click.option("--driver", default="auto", help="ebpf, fake, or auto: ebpf if this machine can.")
+@click.option("--pool", type=click.IntRange(0, 1000), default=0, help="Ready namespaces per agent.")
+@click.option("--quick", is_flag=True, help="Provision and prove only; leave the measurements out.")
+@click.option("--faults", is_flag=True, help="Inject faults instead of measuring; 10 hosts.")
+@click.option("--seed", type=int, default=1, help="Of --faults: decides which fault strikes whom, when.")
+@click.option("--fault", multiple=True, help="Of --faults: only those whose name begins so; may repeat.")
+@click.option("--rounds", type=click.IntRange(1, 10_000), default=200, help="Of --faults: how many strike.")
 def lab(
-    hosts: Annotated[int | None, typer.Option(min=1, max=4000, help="Compute hosts [100].")] = None,
-    ports: Annotated[int | None, typer.Option(min=1, max=100_000, help="Ports, over all hosts [1000].")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running at the end.")] = False,
-    clean: Annotated[
-        bool, typer.Option("--clean", help="Only remove what an earlier lab left, kept ones too.")
-    ] = False,
-    report: Annotated[Path | None, typer.Option(help="Directory for report.html and report.json.")] = None,
-    driver: Annotated[str, typer.Option(help="ebpf, fake, or auto: ebpf if this machine can.")] = "auto",
-    pool: Annotated[int, typer.Option(min=0, max=1000, help="Ready namespaces per agent.")] = 0,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Provision and prove only; leave the measurements out.")
-    ] = False,
-    faults: Annotated[bool, typer.Option("--faults", help="Inject faults instead of measuring; 10 hosts.")] = False,
-    seed: Annotated[int, typer.Option(help="Of --faults: decides which fault strikes whom, when.")] = 1,
-    fault: Annotated[
-        list[str] | None, typer.Option(help="Of --faults: only those whose name begins so; may repeat.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Of --faults: how many strike.")] = 200,
+    hosts: int | None,
+    ports: int | None,
+    keep: bool,
+    clean: bool,
+    report: Path | None,
+    driver: str,
+    pool: int,
+    quick: bool,
+    faults: bool,
+    seed: int,
+    fault: tuple[str, ...],
+    rounds: int,
 ) -> None:
     """Brings up hosts in namespaces, creates ports by one POST, proves the network with real packets, reports.
 
@@ -126,35 +133,35 @@ def lab(
         driver=driver,
         pool=pool,
         faults=rounds if faults else 0,
-        fault_kinds=tuple(fault or ()),
+        fault_kinds=fault,
         seed=seed,
     )
     if quick:
         options = replace(options, samples=0, scales=(), host_scales=())
-    raise typer.Exit(run(options))
+    sys.exit(run(options))
 
 
 @app.command()
-def sim(
-    seed: Annotated[int, typer.Option(min=0, help="Of the first schedule.")] = 1,
-    schedules: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, with seeds in a row.")] = 1000,
-    hosts: Annotated[int, typer.Option(min=2, max=50, help="Hosts in each.")] = 4,
-    report: Annotated[Path | None, typer.Option(help="Directory for sim.json.")] = None,
-) -> None:
+@click.option("--seed", type=click.IntRange(0), default=1, help="Of the first schedule.")
+@click.option("--schedules", type=click.IntRange(1, 1_000_000), default=1000, help="How many, with seeds in a row.")
+@click.option("--hosts", type=click.IntRange(2, 50), default=4, help="Hosts in each.")
+@click.option("--report", type=Path, help="Directory for sim.json.")
+def sim(seed: int, schedules: int, hosts: int, report: Path | None) -> None:
     """Plays the control plane and its agents on virtual time, under faults drawn by a seed, and checks its promises."""
     from alcor.roles.sim import run
 
-    raise typer.Exit(run(seed, schedules, hosts, report))
+    sys.exit(run(seed, schedules, hosts, report))
 
 
 @app.command()
+@click.argument("source", help="Id of the port that sends, or an address outside.")
+@click.argument("destination", help="Id of a port, or an address.")
+@click.option("--protocol", default="icmp", help="tcp, udp, icmp, ... or a number.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Destination port.")
+@click.option("--api", default="http://127.0.0.1:9696", help="Where the API is.")
+@click.option("--control-socket", type=Path, help="Of this host's agent: its counters beside it.")
 def trace(
-    source: Annotated[str, typer.Argument(help="Id of the port that sends, or an address outside.")],
-    destination: Annotated[str, typer.Argument(help="Id of a port, or an address.")],
-    protocol: Annotated[str, typer.Option(help="tcp, udp, icmp, ... or a number.")] = "icmp",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Destination port.")] = None,
-    api: Annotated[str, typer.Option(help="Where the API is.")] = "http://127.0.0.1:9696",
-    control_socket: Annotated[Path | None, typer.Option(help="Of this host's agent: its counters beside it.")] = None,
+    source: str, destination: str, protocol: str, port: int | None, api: str, control_socket: Path | None
 ) -> None:
     """Why a packet arrives or not: every step of it by desired state, and what the host has counted."""
     from alcor.roles.trace import run
@@ -168,16 +175,15 @@ def trace(
         question[by_id if is_port else f"{end}_ip"] = value
     if port is not None:
         question["destination_port"] = port
-    raise typer.Exit(run(api, question, control_socket))
+    sys.exit(run(api, question, control_socket))
 
 
 @app.command()
-def pki(
-    directory: Annotated[Path, typer.Argument(help="Where the CA is, or is to be made.")],
-    name: Annotated[str, typer.Argument(help="Name of the machine to issue to.")],
-    role: Annotated[str, typer.Option(help="controller or agent.")] = "agent",
-    address: Annotated[list[str] | None, typer.Option(help="An address of the machine; may repeat.")] = None,
-) -> None:
+@click.argument("directory", type=Path, help="Where the CA is, or is to be made.")
+@click.argument("name", help="Name of the machine to issue to.")
+@click.option("--role", default="agent", help="controller or agent.")
+@click.option("--address", multiple=True, help="An address of the machine; may repeat.")
+def pki(directory: Path, name: str, role: str, address: tuple[str, ...]) -> None:
     """Makes a CA if there is none, and issues a certificate and credentials of the bus into DIRECTORY/NAME (for labs
     and first installs)."""
     from alcor.bus import credentials
@@ -187,15 +193,23 @@ def pki(
     if role not in bus_roles:
         raise ConfigError(f"role '{role}' is not known; known are: {', '.join(bus_roles)}")
     authority.make_ca(directory)
-    authority.issue(directory, directory / name, name, role=role, addresses=address or ())
+    authority.issue(directory, directory / name, name, role=role, addresses=address)
     credentials.enrol(directory, directory / name, name, role=bus_roles[role])
-    typer.echo(f"{directory / name}: {', '.join(sorted(path.name for path in (directory / name).iterdir()))}")
+    click.echo(f"{directory / name}: {', '.join(sorted(path.name for path in (directory / name).iterdir()))}")
+
+
+app.add_command(bench.app, "bench")
 
 
 def main() -> None:
     """Runs the command line; a wrong setting is one line, not a traceback."""
     try:
-        app()
+        app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
     except ConfigError as error:
         sys.exit(_complain(str(error)))
 
