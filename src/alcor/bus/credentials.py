@@ -19,7 +19,7 @@ import msgspec
 import nkeys
 
 from alcor.bus.base import word
-from alcor.kit.pki import write_secret
+from alcor.kit.files import replace_file
 
 HOST, CONTROLLER = "host", "controller"
 CREDENTIALS, TRUST = "bus.creds", "bus-trust.json"
@@ -60,7 +60,7 @@ def make_authority(directory: Path) -> None:
     for name, prefix in _PREFIXES.items():
         path = directory / f"{name}.nk"
         if not path.exists():
-            write_secret(path, bytes(nkeys.encode_seed(os.urandom(32), prefix)))
+            replace_file(path, bytes(nkeys.encode_seed(os.urandom(32), prefix)), 0o600)
 
 
 def trust(directory: Path) -> Trust:
@@ -99,7 +99,7 @@ def issue(directory: Path, path: Path, name: str, *, role: str) -> None:
     account = _public(_key(directory, _ACCOUNT))
     jwt = _jwt(signer, _public(user), word(name), {"type": "user", "version": 2, "issuer_account": account})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_secret(path, _CREDS.format(jwt=jwt, seed=seed.decode()).encode())
+    replace_file(path, _CREDS.format(jwt=jwt, seed=seed.decode()).encode(), 0o600)
 
 
 def enrol(authority: Path, directory: Path, name: str, *, role: str) -> None:

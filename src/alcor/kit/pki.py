@@ -2,14 +2,13 @@
 
 A region brings its own (SPIRE, cert-manager, Istio); Alcor asks only for what is issued here: TLS certificates whose
 DNS name is the machine's name and whose URI is a SPIFFE id `spiffe://alcor/<role>/<name>` (SPIFFE-ID 2), from which the
-peer reads the role. cryptography enters through this file only.
+peer reads the role. cryptography.x509 enters through this file only, and agents are spared it.
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from alcor.kit.files import replace_file
 
 TRUST_DOMAIN = "alcor"
 CA_LIFETIME = datetime.timedelta(days=3650)
@@ -38,8 +39,8 @@ def make_ca(directory: Path) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(directory / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-    _write(directory / "ca-key.pem", _key_bytes(key), 0o600)
+    replace_file(directory / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    replace_file(directory / "ca-key.pem", _key_bytes(key), 0o600)
 
 
 def issue(ca: Path, directory: Path, name: str, *, role: str, addresses: Iterable[str] = ()) -> None:
@@ -74,9 +75,9 @@ def issue(ca: Path, directory: Path, name: str, *, role: str, addresses: Iterabl
         )
         .sign(ca_key, hashes.SHA256())
     )
-    _write(directory / "ca.pem", ca_pem, 0o644)
-    _write(directory / f"{role}.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-    _write(directory / f"{role}-key.pem", _key_bytes(key), 0o600)
+    replace_file(directory / "ca.pem", ca_pem, 0o644)
+    replace_file(directory / f"{role}.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    replace_file(directory / f"{role}-key.pem", _key_bytes(key), 0o600)
 
 
 def _builder(
@@ -112,17 +113,3 @@ def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Replaces the file, readable by its owner only."""
-    _write(path, content, 0o600)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Replaces the file; it never exists with a wider mode or half its content."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    fresh.replace(path)
