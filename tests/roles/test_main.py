@@ -1,5 +1,6 @@
 """roles.main: how a command line ends, and what it imports."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,16 +13,8 @@ from alcor import __version__
 from alcor.roles import bench, sim
 from alcor.roles.main import app, main
 
-NOT_AN_AGENTS = {
-    "alcor.api",
-    "alcor.bench",
-    "alcor.lab",
-    "alcor.services",
-    "alcor.store",
-    "cryptography.x509",
-    "jinja2",
-}
-NOT_AN_AGENTS |= {"matplotlib", "rich", "sqlite3", "starlette", "uvicorn"}
+NOT_AN_AGENTS = {"alcor.api", "alcor.bench", "alcor.lab", "alcor.services", "alcor.store"}
+NOT_AN_AGENTS |= {"cryptography.x509", "jinja2", "matplotlib", "rich", "sqlite3", "starlette", "uvicorn"}
 """What the other roles are made of."""
 
 
@@ -83,7 +76,7 @@ def test_an_agent_is_made_of_what_it_needs(driver: str) -> None:
     """Half a million hosts start it, each with a standby: nothing of the other roles is imported."""
     script = "import sys\nfrom alcor.roles.main import main\ntry: main()\nexcept SystemExit: print(*sys.modules)\n"
     arguments = ["agent", "--driver", driver, "--underlay-ip", "127.0.0.1", "--config", "/dev/null"]
-    environment = {"ALCOR_AGENT_STATE_DIR": "/dev/null/no", "ALCOR_AGENT_TLS_DIR": "/dev/null/no"}
+    environment = os.environ | {"ALCOR_AGENT_STATE_DIR": "/dev/null/no", "ALCOR_AGENT_TLS_DIR": "/dev/null/no"}
     found = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True, env=environment
     )
