@@ -43,6 +43,23 @@ def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err == "alcor: cannot read /nowhere: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["agent", "--log-level", "LOUD"], "$.log_level` (flags)"),
+        (["pki", "/nowhere", "host-a", "--address", "host-a.example"], "--address: 'host-a.example'"),
+        (["pki", "/nowhere", "host-a", "--role", "king"], "role 'king'"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is made."""
+    assert ended(monkeypatch, *arguments) == 2
+    assert named in capsys.readouterr().err
+    assert not Path("/nowhere").exists()
+
+
 def test_an_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     """As shells have it for Ctrl-C."""
 

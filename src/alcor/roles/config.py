@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from alcor.model.addresses import ip_version, parse_ip
 
 DEFAULT_STATE = Path("/var/lib/alcor")
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
+LogLevel = Annotated[str, msgspec.Meta(pattern="^(?i:debug|info|warning|error)$")]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +48,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     fifth fewer ports it is preloaded again."""
     max_mtu: int = 1450
     """Largest MTU a network may ask for, and what it gets if it does not: the underlay's less 50 bytes."""
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
 
 
 class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,7 +107,7 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """A standby takes over when there has been no agent for so long..."""
     standby_hung_s: float = 5.0
     """...or when it has not answered for so long: then it is ended first."""
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
 
 
 TABLES_OF_THE_KERNEL = range(253, 256)

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from alcor import __version__
+from alcor.model.addresses import parse_ip
 from alcor.roles import bench
 from alcor.roles.config import AgentRoleConfig, ConfigError, ServerConfig, load
 
@@ -192,6 +193,11 @@ def pki(directory: Path, name: str, role: str, address: tuple[str, ...]) -> None
     bus_roles = {"controller": credentials.CONTROLLER, "agent": credentials.HOST}
     if role not in bus_roles:
         raise ConfigError(f"role '{role}' is not known; known are: {', '.join(bus_roles)}")
+    for one in address:
+        try:
+            parse_ip(one)
+        except ValueError as error:
+            raise ConfigError(f"--address: {error}") from None
     authority.make_ca(directory)
     authority.issue(directory, directory / name, name, role=role, addresses=address)
     credentials.enrol(directory, directory / name, name, role=bus_roles[role])
