@@ -10,17 +10,17 @@ import pytest
 from tests.loops.region import QUICK, Host, Region
 from tests.paths.test_fast import Recorder
 
-from alcor.agent import core
+from alcor.agent.core import Agent
 from alcor.agent.turn import AgentBusy
 from alcor.dataplane.base import Applied, Plan
 from alcor.model.ids import format_id
 from alcor.model.nouns import PortStatus
-from alcor.paths import session
 from alcor.paths.base import PathName
 from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.fast import GrpcDialer
 from alcor.paths.ladder import LadderLimits
 from alcor.paths.link import CONTROLLER, CredentialsError, load_credentials
+from alcor.paths.session import MISSED_HEARTBEATS
 
 
 @pytest.fixture
@@ -84,11 +84,14 @@ async def test_a_host_that_works_for_long_says_that_it_lives(
     region: Region, monkeypatch: pytest.MonkeyPatch, *, signs: bool
 ) -> None:
     """Between bundle and answer there are signs of life, so its session stays; one without them is given up."""
-    monkeypatch.setattr(session, "SIGN_S", 0.6)
-    monkeypatch.setattr(core, "SIGN_S", 0.05 if signs else 3600.0)
-    host = await region.add_host("host-a")
+    if not signs:
+        monkeypatch.setattr(Agent, "_give_sign", lambda _: None)
+    host = region.make_host("host-a")
+    host.sign_s = 0.2
+    await host.start()
+    await region.register(host)
     assert host.driver is not None
-    real, longest_s = host.driver.apply, 2 * session.MISSED_HEARTBEATS * session.SIGN_S
+    real, longest_s = host.driver.apply, 2 * MISSED_HEARTBEATS * host.sign_s
 
     def slow(plan: Plan) -> Applied:
         if plan.put_ports:

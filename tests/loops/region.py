@@ -71,6 +71,7 @@ class Host:
         self.address = "127.0.0.1"
         self.bus_url = ""
         self.heartbeat_s = 10.0
+        self.sign_s = 1.0
         self.bus: NatsBus | None = None
         self.agent: Agent | None = None
         self.driver: DictionaryDriver | None = None
@@ -86,6 +87,7 @@ class Host:
             tls_dir=self.directory / "tls",
             retry=QUICK,
             heartbeat_s=0.1 if self.bus_url else self.heartbeat_s,
+            sign_s=self.sign_s,
             relay=RelayLimits(ports=frozenset(range(1, 1 << 16)), loopback=True),
         )
         self.driver = DictionaryDriver(self.tables)

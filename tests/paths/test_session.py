@@ -12,7 +12,7 @@ from alcor.goalstate.objects import HOST_SCOPE
 from alcor.paths.base import Parcel, PathName, Session
 from alcor.paths.session import SMALL_BYTES, Conversation, Ending, SessionEnded, SessionLimits, Terms
 from alcor.sim.clock import VirtualLoop
-from alcor.wire.reports import SIGN_S, Ack, Heartbeat, Hello, encode_ack, encode_heartbeat
+from alcor.wire.reports import Ack, Heartbeat, Hello, encode_ack, encode_heartbeat
 
 ACK_S = 120.0
 
@@ -27,24 +27,24 @@ class Nobody:
         return 1
 
 
-def open_session(heartbeat_ms: int) -> tuple[Wire, Conversation]:
+def open_session(heartbeat_ms: int, sign_ms: int = 1000) -> tuple[Wire, Conversation]:
     """With a host that answers nothing by itself."""
     agent = Agent("h")
     agent.answering = False
     wire = Wire(agent)
     terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
-    hello = Hello("h", 1, (), heartbeat_ms=heartbeat_ms)
+    hello = Hello("h", 1, (), heartbeat_ms=heartbeat_ms, sign_ms=sign_ms)
     return wire, Conversation(terms, Nobody(), Session("h", 1, PathName.FAST, 1), hello, wire)
 
 
 async def until_it_ends(
-    heartbeat_s: float, size: int, signs_until_s: float, answer_at_s: float | None
+    heartbeat_s: float, sign_s: float, size: int, signs_until_s: float, answer_at_s: float | None
 ) -> tuple[float, Ending]:
     """Sends an update of that size, if any; the host gives signs of life until then, and answers then. When the
     session ended, and how."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    wire, session = open_session(int(heartbeat_s * 1000))
+    wire, session = open_session(int(heartbeat_s * 1000), int(sign_s * 1000))
     if size:
         session.begin((Parcel(HOST_SCOPE, b"x" * size, snapshot=False),))
 
@@ -54,7 +54,7 @@ async def until_it_ends(
             if answer_at_s is not None and after_s >= answer_at_s:
                 wire.say(encode_ack(Ack(sequence=1)))
                 return
-            await asyncio.sleep(SIGN_S)
+            await asyncio.sleep(1.0)
 
     living = asyncio.create_task(live())
     try:
@@ -67,36 +67,48 @@ async def until_it_ends(
 
 
 @pytest.mark.parametrize(
-    ("heartbeat_s", "size", "signs_until_s", "answer_at_s", "ends_at_s", "ending"),
+    ("heartbeat_s", "sign_s", "size", "signs_until_s", "answer_at_s", "ends_at_s", "ending"),
     [
-        (10.0, 0, 0.0, None, 30.0, Ending.SILENT),
-        (10.0, 100, 0.0, None, 3.0, Ending.SILENT),
-        (10.0, 2 * SMALL_BYTES, 0.0, None, 30.0, Ending.SILENT),
-        (10.0, 100, 10.5, None, 13.0, Ending.SILENT),
-        (10.0, 100, 1000.0, None, ACK_S, Ending.BROKEN),
-        (10.0, 100, 1000.0, 5.0, 35.0, Ending.SILENT),
-        (0.3, 0, 0.0, None, 0.9, Ending.SILENT),
-        (0.3, 100, 0.0, None, 0.9, Ending.SILENT),
-        (0.0, 100, 0.0, None, ACK_S, Ending.BROKEN),
+        (10.0, 1.0, 0, 0.0, None, 30.0, Ending.SILENT),
+        (10.0, 1.0, 100, 0.0, None, 3.0, Ending.SILENT),
+        (10.0, 0.2, 100, 0.0, None, 0.6, Ending.SILENT),
+        (10.0, 1.0, 2 * SMALL_BYTES, 0.0, None, 30.0, Ending.SILENT),
+        (10.0, 1.0, 100, 10.5, None, 13.0, Ending.SILENT),
+        (10.0, 1.0, 100, 1000.0, None, ACK_S, Ending.BROKEN),
+        (10.0, 1.0, 100, 1000.0, 5.0, 35.0, Ending.SILENT),
+        (0.3, 1.0, 0, 0.0, None, 0.9, Ending.SILENT),
+        (0.3, 1.0, 100, 0.0, None, 0.9, Ending.SILENT),
+        (10.0, 0.0, 100, 0.0, None, 30.0, Ending.SILENT),
+        (0.0, 1.0, 100, 0.0, None, 3.0, Ending.SILENT),
+        (0.0, 0.0, 100, 0.0, None, ACK_S, Ending.BROKEN),
     ],
     ids=[
         "nothing to say: three heartbeats",
         "a bundle is not answered: three signs",
+        "signs as often as it promised",
         "a large one takes time on a slow line",
         "the signs stop",
         "signs, but never the answer",
         "the answer comes: heartbeats again",
         "frequent heartbeats",
         "frequent heartbeats and a bundle",
+        "it promised no signs",
+        "it promised signs alone",
         "it promised nothing",
     ],
 )
 def test_silence(
-    heartbeat_s: float, size: int, signs_until_s: float, answer_at_s: float | None, ends_at_s: float, ending: Ending
+    heartbeat_s: float,
+    sign_s: float,
+    size: int,
+    signs_until_s: float,
+    answer_at_s: float | None,
+    ends_at_s: float,
+    ending: Ending,
 ) -> None:
     loop = VirtualLoop(random.Random(1))
     try:
-        found = loop.run_until_complete(until_it_ends(heartbeat_s, size, signs_until_s, answer_at_s))
+        found = loop.run_until_complete(until_it_ends(heartbeat_s, sign_s, size, signs_until_s, answer_at_s))
     finally:
         loop.close()
     assert found == (pytest.approx(ends_at_s, abs=0.01), ending)
@@ -155,12 +167,11 @@ def test_who_stood_still_itself_reads_first() -> None:
     assert found == pytest.approx(6.1 + 3.0, abs=0.05)
 
 
-def test_an_alarm_for_a_time_that_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alarm_for_a_time_that_has_passed() -> None:
     """On the loop that servers run on, whose handle of such a timer is another kind."""
-    monkeypatch.setattr("alcor.paths.session.SIGN_S", 0.05)
 
     async def scene() -> Ending:
-        _, session = open_session(1)
+        _, session = open_session(1, 50)
         session.begin((Parcel(HOST_SCOPE, b"x" * 100, snapshot=False),))
         time.sleep(0.02)
         with pytest.raises(SessionEnded) as ended:

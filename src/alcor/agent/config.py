@@ -28,6 +28,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Holds ca.pem, agent.pem and agent-key.pem."""
     heartbeat_s: float = 10.0
     """How often controllers are told that this host is there, on every path that is open."""
+    sign_s: float = 1.0
+    """How often its controller is told that it lives while a bundle is unanswered."""
     standby: bool = False
     """This is the standby, in the agent's place."""
     relay: RelayLimits = RelayLimits()

@@ -47,7 +47,6 @@ from alcor.wire.probes import decode_peers, has_peers
 from alcor.wire.reports import (
     MAX_HEARTBEAT_SCOPES,
     MAX_HEARTBEAT_SERVICES,
-    SIGN_S,
     Ack,
     Feeding,
     Heartbeat,
@@ -253,7 +252,7 @@ class Agent:
         """See server.Intake."""
         self._work.put(_Bundle(stream, data, self._clock(), stream.bundles))
         if self._sign is None:
-            self._sign = asyncio.get_running_loop().call_later(SIGN_S, self._give_sign)
+            self._sign = asyncio.get_running_loop().call_later(self._config.sign_s, self._give_sign)
 
     def answers(self, stream: Stream, data: bytes) -> None:
         """See server.Intake."""
@@ -387,7 +386,7 @@ class Agent:
         self._sign = None
         if any(stream.busy for stream in self._live.values()):
             self._tell_sightings()
-            self._sign = asyncio.get_running_loop().call_later(SIGN_S, self._give_sign)
+            self._sign = asyncio.get_running_loop().call_later(self._config.sign_s, self._give_sign)
 
     def _say_there(
         self,

@@ -205,9 +205,9 @@ class Reconciler:
         self.desired.begin(partition)
         self._asked.clear()
         self._sync.begin(partition)
-        heartbeat_ms = int(self._config.heartbeat_s * 1000)
-        held = self.desired.held(partition)
-        return Hello(self._config.host, epoch, held, self._config.standby, heartbeat_ms, self._driver.external)
+        config, held = self._config, self.desired.held(partition)
+        heartbeat_ms, sign_ms = int(config.heartbeat_s * 1000), int(config.sign_s * 1000)
+        return Hello(config.host, epoch, held, config.standby, heartbeat_ms, self._driver.external, sign_ms)
 
     def status(self) -> AgentStatus:
         """How the host does, for local tooling."""

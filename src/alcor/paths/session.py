@@ -21,7 +21,7 @@ from alcor.paths.base import Events, Line, Parcel, Session
 from alcor.paths.sender import Mailbox
 from alcor.wire.codec import BundleHead, Feed, encode_bundle
 from alcor.wire.lookups import Lookup
-from alcor.wire.reports import SIGN_S, Ack, Feeding, Heartbeat, Hello, decode_report
+from alcor.wire.reports import Ack, Feeding, Heartbeat, Hello, decode_report
 
 MAX_ANSWERS = 4096
 """Bundles of answers that may wait for the line; a host that does not read them loses its session, and asks again."""
@@ -30,8 +30,9 @@ MISSED_HEARTBEATS = 3
 this many signs of life."""
 SMALL_BYTES = 100_000
 """While more than that is unanswered, heartbeats alone count: it takes time on a slow line, and in the agent."""
-LATE_S = 0.25
-"""A clock that is looked at so late shows that this process stood still: what was said meanwhile waits to be read."""
+LATE_S, EXCUSE_S = 0.25, 1.0
+"""A clock that is looked at so late shows that this process stood still: what was said meanwhile waits to be read, for
+which there is so much time."""
 
 
 class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +135,8 @@ class Conversation:
         """The window was full when there may have been something to send."""
         self._silence_s = MISSED_HEARTBEATS * hello.heartbeat_ms / 1000
         """0: the host promised no heartbeats."""
+        self._dumb_s = MISSED_HEARTBEATS * hello.sign_ms / 1000
+        """The same while a bundle is unanswered; 0: it promised no signs of life."""
         self._last_heard = asyncio.get_running_loop().time()
         self._excused = False
         """This process was late when it last looked at the clock, and looks once more."""
@@ -351,7 +354,7 @@ class Conversation:
         self._alarm, self._alarm_at = None, math.inf
         self._excused = not self._excused and now - planned > LATE_S
         if self._excused:
-            self._set_alarm(now + SIGN_S)
+            self._set_alarm(now + EXCUSE_S)
         elif now >= self._late_at():
             limit_s = self._terms.limits.ack_s
             self.end(f"bundle {self._unanswered[0].sequence} not answered within {limit_s:g} s")
@@ -366,11 +369,9 @@ class Conversation:
 
     def _silent_at(self) -> float:
         """When the host should have said something."""
-        if not self._silence_s:
-            return math.inf
-        at = self._last_heard + self._silence_s
-        if self._unanswered and sum(sent.size for sent in self._unanswered) <= SMALL_BYTES:
-            at = min(at, max(self._last_heard, self._since) + MISSED_HEARTBEATS * SIGN_S)
+        at = self._last_heard + self._silence_s if self._silence_s else math.inf
+        if self._dumb_s and self._unanswered and sum(sent.size for sent in self._unanswered) <= SMALL_BYTES:
+            at = min(at, max(self._last_heard, self._since) + self._dumb_s)
         return at
 
     def _clear(self) -> None:

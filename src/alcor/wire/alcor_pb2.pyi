@@ -643,20 +643,22 @@ class Feeding(_message.Message):
     def __init__(self, vpcs: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("host", "epoch", "scopes", "standby", "heartbeat_ms", "outside")
+    __slots__ = ("host", "epoch", "scopes", "standby", "heartbeat_ms", "sign_ms", "outside")
     HOST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SCOPES_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    SIGN_MS_FIELD_NUMBER: _ClassVar[int]
     OUTSIDE_FIELD_NUMBER: _ClassVar[int]
     host: str
     epoch: int
     scopes: _containers.RepeatedCompositeFieldContainer[ScopeState]
     standby: bool
     heartbeat_ms: int
+    sign_ms: int
     outside: bool
-    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., heartbeat_ms: _Optional[int] = ..., outside: _Optional[bool] = ...) -> None: ...
+    def __init__(self, host: _Optional[str] = ..., epoch: _Optional[int] = ..., scopes: _Optional[_Iterable[_Union[ScopeState, _Mapping]]] = ..., standby: _Optional[bool] = ..., heartbeat_ms: _Optional[int] = ..., sign_ms: _Optional[int] = ..., outside: _Optional[bool] = ...) -> None: ...
 
 class ScopeState(_message.Message):
     __slots__ = ("scope", "revision", "digest")

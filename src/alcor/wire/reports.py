@@ -24,9 +24,6 @@ from alcor.wire.probes import Sighting, decode_sightings
 MAX_HEARTBEAT_SCOPES = 256
 """In one heartbeat; a host with more tells of them in turn."""
 
-SIGN_S = 1.0
-"""While a bundle is unanswered an agent says something at least this often: a sign of life."""
-
 MAX_HEARTBEAT_SERVICES = 256
 """In one heartbeat; a host with more tells of them in turn."""
 
@@ -51,6 +48,8 @@ class Hello(msgspec.Struct, frozen=True):
     """How often it will send heartbeats; 0: it will not."""
     outside: bool = False
     """It has an external device."""
+    sign_ms: int = 0
+    """How often it will say something while a bundle is unanswered, a sign of life; 0: it will not."""
 
 
 class ServiceCounts(msgspec.Struct, frozen=True, gc=False):
@@ -146,6 +145,7 @@ def encode_hello(hello: Hello) -> bytes:
     message.hello.standby = hello.standby
     message.hello.heartbeat_ms = hello.heartbeat_ms
     message.hello.outside = hello.outside
+    message.hello.sign_ms = hello.sign_ms
     for held in hello.scopes:
         message.hello.scopes.add(scope=held.scope, revision=held.revision, digest=held.digest)
     return message.SerializeToString()
@@ -220,6 +220,7 @@ def decode_report(data: bytes) -> Report:
             hello.standby,
             hello.heartbeat_ms,
             hello.outside,
+            hello.sign_ms,
         )
     if which == "ack":
         return _decode_ack(message.ack)
