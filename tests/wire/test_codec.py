@@ -49,6 +49,7 @@ IPS = st.one_of(
     st.binary(min_size=4, max_size=4).map(lambda raw: Ip(V4_MAPPED + raw)),
     st.binary(min_size=16, max_size=16).map(Ip),
 )
+UINT32 = st.integers(0, (1 << 32) - 1)
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)
 
 
@@ -206,7 +207,7 @@ HELD = st.lists(
 UINT32 = st.integers(0, 2**32 - 1)
 
 
-@given(st.builds(Hello, TEXTS, st.integers(0, MAX_REVISION), HELD))
+@given(st.builds(Hello, TEXTS, st.integers(0, MAX_REVISION), HELD, st.booleans(), UINT32, st.booleans(), UINT32))
 def test_a_hello_comes_back(hello: Hello) -> None:
     """Host, epoch and the scopes held."""
     assert decode_report(encode_hello(hello)) == hello
