@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -250,14 +251,36 @@ async def test_strangers_are_not_let_in(tmp_path: Path) -> None:
         await server.stop()
 
 
-async def test_who_asks_for_tls_says_nothing_without(server: EmbeddedBus, tmp_path: Path) -> None:
-    """TLS begins when the server says in clear that it speaks it; who is between and leaves that out gets nothing."""
+@pytest.mark.parametrize("asks", [True, False])
+async def test_who_asks_for_tls_says_nothing_without(tmp_path: Path, *, asks: bool) -> None:
+    """TLS begins when the server says in clear that it speaks it; who is between and leaves that out hears nothing.
+    Who does not ask for it says its name there."""
     make_region(tmp_path, "h1")
-    options = NatsOptions(servers=[server.url], name="h1", tls=client_context(tmp_path / "h1", "agent"))
-    bus = NatsBus(options)
+    heard = bytearray()
+    hung_up = asyncio.Event()
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"X","version":"2.10.0","max_payload":1048576,"headers":true}\r\n')
+        with suppress(OSError):
+            while data := await reader.read(4096):
+                heard.extend(data)
+                if b"CONNECT" in heard:
+                    break
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(between, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    tls = client_context(tmp_path / "h1", "agent") if asks else None
+    bus = NatsBus(NatsOptions(servers=[f"nats://127.0.0.1:{port}"], name="h1", tls=tls))
     bus.start()
-    assert not await bus.started(0.5)
-    await bus.close()
+    try:
+        await asyncio.wait_for(hung_up.wait(), 20)
+        assert (b"h1" in heard) is not asks
+        assert bool(heard) is not asks
+    finally:
+        await bus.close()
+        server.close()
 
 
 async def test_a_host_is_no_server_of_the_cluster(tmp_path: Path) -> None:
