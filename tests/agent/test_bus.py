@@ -122,3 +122,28 @@ async def test_other_hosts_and_partitions_are_not_heard() -> None:
     scene.bus._deliver(down_subject(1, "a"), hail)
     assert [(one.partition, one.epoch) for one in scene.greeted] == [(1, 5)]
     await scene.end.stop()
+
+
+async def test_a_hail_is_said_again_to_be_heard() -> None:
+    """The controller cannot know which of them found somebody: one session, nothing refused."""
+    scene = Scene()
+    await scene.end.start()
+    scene.say(1, Hail(5))
+    scene.say(1, Hail(5))
+    scene.say(2, BUNDLE)
+    assert (len(scene.greeted), scene.bundles, scene.over, scene.end.refused) == (1, [BUNDLE.data], [], 0)
+    await scene.end.stop()
+
+
+async def test_an_older_controller_does_not_end_the_session_of_a_newer_one() -> None:
+    """It is told why; one of the same epoch, or a newer one, is greeted in its place."""
+    scene = Scene()
+    await scene.end.start()
+    scene.say(1, Hail(5))
+    scene.say(1, Hail(4), session=SESSION + 1)
+    assert scene.endings() == ["epoch 4 is older than 5: another controller has taken over"]
+    scene.say(2, BUNDLE)
+    assert (len(scene.greeted), scene.bundles, scene.over, scene.end.refused) == (1, [BUNDLE.data], [], 1)
+    scene.say(1, Hail(5), session=SESSION + 2)
+    assert (len(scene.greeted), len(scene.over)) == (2, 1)
+    await scene.end.stop()

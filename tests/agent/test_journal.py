@@ -186,6 +186,52 @@ def test_a_growing_journal_asks_to_be_rewritten(tmp_path: Path, monkeypatch: pyt
     journal.close()
 
 
+def test_many_small_bundles_ask_for_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaying them is what a restarted agent waits for; so it also asks when it found many."""
+    monkeypatch.setattr(journal_module, "REWRITE_AT_BUNDLES", 20)
+    monkeypatch.setattr(journal_module, "REWRITE_SHARE", 1 << 20)
+    journal = Journal(tmp_path / "journal")
+    desired = journal.load()
+    bundle = bundles_of(HISTORY)[0]
+    accept(desired, bundle)
+    journal.rewrite(desired)
+    for _ in range(20):
+        journal.append(bundle)
+    assert not journal.grown
+    journal.append(bundle)
+    assert journal.grown
+    journal.close()
+    again = Journal(tmp_path / "journal")
+    assert state(again.load()) == state(desired)
+    assert again.grown
+    again.rewrite(desired)
+    assert not again.grown
+    again.close()
+    once_more = Journal(tmp_path / "journal")
+    once_more.load()
+    assert not once_more.grown
+    once_more.close()
+
+
+def test_a_size_is_of_what_was_rewritten_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restarts in between do not let it grow the more."""
+    monkeypatch.setattr(journal_module, "REWRITE_AT_BYTES", 2000)
+    desired = load(tmp_path / "journal")
+    bundle = bundles_of(HISTORY)[0]
+    accept(desired, bundle)
+    for _ in range(10):
+        journal = Journal(tmp_path / "journal")
+        journal.load()
+        if journal.grown:
+            break
+        for _ in range(3):
+            journal.append(bundle)
+        journal.close()
+    else:
+        pytest.fail("it never asked to be rewritten")
+    journal.close()
+
+
 def test_large_scopes_are_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One damaged byte costs one piece, not the scope."""
     monkeypatch.setattr(journal_module, "PIECE_OBJECTS", 1)

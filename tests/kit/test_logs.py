@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,13 +52,13 @@ def test_on_a_terminal_it_is_for_people() -> None:
     """A real one: a pseudo-terminal (pty(7))."""
     ours, theirs = pty.openpty()
     begin = "import logging; from alcor.kit import logs; logs.set_up('INFO', role='agent')"
-    say = f"{begin}; logging.getLogger('a').info('b')"
+    say = f"{begin}; logging.getLogger('a').info('b', extra={{'request_id': 'r-1'}})"
     with os.fdopen(ours, "rb", buffering=0) as terminal:
         subprocess.run([sys.executable, "-c", say], stderr=theirs, check=True, timeout=60)
         os.close(theirs)
-        line = terminal.read(4096).decode()
+        line = re.sub(r"\x1b\[[0-9;]*m", "", terminal.read(4096).decode())  # colours
     assert "INFO" in line
-    assert "a: b" in line
+    assert "agent a: b request_id=r-1" in line
     assert "{" not in line
 
 

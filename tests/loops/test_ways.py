@@ -25,6 +25,7 @@ from alcor.model.addresses import parse_ip
 from alcor.model.nouns import PortStatus
 from alcor.paths.base import PathName
 from alcor.paths.news import PATIENCE_S
+from alcor.paths.normal import NormalDialer
 from alcor.paths.session import Conversation
 from alcor.services.commands import DeletePorts
 from alcor.wire.codec import BundleHead, encode_bundle, encode_part
@@ -173,6 +174,26 @@ async def test_an_agent_that_died_without_a_word_on_the_bus_is_missed_when_the_n
     agent._live.clear()
     agent._bus_changed(True)
     await ways.region.until(lambda: delivery.endings[PathName.NORMAL, "broken"] == 1)
+    await ways.region.until_active(*await ways.region.add_ports(network, ["host-a"]))
+
+
+async def test_an_agent_that_is_restarted_on_the_bus_is_hailed_when_it_is_there(
+    ways: Ways, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hail that came while nobody listened is not waited for, however patient the controller is."""
+    monkeypatch.setattr("alcor.paths.ladder.patience_s", lambda *_: 3600.0)
+    host = await ways.add_host("host-a")
+    network, _ = await ways.region.add_vpc()
+    await ways.until_on("host-a", PathName.FAST)
+    await ways.management["host-a"].cut()
+    await ways.until_on("host-a", PathName.NORMAL)
+    delivery = ways.region.path
+    assert delivery is not None
+    await host.stop()
+    dialer = delivery.dialers[PathName.NORMAL]
+    assert isinstance(dialer, NormalDialer)
+    await ways.region.until(lambda: "host-a" in dialer._hailed)
+    await host.start()
     await ways.region.until_active(*await ways.region.add_ports(network, ["host-a"]))
 
 

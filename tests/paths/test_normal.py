@@ -8,11 +8,11 @@ from typing import NamedTuple
 import pytest
 from tests.paths.wires import MemoryBus, node
 
-from alcor.bus.base import up_subject
+from alcor.bus.base import down_subject, up_subject
 from alcor.paths import normal
 from alcor.paths.base import Line, LineEnded
 from alcor.paths.normal import MAX_UNREAD, NormalDialer
-from alcor.wire.frames import Body, BusMessage, End, Hail, Piece, encode_bus_message
+from alcor.wire.frames import Body, BusMessage, End, Hail, Piece, decode_bus_message, encode_bus_message
 from alcor.wire.reports import Ack, Heartbeat, encode_ack, encode_heartbeat
 
 ACK = Piece(encode_ack(Ack(sequence=1)))
@@ -131,3 +131,34 @@ async def test_another_hosts_session() -> None:
         scene.say(scene.message(1, ACK), subject=up_subject(1, "h2"))
         assert await _reports(line) == []
         assert scene.dialer.refused == {"of another host's session": 1}
+
+
+async def test_who_is_there_and_was_not_is_hailed_again() -> None:
+    """A hail is lost when nobody listens. A heartbeat of a host of no session shows that somebody does: the same hail,
+    until something is heard on the line."""
+    scene = Scene()
+    await scene.dialer.start()
+
+    def hails() -> list[BusMessage]:
+        said = [decode_bus_message(data) for subject, data in scene.bus.published if subject == down_subject(1, "h1")]
+        return [one for one in said if isinstance(one.body, Hail)]
+
+    async def heartbeat(epoch: int) -> None:
+        report = encode_heartbeat(Heartbeat("h1", epoch, 1000, ()))
+        scene.say(encode_bus_message(BusMessage(0, 0, Piece(report))))
+        await asyncio.sleep(0)
+
+    async with scene.dialer.dial(node("h1")) as line:
+        await heartbeat(5)  # it is in session with this controller, by another way
+        await heartbeat(6)  # or with a newer one
+        assert len(hails()) == 1
+        await heartbeat(0)
+        assert hails() == [BusMessage(scene.session("h1"), 1, Hail(5))] * 2
+        scene.say(scene.message(1, ACK))
+        await asyncio.sleep(0)
+        await heartbeat(0)
+        assert len(hails()) == 2
+        await line.write(b"x")
+        assert await line.read() == ACK.data
+    await heartbeat(0)
+    assert len(hails()) == 2

@@ -49,7 +49,7 @@ IPS = st.one_of(
     st.binary(min_size=4, max_size=4).map(lambda raw: Ip(V4_MAPPED + raw)),
     st.binary(min_size=16, max_size=16).map(Ip),
 )
-UINT32 = st.integers(0, (1 << 32) - 1)
+UINT32 = st.integers(0, 2**32 - 1)
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)
 
 
@@ -204,7 +204,6 @@ HELD = st.lists(
     max_size=3,
     unique_by=lambda held: held.scope,
 ).map(tuple)
-UINT32 = st.integers(0, 2**32 - 1)
 
 
 @given(st.builds(Hello, TEXTS, st.integers(0, MAX_REVISION), HELD, st.booleans(), UINT32, st.booleans(), UINT32))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from alcor.agent.intake import older
 from alcor.agent.server import Intake, Stream
 from alcor.bus.base import Bus, Subscription, down_subject, up_subject
 from alcor.wire.codec import MAX_MESSAGE_BYTES
@@ -90,10 +91,12 @@ class BusEnd:
         body = message.body
         session = self._sessions.get(partition)
         if isinstance(body, Hail):
-            if message.session and message.number == 1 and (session is None or session.id != message.session):
-                self._greet(partition, message, body)
-            else:
+            if not message.session or message.number != 1:
                 self.refused += 1
+            elif session is None or session.id != message.session:
+                self._greet(partition, message, body)
+            elif session.heard != 1:
+                self.refused += 1  # else it was said again to be heard
             return
         if session is None or session.id != message.session:
             self.refused += 1  # of a session that is over
@@ -109,9 +112,17 @@ class BusEnd:
             self._piece(session, body)
 
     def _greet(self, partition: int, message: BusMessage, hail: Hail) -> None:
-        older = self._sessions.pop(partition, None)
-        if older is not None:
-            self._forget(older)
+        present = self._sessions.get(partition)
+        if present is not None and hail.epoch < present.stream.epoch:
+            self.refused += 1
+            reason = older(hail.epoch, present.stream.epoch)
+            self._bus.publish(
+                up_subject(partition, self._host), encode_bus_message(BusMessage(message.session, 1, End(reason)))
+            )
+            return
+        if present is not None:
+            del self._sessions[partition]
+            self._forget(present)
         self._streams -= 1  # the server's count upwards
         stream = Stream(self._streams, partition, hail.epoch)
         session = self._sessions[partition] = _BusSession(partition, message, stream)

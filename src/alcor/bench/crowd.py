@@ -34,6 +34,8 @@ from alcor.wire.reports import (
 
 PARTITION = 1
 HEARTBEAT_S = 10.0
+SIGN_MS = 1000
+"""Hosts here answer at once, so the answer is the sign of life."""
 CONNECT_S = 20.0
 POLL_S = 0.005
 
@@ -153,7 +155,7 @@ class Host:
         self.stream, self.synced_at, self.taken, self.greeted_at = stream, 0.0, 0, time.monotonic()
         self.desired.begin(PARTITION)
         held = self.desired.held(PARTITION)
-        hello = Hello(self.name, stream.epoch, held, heartbeat_ms=int(HEARTBEAT_S * 1000))
+        hello = Hello(self.name, stream.epoch, held, heartbeat_ms=int(HEARTBEAT_S * 1000), sign_ms=SIGN_MS)
         stream.send(encode_hello(hello), answers=False)
         self._told(PARTITION)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
 from pythonjsonlogger.json import JsonFormatter
 
 
@@ -20,7 +21,7 @@ def set_up(level: str, *, role: str) -> None:
     logger was given as `extra`.
     """
     root = logging.getLogger()
-    root.handlers[:] = [_for_people() if sys.stderr.isatty() else _as_json(role)]
+    root.handlers[:] = [_for_people(role) if sys.stderr.isatty() else _as_json(role)]
     root.setLevel(level.upper())
 
 
@@ -38,10 +39,21 @@ def _as_json(role: str) -> logging.Handler:
     return handler
 
 
-def _for_people() -> logging.Handler:
+def _for_people(role: str) -> logging.Handler:
     from rich.console import Console
     from rich.logging import RichHandler
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=True)
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(_Told(role))
     return handler
+
+
+class _Told(logging.Formatter):
+    """`role logger: event key=value...`, of what a logger was given as `extra`."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"{role} %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        extra = merge_record_extra(record, {}, RESERVED_ATTRS)
+        return " ".join([super().formatMessage(record), *[f"{key}={value}" for key, value in extra.items()]])

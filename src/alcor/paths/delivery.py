@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -164,7 +165,10 @@ class Delivery:
             conversation.offer(taken)
             self._used(host)
             if self._news is not None and any(parcel.scope == HOST_SCOPE for parcel in taken):
-                self._wiring.setdefault(host, asyncio.get_running_loop().time())
+                now = asyncio.get_running_loop().time()
+                if self._wiring.get(host, -math.inf) <= now - PATIENCE_S:  # or never: that is long over
+                    self._wiring.pop(host, None)
+                    self._wiring[host] = now
 
     def spread(self, vpc: Id, parcel: Parcel, hosts: Iterable[str]) -> None:
         """See base.Path."""
@@ -359,9 +363,11 @@ class _Host:
         """The host said something outside of a session; often, if it likes."""
         if self.conversation is not None:
             over_bus = self.conversation.session.path is PathName.NORMAL  # where what is said stays in order
-            if not over_bus or heartbeat.epoch == self._delivery.terms.epoch:
+            if not over_bus or heartbeat.epoch >= self._delivery.terms.epoch:
                 return
             self.conversation.end("the host knows of no session: its agent is another one")
+        elif heartbeat.epoch > self._delivery.terms.epoch:
+            return  # it is another controller's
         now = self._delivery.now()
         if now - self._woken >= LOOK_S:
             self._woken = now

@@ -59,6 +59,8 @@ class NormalDialer:
         self._lines: dict[int, BusLine] = {}
         self._there_until: dict[str, float] = {}
         """Host -> until when its last heartbeat says that it is there."""
+        self._hailed: dict[str, BusLine] = {}
+        """Host -> its line, on which nothing was heard yet."""
         self._tried: set[str] = set()
         """Hosts that were hailed and are silent, since the bus connected."""
         self._subscription: Subscription | None = None
@@ -85,13 +87,15 @@ class NormalDialer:
         """See base.Dialer."""
         session = self._session
         self._session += 1
-        line = self._lines[session] = BusLine(self, node.name, session)
+        line = self._lines[session] = self._hailed[node.name] = BusLine(self, node.name, session)
         self._tried.add(node.name)
         try:
             line.hail(self._epoch)
             yield line
         finally:
             del self._lines[session]
+            if self._hailed.get(node.name) is line:
+                del self._hailed[node.name]
             line.hang_up()
 
     def _changed(self, connected: bool) -> None:
@@ -119,6 +123,7 @@ class NormalDialer:
             self._refuse(speaker, "of another host's session", f"session {message.session} is {line.speaker}'s")
         else:
             self._tried.discard(line.host)
+            self._hailed.pop(line.host, None)
             line.take(message)
 
     def _hear(self, speaker: str, message: BusMessage) -> None:
@@ -132,6 +137,9 @@ class NormalDialer:
             return
         lasts_s = max(MIN_HEARD_S, HEARD_FACTOR * heartbeat.interval_ms / 1000)
         self._there_until[heartbeat.host] = _now() + lasts_s
+        hailed = self._hailed.get(heartbeat.host)
+        if hailed is not None and heartbeat.epoch < self._epoch:
+            hailed.hail_again(self._epoch)
         self._heard(heartbeat.host, heartbeat)
 
     def _refuse(self, speaker: str, reason: str, detail: str) -> None:
@@ -183,6 +191,10 @@ class BusLine:
         """Asks the host to greet. Raises LineEnded."""
         if not self._say(Hail(epoch)):
             raise LineEnded("the bus takes no more")
+
+    def hail_again(self, epoch: int) -> None:
+        """The same, of a host that is there now and may not have been: it takes the first that it hears."""
+        self._dialer.bus.publish(self._subject, encode_bus_message(BusMessage(self._session, 1, Hail(epoch))))
 
     def end(self, reason: str) -> None:
         """The line is over."""
