@@ -18,6 +18,9 @@ THREAD_S = 0.002
 OVERSHOOT_S = 2e-9
 """A timer is late by this, as timers are: who waits until a time would else find it a rounding error short of it, and
 wait for nothing for ever. More than the resolution of asyncio's clock."""
+MAX_STILL = 10_000
+"""After so many turns time passes all the same, as it does for who only works: who waits for what is left of a moment,
+less than a float can add to the time, would look again for ever."""
 
 
 class Stalled(Exception):
@@ -30,14 +33,18 @@ class _Selector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self._still = 0
+        """Turns of the loop since the clock moved."""
 
     def select(self, timeout: float | None = None) -> list[Any]:
         """See selectors.BaseSelector."""
         ready = super().select(0)
         if not ready and timeout is None:
             raise Stalled
-        if not ready and timeout:
-            self.now += timeout + OVERSHOOT_S
+        self._still += 1
+        if not ready and (timeout or self._still > MAX_STILL):
+            self.now += (timeout or 0.0) + OVERSHOOT_S
+            self._still = 0
         return ready
 
 
