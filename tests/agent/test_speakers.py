@@ -125,6 +125,7 @@ class Bed:
 
     def start_speaker(self) -> None:
         if self._maker == "frr":
+            self.host.ip("route", "flush", "table", "main", "proto", "zebra")  # docs/rooms/bgp.md
             self.host.frr(f"ip import-table {TABLE}\n", FRR_HOST)
         else:
             self.host.bird(speakers.host_config(HOST, ROUTER, TABLE))
