@@ -91,11 +91,12 @@ def test_who_says_something_is_dialled_at_once() -> None:
     """An agent that was restarted says so by the bus; the next failure is one more in the row."""
     state = play(*[(Event.FAILED, path, 1.0) for path in ALL for _ in range(4)])
     assert choose(state, 1.0, ALL).not_before > 2.0
-    state = awake(state, 1.5)
+    state = awake(state, NORMAL, 1.5)
     assert choose(state, 1.5, ALL) == Choice(FAST, 1.5)
+    assert not state.rung(NORMAL).failed, "the word came by it"
     state = play((Event.FAILED, FAST, 1.5), state=state)
     assert choose(state, 1.5, (FAST,)).not_before > 4.0
-    assert awake(state, 100.0) == state
+    assert awake(state, NORMAL, 100.0) == state
 
 
 def test_patience_grows() -> None:

@@ -31,6 +31,7 @@ from alcor.bench.serving import Server, serve
 from alcor.bus.base import news_subject
 from alcor.bus.embedded import EmbeddedBus, EmbeddedOptions
 from alcor.bus.nats import NatsBus, NatsOptions
+from alcor.kit.memory import Survivors
 from alcor.lab.results import Goal, LabError, percentile
 from alcor.model.ids import Id, parse_id
 
@@ -115,7 +116,7 @@ def run(
 ) -> BusBench:
     """Measures. Raises LabError."""
     say = progress or (lambda _: None)
-    with tempfile.TemporaryDirectory(prefix="alcor-bench-bus-") as made:
+    with tempfile.TemporaryDirectory(prefix="alcor-bench-bus-") as made, Survivors():  # as in an agent
         return uvloop.run(_run(Path(made), fanout, storm, away, say))
 
 

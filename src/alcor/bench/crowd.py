@@ -102,6 +102,7 @@ class Host:
         """Listens to its controller."""
         self._cable.on_state(lambda connected: self.beat() if connected else None)
         await self._end.start()
+        self.beat()
         self._task = asyncio.create_task(self._feeds.run(), name=f"feeds of {self.name}")
 
     async def stop(self) -> None:

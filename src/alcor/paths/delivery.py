@@ -37,14 +37,19 @@ from alcor.wire.reports import Heartbeat, Hello, decode_report
 _log = logging.getLogger(__name__)
 
 SECRET_BYTES = 32
-LOOK_S = 1.0
-"""How often a host without a session asks whether a path that is not open has opened; in a session, ten times that."""
+LOOK_S, MAX_LOOK_S = 1.0, 10.0
+"""How often a host without a session asks whether a path that is not open has opened, more and more rarely; in a
+session, the latter."""
 MIN_TAKERS = 2
 """News for fewer hosts goes to each in its session: it is answered there."""
 LOOK_AT = 64
 """Sessions that are looked at for one that can leave the fast path."""
 DOUBTFUL = 2
-"""Dials of a path that failed so often wait in a queue of their own: dead hosts do not stand before living ones."""
+"""Dials of a path that failed so often, to a host of which nothing was heard since, wait in a queue of their own: dead
+hosts do not stand before living ones."""
+HOPEFUL_PACE_S, DOUBTFUL_PACE_S = 0.001, 0.01
+"""From one dial to the next. A gRPC dial takes 1 to 2 ms of the event loop, whatever it leads to: a thousand dead hosts
+cost a tenth of it at most. A dial that is answered does not count."""
 
 
 class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +100,8 @@ class Delivery:
             )
         verifier = self._news.verifier if self._news is not None else b""
         self.terms = Terms(partition, epoch, events, self.limits.session, roll, self._key, verifier)
-        self.hopeful = Turns(self.limits.dials, self.limits.dial_turn_s)
-        self.doubtful = Turns(self.limits.dials, self.limits.dial_turn_s)
+        self.hopeful = Turns(self.limits.dials, self.limits.dial_turn_s, HOPEFUL_PACE_S)
+        self.doubtful = Turns(self.limits.dials, self.limits.dial_turn_s, DOUBTFUL_PACE_S)
         self.group: asyncio.TaskGroup | None = None
         self.probing = Probing(partition, epoch, self.limits.probe_s, self._tell)
         self._clock = clock
@@ -260,7 +265,8 @@ class Delivery:
         if len(self._fast) >= self.limits.fast_channels:
             for place, other in enumerate(self._fast.values()):
                 conversation = other.conversation
-                if conversation is not None and conversation.idle and self._can_do_without(other):
+                on_fast = conversation is not None and conversation.session.path is PathName.FAST
+                if conversation is not None and on_fast and conversation.idle and self._can_do_without(other):
                     conversation.end("others need the fast path more", Ending.GIVEN_UP)
                     break
                 if place >= LOOK_AT:
@@ -338,6 +344,10 @@ class _Host:
         self._delivery = delivery
         self._refusals = 0
         self._woken = -LOOK_S
+        self._awake = False
+        """It said something since a dial failed."""
+        self._alone_since = delivery.now()
+        """When its last session ended, or all began."""
         self._calls: dict[PathName, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
@@ -370,8 +380,12 @@ class _Host:
             return  # it is another controller's
         now = self._delivery.now()
         if now - self._woken >= LOOK_S:
-            self._woken = now
-            self.state = ladder.awake(self.state, now)
+            self._woken, self._awake = now, True
+            self.state = ladder.awake(self.state, PathName.NORMAL, now)
+            for path in tuple(self._calls):
+                rung = self.state.rung(path)
+                if rung.dialling and rung.since is None:
+                    self._drop(path)  # for a place in the other queue
         self.poke()
 
     def poke(self) -> None:
@@ -403,7 +417,10 @@ class _Host:
                 continue
             wait_s = choice.not_before - now
             if self._some_shut(open_paths):
-                wait_s = min(wait_s, LOOK_S if self.state.current is None else 10 * LOOK_S)
+                alone_s = now - self._alone_since
+                wait_s = min(
+                    wait_s, min(max(LOOK_S, alone_s / 10), MAX_LOOK_S) if self.conversation is None else MAX_LOOK_S
+                )
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if wait_s < 1e9 else None):
                     await self._news.wait()
@@ -426,6 +443,17 @@ class _Host:
         call = self._call(path)
         self._calls[path] = self._delivery.group.create_task(call, name=f"{path} line to {self.node.name}")
 
+    def _drop(self, path: PathName) -> None:
+        """Gives that dial or session up; it may not have begun yet."""
+        self._calls.pop(path).cancel()
+        self._gone(path, Event.STOPPED)
+
+    def _gone(self, path: PathName, event: Event) -> None:
+        """That line is over, in that way."""
+        self._note(event, path)
+        if path is PathName.FAST:
+            self._delivery.leave_fast(self)
+
     async def _call(self, path: PathName) -> None:
         """One line, from its turn to be dialled to its end."""
         event, reason = Event.STOPPED, ""
@@ -438,9 +466,7 @@ class _Host:
                 self._log_failure(path, reason)
             if self._calls.get(path) is asyncio.current_task():  # else it was dialled anew while this line closed
                 del self._calls[path]
-                self._note(event, path)
-                if path is PathName.FAST:
-                    self._delivery.leave_fast(self)
+                self._gone(path, event)
 
     async def _line(self, path: PathName) -> tuple[Event, str]:
         """Answers what it came to, and why if it is a failure."""
@@ -448,14 +474,14 @@ class _Host:
         patience_s, mine, ending = 0.0, False, Ending.BROKEN
         try:
             async with AsyncExitStack() as stack:
-                doubtful = self.state.rung(path).failures >= DOUBTFUL
+                doubtful = self.state.rung(path).failures >= DOUBTFUL and not self._awake
                 turn = await stack.enter_async_context((delivery.doubtful if doubtful else delivery.hopeful).turn())
                 self._note(Event.DIALLED, path)
                 patience_s = ladder.patience_s(self.state, path, delivery.limits.ladder)
                 async with asyncio.timeout(patience_s):
                     line = await stack.enter_async_context(delivery.dialers[path].dial(self.node))
                     hello = decode_report(await line.read())
-                turn.over()
+                turn.worthwhile()
                 if not isinstance(hello, Hello) or hello.host != self.node.name:
                     return Event.FAILED, f"its first word was not the Hello of {self.node.name}"
                 session = Session(self.node.name, delivery.next_session(), path, self.state.attempts)
@@ -477,6 +503,7 @@ class _Host:
         finally:
             if conversation is not None and self.conversation is conversation:
                 self.conversation, mine = None, True
+                self._alone_since = delivery.now()
                 delivery.probing.ended(self.node.name)
                 delivery.set_healthy(self.node, False)
         if conversation is None:
@@ -496,9 +523,8 @@ class _Host:
         self._note(Event.GREETED, path)
         self._delivery.set_healthy(self.node, path is PathName.FAST and not hello.standby)
         for lower in ladder.ORDER[ladder.ORDER.index(path) + 1 :]:
-            task = self._calls.get(lower)
-            if task is not None:
-                task.cancel()
+            if lower in self._calls:
+                self._drop(lower)
         self._delivery.terms.events.greeted(conversation.session, hello)
         self._delivery.probing.greeted(self.node.name)
 
@@ -506,6 +532,7 @@ class _Host:
         delivery = self._delivery
         if event in (Event.FAILED, Event.ENDED, Event.SILENT):
             self.failures += 1
+            self._awake = False
         self.state = ladder.after(
             self.state, Outcome(event, path), delivery.now(), delivery.terms.roll(), delivery.limits.ladder
         )

@@ -149,10 +149,11 @@ def after(state: State, outcome: Outcome, now: float, roll: float, limits: Ladde
     return _with(state, path, Rung(failures, failed, not_before))
 
 
-def awake(state: State, now: float) -> State:
-    """The state after a word from the host outside of any session: it is there, no path waits for its back-off. How
-    often they failed is not forgotten."""
-    return state._replace(rungs=tuple([rung._replace(not_before=min(rung.not_before, now)) for rung in state.rungs]))
+def awake(state: State, path: PathName, now: float) -> State:
+    """The state after a word from the host by that path, outside of any session: it is there, and the path leads to
+    it; no path waits for its back-off. How often they failed is not forgotten."""
+    rungs = [rung._replace(not_before=min(rung.not_before, now)) for rung in state.rungs]
+    return _with(state._replace(rungs=tuple(rungs)), path, rungs[ORDER.index(path)]._replace(failed=False))
 
 
 def _with(state: State, path: PathName, rung: Rung) -> State:

@@ -1,6 +1,7 @@
 """Turns: a bounded number at a time, first come first served, and nobody's turn lasts for ever. Called by delivery.
 
 A dial that gets no answer would hold its place for seconds; it costs nothing by then, so its place goes to the next.
+What a dial costs is its beginning, so beginnings are spaced: whatever else the event loop does comes in between.
 """
 
 from __future__ import annotations
@@ -13,31 +14,60 @@ from contextlib import asynccontextmanager
 class Turn:
     """A place among those that are under way, until it is over."""
 
-    def __init__(self, places: asyncio.Semaphore, lapse_s: float) -> None:
-        self._places: asyncio.Semaphore | None = places
+    def __init__(self, turns: Turns, lapse_s: float) -> None:
+        self._turns: Turns | None = turns
         self._lapse = asyncio.get_running_loop().call_later(lapse_s, self.over)
+
+    def worthwhile(self) -> None:
+        """It is over and came to something: the next one need not wait for its sake. Idempotent."""
+        if self._turns is not None:
+            self._turns.refund()
+        self.over()
 
     def over(self) -> None:
         """Lets the next begin. Idempotent."""
-        if self._places is not None:
-            self._places.release()
-            self._places = None
+        if self._turns is not None:
+            self._turns.free()
+            self._turns = None
             self._lapse.cancel()
 
 
 class Turns:
     """See the module."""
 
-    def __init__(self, places: int, lapse_s: float) -> None:
+    def __init__(self, places: int, lapse_s: float, pace_s: float) -> None:
+        """`places` at a time, each for `lapse_s` at most; from one beginning to the next at least `pace_s`."""
         self._places = asyncio.Semaphore(places)
         self._lapse_s = lapse_s
+        self._pace_s = pace_s
+        self._next = 0.0
+        """When the next may begin, by the event loop's clock."""
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Turn]:
-        """Waits for a place; it is over after `lapse_s`, on leaving, or when its holder says so."""
+        """Waits for a place and its time; it is over after `lapse_s`, on leaving, or when its holder says so."""
         await self._places.acquire()
-        turn = Turn(self._places, self._lapse_s)
+        try:
+            await self._time()
+        except BaseException:
+            self.free()
+            raise
+        turn = Turn(self, self._lapse_s)
         try:
             yield turn
         finally:
             turn.over()
+
+    def free(self) -> None:
+        """For its turns: a place is."""
+        self._places.release()
+
+    def refund(self) -> None:
+        """For its turns: one was no waste of time."""
+        self._next -= self._pace_s
+
+    async def _time(self) -> None:
+        now = asyncio.get_running_loop().time()
+        mine, self._next = self._next, max(self._next, now) + self._pace_s
+        if mine > now:
+            await asyncio.sleep(mine - now)

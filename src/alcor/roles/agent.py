@@ -32,6 +32,7 @@ from alcor.dataplane.base import DataPlaneError, Driver
 from alcor.hostsvc.metadata import MetadataConfig
 from alcor.hostsvc.serving import ServiceConfig
 from alcor.kit import logs
+from alcor.kit.memory import Survivors
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import format_id, parse_id
 from alcor.paths.link import AGENT, CredentialsError
@@ -81,7 +82,8 @@ def run(config: AgentRoleConfig, *, standby: bool = False) -> None:
     if config.driver == "ebpf":
         import alcor.dataplane.ebpf.driver  # noqa: F401 - before its turn, which is short
     try:
-        uvloop.run(_stand_by(settings, config) if standby else _take_turn(settings, config))
+        with Survivors():
+            uvloop.run(_stand_by(settings, config) if standby else _take_turn(settings, config))
     except (AgentBusy, BusError, CredentialsError, DataPlaneError, JournalError, OSError) as error:
         _log.critical("the agent cannot run: %s", error)
         sys.exit(1)

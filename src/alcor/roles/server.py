@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 from alcor.api.app import create_app
 from alcor.kit import logs
 from alcor.kit.clock import SystemClock
+from alcor.kit.memory import Survivors
 from alcor.loops.anchors import Anchors
 from alcor.loops.commit import Committer
 from alcor.loops.health import HealthMonitor
@@ -57,7 +58,8 @@ def run(config: ServerConfig) -> None:
         raise ConfigError(str(error)) from None
     sockets = take_sockets(os.environ) or [_listen(config)]
     try:
-        uvloop.run(_serve(config, credentials, sockets))
+        with Survivors():
+            uvloop.run(_serve(config, credentials, sockets))
     except* StoreError as failures:
         for failure in failures.exceptions:
             _log.critical("the store failed: %s", failure)

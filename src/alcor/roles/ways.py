@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import grpc.aio
 import msgspec
 
 from alcor.bus.base import BusError
@@ -57,7 +58,11 @@ async def delivery(
             )
             await normal.start()
             dialers[PathName.NORMAL] = normal
-        yield path
+        grpc.aio.init_grpc_aio()  # else each dial while no channel is open starts its poller, and waits for its end
+        try:
+            yield path
+        finally:
+            grpc.aio.shutdown_grpc_aio()
 
 
 def refused(path: Delivery) -> Mapping[str, int]:
