@@ -10,7 +10,7 @@ from tests.paths.wires import Agent, Recorder, Wire
 
 from alcor.goalstate.objects import HOST_SCOPE
 from alcor.paths.base import Parcel, PathName, Session
-from alcor.paths.session import SMALL_BYTES, Conversation, Ending, SessionEnded, SessionLimits, Terms
+from alcor.paths.session import SMALL_BYTES, Conversation, Ending, Pace, SessionEnded, SessionLimits, Terms
 from alcor.sim.clock import VirtualLoop
 from alcor.wire.reports import Ack, Heartbeat, Hello, encode_ack, encode_heartbeat
 
@@ -27,12 +27,12 @@ class Nobody:
         return 1
 
 
-def open_session(heartbeat_ms: int, sign_ms: int = 1000) -> tuple[Wire, Conversation]:
+def open_session(heartbeat_ms: int, sign_ms: int = 1000, pace: Pace | None = None) -> tuple[Wire, Conversation]:
     """With a host that answers nothing by itself."""
     agent = Agent("h")
     agent.answering = False
     wire = Wire(agent)
-    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"")
+    terms = Terms(1, 1, Recorder(), SessionLimits(ack_s=ACK_S), lambda: 0.0, lambda _: None, b"", pace or Pace())
     hello = Hello("h", 1, (), heartbeat_ms=heartbeat_ms, sign_ms=sign_ms)
     return wire, Conversation(terms, Nobody(), Session("h", 1, PathName.FAST, 1), hello, wire)
 

@@ -28,8 +28,8 @@ from alcor.paths.ladder import Event, LadderLimits, Outcome
 from alcor.paths.news import PATIENCE_S, SETTLE_S, News
 from alcor.paths.probing import Probing
 from alcor.paths.sender import TooLarge
-from alcor.paths.session import Conversation, Ending, SessionEnded, SessionLimits, Terms
-from alcor.paths.turns import Turns
+from alcor.paths.session import Conversation, Ending, Pace, SessionEnded, SessionLimits, Terms
+from alcor.paths.turns import Turn, Turns
 from alcor.wire.fields import WireError
 from alcor.wire.lookups import Answer, encode_answers
 from alcor.wire.reports import Heartbeat, Hello, decode_report
@@ -57,10 +57,10 @@ class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     session: SessionLimits = SessionLimits()
     ladder: LadderLimits = LadderLimits()
-    dials: int = 64
-    """Dials at a time that still wait for their Hello, each counted for at most `dial_turn_s`; as many again of hosts
-    that failed before."""
-    dial_turn_s: float = 1.0
+    dials: int = 128
+    """Hosts at a time that are dialled and not yet in sync, each counted for at most `dial_turn_s`; as many again of
+    hosts that failed before."""
+    dial_turn_s: float = 0.5
     probe_s: float = 0.0
     """Between two probes of a host by each of its peers; 0: hosts do not probe each other."""
     fast_channels: int = 4096
@@ -99,7 +99,7 @@ class Delivery:
                 missed=self._missed,
             )
         verifier = self._news.verifier if self._news is not None else b""
-        self.terms = Terms(partition, epoch, events, self.limits.session, roll, self._key, verifier)
+        self.terms = Terms(partition, epoch, events, self.limits.session, roll, self._key, verifier, Pace())
         self.hopeful = Turns(self.limits.dials, self.limits.dial_turn_s, HOPEFUL_PACE_S)
         self.doubtful = Turns(self.limits.dials, self.limits.dial_turn_s, DOUBTFUL_PACE_S)
         self.group: asyncio.TaskGroup | None = None
@@ -343,6 +343,8 @@ class _Host:
         """In a row, of whatever kind and path; a whole synchronisation ends the row."""
         self._delivery = delivery
         self._refusals = 0
+        self._turn: Turn | None = None
+        """Of the last dial that was answered; not over until the host is in sync."""
         self._woken = -LOOK_S
         self._awake = False
         """It said something since a dial failed."""
@@ -397,6 +399,9 @@ class _Host:
         if self.failures:
             _log.info("host %s is in sync again", self.node.name)
         self.failures = self._refusals = 0
+        if self._turn is not None:
+            self._turn.over()
+            self._turn = None
         if self.conversation is not None:
             self._note(Event.SYNCED, self.conversation.session.path)
 
@@ -481,7 +486,8 @@ class _Host:
                 async with asyncio.timeout(patience_s):
                     line = await stack.enter_async_context(delivery.dialers[path].dial(self.node))
                     hello = decode_report(await line.read())
-                turn.worthwhile()
+                turn.answered()
+                self._turn = turn
                 if not isinstance(hello, Hello) or hello.host != self.node.name:
                     return Event.FAILED, f"its first word was not the Hello of {self.node.name}"
                 session = Session(self.node.name, delivery.next_session(), path, self.state.attempts)

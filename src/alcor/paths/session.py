@@ -30,6 +30,8 @@ MISSED_HEARTBEATS = 3
 this many signs of life."""
 SMALL_BYTES = 100_000
 """While more than that is unanswered, heartbeats alone count: it takes time on a slow line, and in the agent."""
+PACE_OF, PACE_FACTOR, PACE_HALVED_S = 20, 5, 10.0
+"""A running mean of so many words, times that, halved in that time when there are none."""
 LATE_S, EXCUSE_S = 0.25, 1.0
 """A clock that is looked at so late shows that this process stood still: what was said meanwhile waits to be read, for
 which there is so much time."""
@@ -69,6 +71,27 @@ class SessionEnded(Exception):
         self.ending = ending
 
 
+class Pace:
+    """How long hosts take to say something while a bundle is unanswered, over all sessions and lately. When thousands
+    come at once they wait for each other, here or on the way: who is silent for as long as most are is not dead."""
+
+    def __init__(self) -> None:
+        self._mean_s = 0.0
+        self._at = 0.0
+
+    def heard(self, after_s: float, now: float) -> None:
+        """One that was told something was heard so long after it, or after its last word."""
+        mean_s = self._now(now)
+        self._mean_s, self._at = mean_s + (after_s - mean_s) / PACE_OF, now
+
+    def patience_s(self, now: float) -> float:
+        """How long anyone may take."""
+        return PACE_FACTOR * self._now(now)
+
+    def _now(self, now: float) -> float:
+        return float(self._mean_s * 0.5 ** ((now - self._at) / PACE_HALVED_S))
+
+
 class Terms(NamedTuple):
     """What all sessions of a controller share."""
 
@@ -81,6 +104,7 @@ class Terms(NamedTuple):
     """Opens a VPC's news on the bus; None: there is none."""
     verifier: bytes
     """Shows that such news is this controller's (Ed25519); empty: there is none."""
+    pace: Pace
 
 
 class Keeper(Protocol):
@@ -232,7 +256,10 @@ class Conversation:
             report = decode_report(await self._line.read())
             if self._ended.done():
                 return
-            self._last_heard = loop.time()
+            now = loop.time()
+            if self._unanswered:
+                self._terms.pace.heard(now - max(self._last_heard, self._since), now)
+            self._last_heard = now
             if isinstance(report, Ack):
                 self._answered(report)
                 if self._blocked:  # otherwise what waits lingers
@@ -371,7 +398,8 @@ class Conversation:
         """When the host should have said something."""
         at = self._last_heard + self._silence_s if self._silence_s else math.inf
         if self._dumb_s and self._unanswered and sum(sent.size for sent in self._unanswered) <= SMALL_BYTES:
-            at = min(at, max(self._last_heard, self._since) + self._dumb_s)
+            patience_s = max(self._dumb_s, self._terms.pace.patience_s(asyncio.get_running_loop().time()))
+            at = min(at, max(self._last_heard, self._since) + patience_s)
         return at
 
     def _clear(self) -> None:

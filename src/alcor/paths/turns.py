@@ -1,7 +1,7 @@
 """Turns: a bounded number at a time, first come first served, and nobody's turn lasts for ever. Called by delivery.
 
 A dial that gets no answer would hold its place for seconds; it costs nothing by then, so its place goes to the next.
-What a dial costs is its beginning, so beginnings are spaced: whatever else the event loop does comes in between.
+What such a dial costs is its beginning, so beginnings are spaced: whatever else the event loop does comes in between.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ class Turn:
         self._turns: Turns | None = turns
         self._lapse = asyncio.get_running_loop().call_later(lapse_s, self.over)
 
-    def worthwhile(self) -> None:
-        """It is over and came to something: the next one need not wait for its sake. Idempotent."""
+    def answered(self) -> None:
+        """It came to something: the next one need not wait for its sake. At most once."""
         if self._turns is not None:
             self._turns.refund()
-        self.over()
 
     def over(self) -> None:
         """Lets the next begin. Idempotent."""
