@@ -16,7 +16,7 @@ from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.ladder import LadderLimits
 from alcor.paths.session import SessionLimits
 from alcor.wire.codec import decode_bundle, decode_scopes, encode_part
-from alcor.wire.reports import Ack, Hello, encode_ack, encode_hello
+from alcor.wire.reports import Ack, Heartbeat, Hello, encode_ack, encode_hello
 
 FAST, NORMAL, RESCUE = PathName.FAST, PathName.NORMAL, PathName.RESCUE
 QUICK = LadderLimits(backoff=Backoff(first_s=0.01, cap_s=0.05), hedge_s=0.02, first_connect_s=0.1, connect_s=0.2)
@@ -169,6 +169,57 @@ async def test_a_storm_is_admitted_in_turns() -> None:
         await asyncio.sleep(0)
         await it.events.until(lambda: len(it.events.of("greeted")) == 600)
         assert it.paths[FAST].most_dialling <= 8
+
+
+async def test_a_turn_lasts_until_the_host_is_in_sync() -> None:
+    """A Hello is little work, what follows is not: whoever is greeted and not yet answered counts."""
+    async with region(40, limits=DeliveryLimits(ladder=QUICK, dials=8, dial_turn_s=60.0)) as it:
+        for agent in it.agents.values():
+            agent.answering = False
+        await it.events.until(lambda: len(it.events.of("greeted")) == 8)
+        await asyncio.sleep(0.05)
+        assert len(it.events.of("greeted")) == 8
+        for agent in it.agents.values():
+            agent.answering = True
+            if agent.line is not None:
+                agent.line.say(encode_ack(Ack(sequence=1)))
+        await it.until_on(FAST)
+
+
+async def test_a_host_that_says_something_leaves_the_dead_ones_queue() -> None:
+    """Dead hosts wait for each other; one that is there again is dialled before all of them."""
+    async with region(300) as it:
+        it.paths[FAST].shut = it.paths[RESCUE].shut = set(it.agents)
+        dials = it.paths[NORMAL].dials
+        for host in it.agents:
+            it.fate("refused", NORMAL, host=host)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(dials) < 300 or min(dials.values()) < 2 or max(dials.values()) < 3:
+                await asyncio.sleep(0.01)
+        name = min(dials, key=lambda host: dials[host])
+        before = dials.total()
+        it.fate("up", NORMAL, host=name)
+        it.delivery.heard(name, Heartbeat(name, 0, 10_000, ()))
+        await it.until_on(NORMAL, name)
+        assert dials.total() - before < 30
+
+
+async def test_only_a_fast_session_makes_room_for_another() -> None:
+    """A host that is dialled on the fast path, and is served on the normal one meanwhile, keeps its session."""
+    async with region(3, limits=DeliveryLimits(ladder=QUICK, fast_channels=1)) as it:
+        await it.events.until(lambda: len(it.events.of("acknowledged")) == 3)
+        paths = it.delivery.paths()
+        (fast,) = [host for host, path in paths.items() if path == FAST]
+        first, second = [host for host, path in paths.items() if path == NORMAL]
+        for host in (fast, first):
+            it.fate("hole", FAST, host=host)
+        it.delivery.hurry(first)
+        await it.until_on(NORMAL, fast)
+        sessions = len(it.events.sessions(first))
+        it.delivery.hurry(second)
+        await it.until_on(FAST, second)
+        assert len(it.events.sessions(first)) == sessions
+        assert it.delivery.paths()[first] == NORMAL
 
 
 async def test_the_number_of_fast_sessions_is_bounded() -> None:

@@ -114,6 +114,35 @@ def test_silence(
     assert found == (pytest.approx(ends_at_s, abs=0.01), ending)
 
 
+async def beside_slow_ones(quiet_s: float) -> float:
+    """Others took two seconds to answer, until so long ago; when a host is given up that says nothing."""
+    loop = asyncio.get_running_loop()
+    pace = Pace()
+    for _ in range(200):
+        pace.heard(2.0, loop.time())
+    await asyncio.sleep(quiet_s)
+    _, session = open_session(10_000, pace=pace)
+    session.begin((Parcel(HOST_SCOPE, b"x" * 100, snapshot=False),))
+    began = loop.time()
+    with pytest.raises(SessionEnded):
+        await session.run()
+    return loop.time() - began
+
+
+@pytest.mark.parametrize(
+    ("quiet_s", "ends_at_s"),
+    [(0.0, 10.0), (5.0, 7.1), (60.0, 3.0)],
+    ids=["all are slow", "they were", "that is long ago"],
+)
+def test_when_all_are_slow_nobody_is_dead_for_it(quiet_s: float, ends_at_s: float) -> None:
+    """A storm of ten thousand hosts waits for itself; ending the sessions of those who wait would feed it."""
+    loop = VirtualLoop(random.Random(1))
+    try:
+        assert loop.run_until_complete(beside_slow_ones(quiet_s)) == pytest.approx(ends_at_s, abs=0.1)
+    finally:
+        loop.close()
+
+
 async def after_an_answer() -> float:
     """A large bundle is answered after a second, then the host is gone: when that is noticed, as a small one waits."""
     loop = asyncio.get_running_loop()
