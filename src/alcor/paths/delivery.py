@@ -253,20 +253,19 @@ class Delivery:
         return self._sessions
 
     def open_paths(self, host: _Host) -> list[PathName]:
-        """What may be dialled, best first."""
-        found = [path for path in ladder.ORDER if path in self.dialers and self.dialers[path].open(host.node)]
+        """What may be dialled and is better than what there is, best first."""
+        paths = ladder.better(host.state.current)
         full = len(self._fast) >= self.limits.fast_channels and host.node.name not in self._fast
         if full and not host.hurried and self._can_do_without(host):
-            found.remove(PathName.FAST)
-        return found
+            paths = paths[1:]
+        return [path for path in paths if path in self.dialers and self.dialers[path].open(host.node)]
 
     def enter_fast(self, host: _Host) -> None:
         """The host is dialled on the fast path; if there are too many, one that has nothing to hear leaves it."""
         if len(self._fast) >= self.limits.fast_channels:
             for place, other in enumerate(self._fast.values()):
-                conversation = other.conversation
-                on_fast = conversation is not None and conversation.session.path is PathName.FAST
-                if conversation is not None and on_fast and conversation.idle and self._can_do_without(other):
+                conversation = other.conversation if other.state.current is PathName.FAST else None
+                if conversation is not None and conversation.idle and self._can_do_without(other):
                     conversation.end("others need the fast path more", Ending.GIVEN_UP)
                     break
                 if place >= LOOK_AT:
@@ -422,22 +421,16 @@ class _Host:
                 continue
             wait_s = choice.not_before - now
             if self._some_shut(open_paths):
-                alone_s = now - self._alone_since
-                wait_s = min(
-                    wait_s, min(max(LOOK_S, alone_s / 10), MAX_LOOK_S) if self.conversation is None else MAX_LOOK_S
-                )
+                look_s = max(LOOK_S, (now - self._alone_since) / 10) if self.conversation is None else MAX_LOOK_S
+                wait_s = min(wait_s, look_s, MAX_LOOK_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s if wait_s < 1e9 else None):
                     await self._news.wait()
 
     def _some_shut(self, open_paths: Sequence[PathName]) -> bool:
         """A path that would be better than the present one is not open."""
-        for path in ladder.ORDER:
-            if path == self.state.current:
-                break
-            if path in self._delivery.dialers and path not in open_paths:
-                return True
-        return False
+        better = ladder.better(self.state.current)
+        return any(path in self._delivery.dialers and path not in open_paths for path in better)
 
     def _dial(self, path: PathName) -> None:
         assert self._delivery.group is not None
@@ -528,9 +521,9 @@ class _Host:
             previous.end(f"the session moved to the {path} path")
         self._note(Event.GREETED, path)
         self._delivery.set_healthy(self.node, path is PathName.FAST and not hello.standby)
-        for lower in ladder.ORDER[ladder.ORDER.index(path) + 1 :]:
-            if lower in self._calls:
-                self._drop(lower)
+        for other in tuple(self._calls):
+            if other not in (*ladder.better(path), path):
+                self._drop(other)
         self._delivery.terms.events.greeted(conversation.session, hello)
         self._delivery.probing.greeted(self.node.name)
 

@@ -97,15 +97,18 @@ class Outcome(NamedTuple):
     path: PathName
 
 
+def better(path: PathName | None) -> tuple[PathName, ...]:
+    """The paths that are better than that one, best first; than none: all."""
+    return ORDER if path is None else ORDER[: ORDER.index(path)]
+
+
 def choose(state: State, now: float, open_paths: Collection[PathName], limits: LadderLimits | None = None) -> Choice:
     """The next path to dial and when. Ask again after every event."""
     hedge_s = (limits or _DEFAULT).hedge_s
     best = Choice(None)
     gate = now
     """Paths further down wait for this."""
-    for path in ORDER:
-        if path == state.current:
-            break
+    for path in better(state.current):
         if path not in open_paths:
             continue
         rung = state.rung(path)
