@@ -84,9 +84,9 @@ def test_seeds_that_once_failed_hold() -> None:
 
 def test_the_same_seed_takes_the_same_steps() -> None:
     """So that a failure can be looked at."""
-    one = play(9)
-    assert one == play(9)
-    assert one != msgspec.structs.replace(play(8), seed=9)
+    one = play(11)
+    assert one == play(11)
+    assert one != msgspec.structs.replace(play(8), seed=11)
     assert sum(one.faults.values()) > 3
 
 

@@ -1,6 +1,6 @@
 """Delivery: keeps one session with every host, over whichever path the ladder chooses. Fills base.Path.
 
-Called by loops.publish; wired by roles. One task per host decides (ladder), one per dial speaks (session); a host that
+Called by loops.publish; wired by roles. One task decides for all (ladder), one per dial speaks (session); a host that
 is dead, slow or hostile costs its own tasks and nobody else's. Dials wait for their turn, a bounded number at a time,
 so that thousands of hosts that lost their sessions together come back in an orderly way. Fast sessions are bounded in
 number; beyond that, hosts that had nothing to hear for longest are on the normal path.
@@ -14,7 +14,7 @@ import math
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 import msgspec
 
@@ -44,6 +44,8 @@ MIN_TAKERS = 2
 """News for fewer hosts goes to each in its session: it is answered there."""
 LOOK_AT = 64
 """Sessions that are looked at for one that can leave the fast path."""
+AT_ONCE = 100
+"""Hosts for which the ladder is asked before others have the event loop."""
 DOUBTFUL = 2
 """Dials of a path that failed so often, to a host of which nothing was heard since, wait in a queue of their own: dead
 hosts do not stand before living ones."""
@@ -109,6 +111,9 @@ class Delivery:
         self._fast: OrderedDict[str, _Host] = OrderedDict()
         """Hosts on the fast path or being dialled there; who was spoken to last is last."""
         self._healthy: dict[str, Node] = {}
+        self._changed: dict[_Host, None] = {}
+        """Hosts for which the ladder is to be asked."""
+        self._undecided = asyncio.Event()
         self._wiring: dict[str, float] = {}
         """Hosts that were told of their own ports, since when, oldest first; some of them have answered."""
         self._sessions = 0
@@ -123,11 +128,20 @@ class Delivery:
         async with asyncio.TaskGroup() as group:
             self.group = group
             try:
-                for host in self._hosts.values():
-                    host.start(group)
-                await asyncio.Event().wait()
+                await self._decide()
             finally:
                 self.group = None
+
+    async def _decide(self) -> None:
+        """Asks the ladder, for each host of which something changed."""
+        while True:
+            await self._undecided.wait()
+            self._undecided.clear()
+            hosts, self._changed = self._changed, {}
+            for number, host in enumerate(hosts, 1):
+                host.decide()
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
     def connect(self, node: Node) -> None:
         """See base.Path."""
@@ -139,8 +153,7 @@ class Delivery:
                 return
             host.stop()
         host = self._hosts[node.name] = _Host(self, node)
-        if self.group is not None:
-            host.start(self.group)
+        host.poke()
 
     def disconnect(self, host: str) -> None:
         """See base.Path."""
@@ -252,6 +265,11 @@ class Delivery:
         self._sessions += 1
         return self._sessions
 
+    def ask(self, host: _Host) -> None:
+        """The ladder, soon."""
+        self._changed[host] = None
+        self._undecided.set()
+
     def open_paths(self, host: _Host) -> list[PathName]:
         """What may be dialled and is better than what there is, best first."""
         paths = ladder.better(host.state.current)
@@ -350,19 +368,18 @@ class _Host:
         self._alone_since = delivery.now()
         """When its last session ended, or all began."""
         self._calls: dict[PathName, asyncio.Task[None]] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
-
-    def start(self, group: asyncio.TaskGroup) -> None:
-        self._task = group.create_task(self._keep(), name=f"path to {self.node.name}")
+        self._alarm: asyncio.TimerHandle | None = None
+        """When the ladder is to be asked again."""
+        self._stopped = False
 
     def stop(self) -> None:
         if self.conversation is not None:
             self.conversation.end("the node is gone, or elsewhere")
             self.conversation = None
-        for task in (self._task, *self._calls.values()):
-            if task is not None:
-                task.cancel()
+        self._stopped = True
+        self._calm()
+        for task in self._calls.values():
+            task.cancel()
         self._delivery.leave_fast(self)
         self._delivery.set_healthy(self.node, False)
 
@@ -391,7 +408,7 @@ class _Host:
 
     def poke(self) -> None:
         """Something changed: the ladder is asked again."""
-        self._news.set()
+        self._delivery.ask(self)
 
     def synced(self) -> None:
         """See session.Keeper."""
@@ -409,23 +426,29 @@ class _Host:
         self._refusals += 1
         return self._refusals
 
-    async def _keep(self) -> None:
+    def decide(self) -> None:
+        """Dials what is to be dialled now; sees to it that it is asked again when that may change."""
+        self._calm()
+        if self._stopped:
+            return
         delivery = self._delivery
-        while True:
-            self._news.clear()
+        open_paths, now = delivery.open_paths(self), delivery.now()
+        choice = ladder.choose(self.state, now, open_paths, delivery.limits.ladder)
+        while choice.path is not None and choice.not_before <= now:
+            self._dial(choice.path)
             open_paths = delivery.open_paths(self)
-            now = delivery.now()
             choice = ladder.choose(self.state, now, open_paths, delivery.limits.ladder)
-            if choice.path is not None and choice.not_before <= now:
-                self._dial(choice.path)
-                continue
-            wait_s = choice.not_before - now
-            if self._some_shut(open_paths):
-                look_s = max(LOOK_S, (now - self._alone_since) / 10) if self.conversation is None else MAX_LOOK_S
-                wait_s = min(wait_s, look_s, MAX_LOOK_S)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s if wait_s < 1e9 else None):
-                    await self._news.wait()
+        wait_s = choice.not_before - now
+        if self._some_shut(open_paths):
+            look_s = max(LOOK_S, (now - self._alone_since) / 10) if self.conversation is None else MAX_LOOK_S
+            wait_s = min(wait_s, look_s, MAX_LOOK_S)
+        if wait_s < math.inf:
+            self._alarm = asyncio.get_running_loop().call_later(wait_s, self.poke)
+
+    def _calm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def _some_shut(self, open_paths: Sequence[PathName]) -> bool:
         """A path that would be better than the present one is not open."""
@@ -535,7 +558,8 @@ class _Host:
         self.state = ladder.after(
             self.state, Outcome(event, path), delivery.now(), delivery.terms.roll(), delivery.limits.ladder
         )
-        self._news.set()
+        if event not in (Event.QUEUED, Event.SYNCED):  # which change nothing of what is to be done
+            self.poke()
 
     def _log_failure(self, path: PathName, reason: str) -> None:
         level = logging.WARNING if self.failures == 0 else logging.DEBUG

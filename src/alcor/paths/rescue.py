@@ -13,7 +13,6 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from itertools import islice
 from pathlib import Path
 
 import grpc
@@ -67,7 +66,8 @@ class RescueDialer:
 
     def open(self, node: Node) -> bool:
         """See base.Dialer: there is another host that is well."""
-        return any(peer.name != node.name for peer in islice(self._healthy(), 2))
+        healthy = self._healthy()
+        return len(healthy) > 1 or any(peer.name != node.name for peer in healthy)
 
     @asynccontextmanager
     async def dial(self, node: Node) -> AsyncIterator[Line]:
