@@ -238,6 +238,33 @@ async def test_the_number_of_fast_sessions_is_bounded() -> None:
         await it.until_on(NORMAL, fast[0], normal[1])
 
 
+async def test_as_many_leave_the_fast_path_as_others_need_it() -> None:
+    """One that is about to leave is not asked again, in place of another."""
+    async with region(8, limits=DeliveryLimits(ladder=QUICK, fast_channels=4)) as it:
+        await it.events.until(lambda: len(it.events.of("acknowledged")) == 8)
+        normal = [host for host, path in it.delivery.paths().items() if path == NORMAL]
+        for host in normal:
+            it.delivery.hurry(host)
+        await it.until_on(FAST, *normal)
+        await it.until_on(NORMAL, *set(it.agents) - set(normal))
+
+
+async def test_a_host_that_says_something_keeps_its_turn_among_the_hopeful() -> None:
+    """Who proves that it is there is not sent to the end of the queue for it."""
+    limits = DeliveryLimits(ladder=QUICK, dials=1, dial_turn_s=0.05)
+    async with region(20, limits=limits) as it:
+        it.paths[FAST].shut = it.paths[RESCUE].shut = set(it.agents)
+        for host in it.agents:
+            it.fate("hole", NORMAL, host=host)
+        name = list(it.agents)[9]
+        it.fate("up", NORMAL, host=name)
+        for _ in range(8):
+            await asyncio.sleep(0.05)
+            it.delivery.heard(name, Heartbeat(name, 0, 10_000, ()))
+        await it.until_on(NORMAL, name)
+        assert it.paths[NORMAL].dials.total() <= 12
+
+
 async def test_without_a_normal_path_the_bound_yields() -> None:
     """No host is left out for the sake of memory."""
     async with region(6, limits=DeliveryLimits(ladder=QUICK, fast_channels=4)) as it:

@@ -3,13 +3,15 @@
 import asyncio
 import random
 import time
+import weakref
 
 import pytest
 import uvloop
 from tests.paths.wires import Agent, Recorder, Wire
 
 from alcor.goalstate.objects import HOST_SCOPE
-from alcor.paths.base import Parcel, PathName, Session
+from alcor.kit.memory import no_collection
+from alcor.paths.base import LineEnded, Parcel, PathName, Session
 from alcor.paths.session import SMALL_BYTES, Conversation, Ending, Pace, SessionEnded, SessionLimits, Terms
 from alcor.sim.clock import VirtualLoop
 from alcor.wire.reports import Ack, Heartbeat, Hello, encode_ack, encode_heartbeat
@@ -131,7 +133,7 @@ async def beside_slow_ones(quiet_s: float) -> float:
 
 @pytest.mark.parametrize(
     ("quiet_s", "ends_at_s"),
-    [(0.0, 10.0), (5.0, 7.1), (60.0, 3.0)],
+    [(0.0, 6.6), (5.0, 5.7), (60.0, 3.0)],
     ids=["all are slow", "they were", "that is long ago"],
 )
 def test_when_all_are_slow_nobody_is_dead_for_it(quiet_s: float, ends_at_s: float) -> None:
@@ -141,6 +143,41 @@ def test_when_all_are_slow_nobody_is_dead_for_it(quiet_s: float, ends_at_s: floa
         assert loop.run_until_complete(beside_slow_ones(quiet_s)) == pytest.approx(ends_at_s, abs=0.1)
     finally:
         loop.close()
+
+
+class Broken(Wire):
+    """Ends by itself."""
+
+    async def read(self) -> bytes:
+        await asyncio.sleep(0.1)
+        raise LineEnded("it broke")
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["ended from here", "ended from there"])
+def test_what_is_over_is_gone(broken: bool) -> None:
+    """A session that waits for the garbage collector keeps its connection open."""
+
+    async def ended() -> weakref.ref[Conversation]:
+        agent = Agent("h")
+        wire = Broken(agent) if broken else Wire(agent)
+        terms = Terms(1, 1, Recorder(), SessionLimits(), lambda: 0.0, lambda _: None, b"", Pace())
+        session = Conversation(terms, Nobody(), Session("h", 1, PathName.FAST, 1), Hello("h", 1, ()), wire)
+        asyncio.get_running_loop().call_later(0.2, session.end, "enough")
+        with pytest.raises(LineEnded if broken else SessionEnded):
+            await session.run()
+        return weakref.ref(session)
+
+    async def work() -> bool:
+        session = await ended()
+        await asyncio.sleep(1.0)
+        return session() is None
+
+    loop = VirtualLoop(random.Random(1))
+    with no_collection():
+        try:
+            assert loop.run_until_complete(work())
+        finally:
+            loop.close()
 
 
 async def after_an_answer() -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -76,17 +77,56 @@ def test_beginnings(visit: Callable[[Turn], Awaitable[None]], expected: list[flo
     assert found == pytest.approx(expected, abs=0.001)
 
 
-def test_who_gives_up_waiting_takes_no_place() -> None:
-    """Neither who waits for one, nor who has one and waits for its time."""
+def test_who_gives_up_waiting_takes_neither_place_nor_time() -> None:
+    """Whether it waits for the one or for the other."""
 
     async def work() -> None:
-        turns = Turns(1, 60.0, 5.0)
+        turns = Turns(10, 60.0, 5.0)
         await beginnings(turns, 1, nothing)
-        for patience_s in (1.0, 2.0):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(patience_s):
-                    await beginnings(turns, 1, nothing)
-        async with asyncio.timeout(20.0):
-            await beginnings(turns, 1, nothing)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(4.9):
+                await beginnings(turns, 30, nothing)
+        assert await beginnings(turns, 2, nothing) == pytest.approx([0.1, 5.1], abs=0.01)
 
     on_virtual_time(work())
+
+
+def test_answers_free_who_waits_already() -> None:
+    """A network that heals lets all come back as fast as they answer, those in the queue as well."""
+
+    async def work() -> None:
+        turns = Turns(100, 60.0, 5.0)
+        answer = asyncio.Event()
+
+        async def be_answered(turn: Turn) -> None:
+            await answer.wait()
+            turn.answered()
+
+        waiting = asyncio.create_task(beginnings(turns, 100, be_answered))
+        await asyncio.sleep(1.0)
+        answer.set()
+        assert max(await waiting) == pytest.approx(1.0, abs=0.01)
+
+    on_virtual_time(work())
+
+
+async def test_what_has_fallen_behind_is_not_made_up_for_at_once() -> None:
+    """Beginnings that take longer than their distance leave room between them: one in each round of the event loop."""
+    loop = asyncio.get_running_loop()
+    rounds = 0
+    began: list[int] = []
+
+    def next_round() -> None:
+        nonlocal rounds
+        rounds += 1
+        if len(began) < 40:
+            loop.call_soon(next_round)
+
+    async def work_hard(_turn: Turn) -> None:
+        began.append(rounds)
+        time.sleep(0.002)  # noqa: ASYNC251 - that is what is tested
+
+    async with asyncio.timeout(20.0):
+        next_round()
+        await beginnings(Turns(100, 60.0, 0.001), 40, work_hard)
+    assert len(began) == len(set(began)) == 40

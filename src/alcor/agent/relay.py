@@ -126,9 +126,9 @@ class Relay:
                     tasks, timeout=last + idle_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
                 )
                 if done:
-                    with suppress(OSError, grpc.aio.UsageError, asyncio.InvalidStateError):
-                        for task in done:
-                            task.result()
+                    for error in [task.exception() for task in done]:  # raised, it would hold what holds it
+                        if not isinstance(error, OSError | grpc.aio.UsageError | asyncio.InvalidStateError | None):
+                            raise error
                     return
         finally:
             for task in tasks:

@@ -15,6 +15,7 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import islice
 
 import msgspec
 
@@ -103,7 +104,9 @@ class Delivery:
         verifier = self._news.verifier if self._news is not None else b""
         self.terms = Terms(partition, epoch, events, self.limits.session, roll, self._key, verifier, Pace())
         self.hopeful = Turns(self.limits.dials, self.limits.dial_turn_s, HOPEFUL_PACE_S)
-        self.doubtful = Turns(self.limits.dials, self.limits.dial_turn_s, DOUBTFUL_PACE_S)
+        self.doubtful = {
+            path: Turns(self.limits.dials, self.limits.dial_turn_s, DOUBTFUL_PACE_S) for path in ladder.ORDER
+        }
         self.group: asyncio.TaskGroup | None = None
         self.probing = Probing(partition, epoch, self.limits.probe_s, self._tell)
         self._clock = clock
@@ -281,12 +284,11 @@ class Delivery:
     def enter_fast(self, host: _Host) -> None:
         """The host is dialled on the fast path; if there are too many, one that has nothing to hear leaves it."""
         if len(self._fast) >= self.limits.fast_channels:
-            for place, other in enumerate(self._fast.values()):
+            for other in islice(self._fast.values(), LOOK_AT):
                 conversation = other.conversation if other.state.current is PathName.FAST else None
-                if conversation is not None and conversation.idle and self._can_do_without(other):
+                quiet = conversation is not None and conversation.idle and not conversation.over
+                if conversation is not None and quiet and self._can_do_without(other):
                     conversation.end("others need the fast path more", Ending.GIVEN_UP)
-                    break
-                if place >= LOOK_AT:
                     break
         self._fast[host.node.name] = host
 
@@ -398,12 +400,12 @@ class _Host:
             return  # it is another controller's
         now = self._delivery.now()
         if now - self._woken >= LOOK_S:
-            self._woken, self._awake = now, True
-            self.state = ladder.awake(self.state, PathName.NORMAL, now)
             for path in tuple(self._calls):
                 rung = self.state.rung(path)
-                if rung.dialling and rung.since is None:
+                if rung.dialling and rung.since is None and self._doubts(path):
                     self._drop(path)  # for a place in the other queue
+            self._woken, self._awake = now, True
+            self.state = ladder.awake(self.state, PathName.NORMAL, now)
         self.poke()
 
     def poke(self) -> None:
@@ -464,6 +466,11 @@ class _Host:
         call = self._call(path)
         self._calls[path] = self._delivery.group.create_task(call, name=f"{path} line to {self.node.name}")
 
+    def _doubts(self, path: PathName) -> bool:
+        """A dial of it will hardly be answered; no other path waits for it."""
+        rung = self.state.rung(path)
+        return rung.failed and rung.failures >= DOUBTFUL and not self._awake
+
     def _drop(self, path: PathName) -> None:
         """Gives that dial or session up; it may not have begun yet."""
         self._calls.pop(path).cancel()
@@ -495,8 +502,8 @@ class _Host:
         patience_s, mine, ending = 0.0, False, Ending.BROKEN
         try:
             async with AsyncExitStack() as stack:
-                doubtful = self.state.rung(path).failures >= DOUBTFUL and not self._awake
-                turn = await stack.enter_async_context((delivery.doubtful if doubtful else delivery.hopeful).turn())
+                turns = delivery.doubtful[path] if self._doubts(path) else delivery.hopeful
+                turn = await stack.enter_async_context(turns.turn())
                 self._note(Event.DIALLED, path)
                 patience_s = ladder.patience_s(self.state, path, delivery.limits.ladder)
                 async with asyncio.timeout(patience_s):
@@ -554,7 +561,7 @@ class _Host:
         delivery = self._delivery
         if event in (Event.FAILED, Event.ENDED, Event.SILENT):
             self.failures += 1
-            self._awake = False
+            self._awake = self._awake and event is Event.ENDED
         self.state = ladder.after(
             self.state, Outcome(event, path), delivery.now(), delivery.terms.roll(), delivery.limits.ladder
         )

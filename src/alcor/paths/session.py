@@ -177,6 +177,11 @@ class Conversation:
         return self._mailbox.begun
 
     @property
+    def over(self) -> bool:
+        """It has ended, or is about to."""
+        return self._ended.done()
+
+    @property
     def idle(self) -> bool:
         """Everything taken was sent and answered."""
         return not self._unanswered and not self._mailbox.waiting
@@ -234,11 +239,13 @@ class Conversation:
             asyncio.create_task(self._listen(), name=f"listen to {name}"),
             asyncio.create_task(self._send(), name=f"send to {name}"),
         ]
+        waited: list[asyncio.Future[None] | asyncio.Future[SessionEnded]] = [*tasks, self._ended]
+        task: asyncio.Task[None] | None
         try:
-            waited: list[asyncio.Future[None] | asyncio.Future[SessionEnded]] = [*tasks, self._ended]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if self._ended.done():
-                raise self._ended.result()
+                ended = self._ended.result()
+                raise SessionEnded(str(ended), ended.ending)  # one that nothing here holds: see the end
             for task in tasks:
                 if task.done():
                     task.result()
@@ -247,6 +254,9 @@ class Conversation:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            task = None
+            tasks.clear()
+            waited.clear()  # else what is raised holds this frame, which holds it: and the line, until it is collected
 
     # Up.
 
@@ -257,7 +267,7 @@ class Conversation:
             if self._ended.done():
                 return
             now = loop.time()
-            if self._unanswered:
+            if self._gives_signs():
                 self._terms.pace.heard(now - max(self._last_heard, self._since), now)
             self._last_heard = now
             if isinstance(report, Ack):
@@ -367,6 +377,9 @@ class Conversation:
         """Sets the alarm for when the first patience ends, if it is not set for earlier: it is one timer, however much
         is sent and heard."""
         at = min(self._late_at(), self._silent_at())
+        if self._gives_signs():  # what all hosts take changes meanwhile: it looks again
+            now = asyncio.get_running_loop().time()
+            at = min(at, max(now, self._last_heard, self._since) + self._dumb_s)
         if not self._ended.done() and at < self._alarm_at:
             self._set_alarm(at)
 
@@ -394,10 +407,14 @@ class Conversation:
         """When the oldest bundle should have been answered."""
         return self._since + self._terms.limits.ack_s if self._unanswered else math.inf
 
+    def _gives_signs(self) -> bool:
+        """The host is to say something, with or without an answer: what it was told is small."""
+        return bool(self._dumb_s and self._unanswered) and sum(sent.size for sent in self._unanswered) <= SMALL_BYTES
+
     def _silent_at(self) -> float:
         """When the host should have said something."""
         at = self._last_heard + self._silence_s if self._silence_s else math.inf
-        if self._dumb_s and self._unanswered and sum(sent.size for sent in self._unanswered) <= SMALL_BYTES:
+        if self._gives_signs():
             patience_s = max(self._dumb_s, self._terms.pace.patience_s(asyncio.get_running_loop().time()))
             at = min(at, max(self._last_heard, self._since) + patience_s)
         return at

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 
 class Turn:
@@ -37,10 +37,15 @@ class Turns:
     def __init__(self, places: int, lapse_s: float, pace_s: float) -> None:
         """`places` at a time, each for `lapse_s` at most; from one beginning to the next at least `pace_s`."""
         self._places = asyncio.Semaphore(places)
+        self._most_free = places
         self._lapse_s = lapse_s
         self._pace_s = pace_s
+        self._gate = asyncio.Lock()
         self._next = 0.0
         """When the next may begin, by the event loop's clock."""
+        self._free = 0
+        """So many need not wait for that."""
+        self._refunded = asyncio.Event()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Turn]:
@@ -63,10 +68,21 @@ class Turns:
 
     def refund(self) -> None:
         """For its turns: one was no waste of time."""
-        self._next -= self._pace_s
+        self._free = min(self._free + 1, self._most_free)
+        self._refunded.set()
 
     async def _time(self) -> None:
-        now = asyncio.get_running_loop().time()
-        mine, self._next = self._next, max(self._next, now) + self._pace_s
-        if mine > now:
-            await asyncio.sleep(mine - now)
+        """Until the next may begin, which is the caller. One waits, the others wait for it: no time is promised, so
+        none is lost with who gives up, or comes all at once after a standstill."""
+        loop = asyncio.get_running_loop()
+        async with self._gate:
+            await asyncio.sleep(0)  # one in each round of the event loop
+            while not self._free and (wait_s := self._next - loop.time()) > 0:
+                self._refunded.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._refunded.wait()
+            if self._free:
+                self._free -= 1
+            else:
+                self._next = loop.time() + self._pace_s
