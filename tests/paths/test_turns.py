@@ -124,7 +124,7 @@ async def test_what_has_fallen_behind_is_not_made_up_for_at_once() -> None:
 
     async def work_hard(_turn: Turn) -> None:
         began.append(rounds)
-        time.sleep(0.002)  # noqa: ASYNC251 - that is what is tested
+        time.sleep(0.002)
 
     async with asyncio.timeout(20.0):
         next_round()
