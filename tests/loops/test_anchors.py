@@ -46,6 +46,8 @@ class Region:
         self.down: set[str] = set()
         self.bare: set[str] = set()
         self.silent: set[str] = set()
+        self.unmet: set[str] = set()
+        """Heard, but not in session yet: whether they have a device is not known."""
         self.members = {host: self.cloud.port(host, self.cloud.vpc) for host in ("a", "b")}
         ends = [(format_ip(port.fixed_ips[0].ip), 80) for port in self.members.values()]
         self.balancer, self.pool_id, self.rows = self.cloud.balance(*ends)
@@ -55,7 +57,7 @@ class Region:
         if host in self.silent:
             return HostHealth()
         state = Reach.DOWN if host in self.down else Reach.UP
-        return HostHealth(state=state, heard_at=1, outside=host not in self.bare)
+        return HostHealth(state=state, heard_at=1, outside=None if host in self.unmet else host not in self.bare)
 
     def events(self) -> list[HealthEvent]:
         return []
@@ -124,7 +126,11 @@ def test_a_host_needs_an_external_device_and_a_word(region: Region) -> None:
     assert "a" == host_of(region.settle(fip))
     region.silent = {"a", "b"}
     assert "a" == host_of(region.settle(fip))
-    region.silent, region.bare = set(), {"a", "b"}
+    region.silent, region.unmet, region.bare = set(), {"a"}, set()
+    assert "a" == host_of(region.settle(fip)), "a heartbeat comes before the session"
+    region.unmet, region.bare = {"b"}, {"a"}
+    assert region.settle(fip) is None
+    region.unmet, region.bare = set(), {"a", "b"}
     assert region.settle(fip) is None
 
 

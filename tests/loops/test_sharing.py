@@ -8,10 +8,13 @@ import pytest
 from tests.loops.region import PATIENCE_S, Host, Region
 
 from alcor.dataplane.base import Hop, Route, RouteKey, RouteKind, SharedAddress
+from alcor.loops.sharing import SharingLoop
 from alcor.model.addresses import Ip, parse_ip, parse_prefix
-from alcor.model.nouns import Network, Router, Subnet
+from alcor.model.ids import Id
+from alcor.model.nouns import Network, Node, Router, Subnet
 from alcor.services.commands import (
     AddRouterInterface,
+    Command,
     CreateNetworks,
     CreateRouters,
     CreateSubnets,
@@ -22,6 +25,8 @@ from alcor.services.commands import (
     SubnetSpec,
     UpdateRouter,
 )
+from alcor.services.health import HealthEvent, HostHealth, Reach
+from alcor.store.base import Query
 
 POOL = parse_prefix("203.0.113.0/24")
 ROUTER = parse_ip("203.0.113.1")
@@ -171,6 +176,66 @@ async def test_a_controller_that_starts_anew_changes_nothing(region: Region) -> 
     assert before == shared(a, ip) == shared(b, ip)
     (row,) = [one for one in region.store.rows(Router) if one.id == router.id]
     assert row.revision <= known
+
+
+class Start:
+    """A controller's first moments: what is stored is known, of hosts only what `health` says. Fills Control, World
+    and HealthView."""
+
+    def __init__(self, region: Region, router: Router, network: Network) -> None:
+        self.of_hosts: dict[str, HostHealth] = {}
+        self.submitted: list[object] = []
+        self._region = region
+        self._router = router
+        self._network = network
+
+    def sharers(self) -> dict[Id, Router]:
+        return {self._router.id: self._router}
+
+    def sharers_of(self, identifier: Id) -> list[Id]:
+        return [self._router.id]
+
+    def carriers(self, network_id: Id) -> dict[str, int]:
+        return {"host-a": 1, "host-b": 1} if network_id == self._network.id else {}
+
+    def node(self, name: str) -> Node | None:
+        (found,) = self._region.store.list_nodes(Query(filters={"name": (name,)}))
+        return found
+
+    def published(self) -> int:
+        return self._region.store.revision()
+
+    def caught_up(self, host: str) -> int:
+        return 0
+
+    def health(self, host: str) -> HostHealth:
+        return self.of_hosts.get(host, HostHealth())
+
+    def events(self) -> list[HealthEvent]:
+        return []
+
+    async def submit(self, command: Command) -> None:
+        self.submitted.append(command)
+
+
+async def test_a_heartbeat_before_the_first_session_takes_no_block(region: Region) -> None:
+    """It says that the host is there, not that it has no external device (the simulator's seed 70001558)."""
+    a, b = [await make_host(region, name) for name in ("host-a", "host-b")]
+    router, network, ip = await make_router(region)
+    await region.add_ports(network, ["host-a", "host-b"])
+    await until(lambda: blocks(a, ip) == {end(a): 1, end(b): 1} == blocks(b, ip))
+    (router,) = [one for one in region.store.rows(Router) if one.id == router.id]
+    start = Start(region, router, network)
+    task = asyncio.create_task(SharingLoop(start, start, start).run())
+    try:
+        start.of_hosts = {name: HostHealth(state=Reach.UP, heard_at=1) for name in ("host-a", "host-b")}
+        await asyncio.sleep(0.5)
+        assert (task.done(), start.submitted) == (False, [])
+        start.of_hosts["host-a"] = HostHealth(state=Reach.UP, heard_at=1, outside=False)
+        await until(lambda: start.submitted != [])
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_sharing_is_switched_off_and_on(region: Region) -> None:

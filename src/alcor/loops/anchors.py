@@ -115,9 +115,9 @@ class Anchors:
 def _stays(port: Port, health: HealthView) -> bool:
     """Nothing is known that would make its host unfit. After a controller's start nothing is known of any."""
     host = health.health(port.host) if port.host else HostHealth(heard_at=1)
-    return not host.heard_at or (host.state is not Reach.DOWN and host.outside)
+    return not host.heard_at or (host.state is not Reach.DOWN and host.outside is not False)
 
 
 def _fits(port: Port, health: HealthView) -> bool:
     host = health.health(port.host) if port.host else HostHealth()
-    return host.state is Reach.UP and host.outside
+    return host.state is Reach.UP and host.outside is True

@@ -133,7 +133,7 @@ class SharingLoop:
 
     def _carriers(self, router: Router, *, patient: bool) -> list[Carrier]:
         """The hosts that are to share its address: those that have ports of its networks, and an external device. A
-        host that was not heard in this life has what it had."""
+        host that had no session in this life has what it had."""
         ports: dict[str, int] = {}
         for network_id in router.networks:
             for host, count in self._world.carriers(network_id).items():
@@ -143,7 +143,7 @@ class SharingLoop:
         found = []
         for host, count in sorted(ports.items()):
             node, health = self._world.node(host), self._health.health(host)
-            if node is None or not (health.outside if health.heard_at else host in known):
+            if node is None or not (host in known if health.outside is None else health.outside):
                 continue
             unheard = patient and not health.heard_at and gateway is not None and host == gateway.answerer
             found.append(Carrier(host, node.underlay_ip, count, unheard or self._is_up(host)))

@@ -60,8 +60,9 @@ class HostHealth(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     """Dials that its present or last session took."""
     peers: Peers = Peers()
-    outside: bool = False
-    """It has an external device, as it said when its last session began."""
+    outside: bool | None = None
+    """It has an external device, as it said when its last session began; None: it has had none in this life of the
+    controller, whatever else was heard of it."""
 
 
 class HealthEvent(msgspec.Struct, frozen=True, kw_only=True):
