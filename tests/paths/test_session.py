@@ -204,9 +204,9 @@ def test_the_alarm_follows_what_is_answered() -> None:
         loop.close()
 
 
-async def after_standing_still() -> tuple[float, bool]:
-    """This process stands still for longer than its patience; the host's sign of life waits to be read. When the
-    session ended, and whether it was over at once."""
+async def after_standing_still(news: bool) -> tuple[float, bool]:
+    """This process stands still for longer than its patience; the host's sign of life waits to be read; meanwhile
+    there may be something new to be sent. When the session ended, and whether it was over at once."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     wire, session = open_session(10_000)
@@ -215,6 +215,9 @@ async def after_standing_still() -> tuple[float, bool]:
     await asyncio.sleep(1.0)
     loop._virtual.now += 5.0  # type: ignore[attr-defined]
     await asyncio.sleep(0.1)
+    if news:
+        session.offer((Parcel(HOST_SCOPE, b"x" * 100, snapshot=False),))
+    await asyncio.sleep(0.1)
     over = speaking.done()
     wire.say(encode_heartbeat(Heartbeat("h", 1, 10_000, ())))
     with pytest.raises(SessionEnded):
@@ -222,15 +225,16 @@ async def after_standing_still() -> tuple[float, bool]:
     return loop.time() - began, over
 
 
-def test_who_stood_still_itself_reads_first() -> None:
+@pytest.mark.parametrize("news", [False, True])
+def test_who_stood_still_itself_reads_first(news: bool) -> None:
     """No session ends for what its other end said in time; one whose host is silent does, a moment later."""
     loop = VirtualLoop(random.Random(1))
     try:
-        found, over = loop.run_until_complete(after_standing_still())
+        found, over = loop.run_until_complete(after_standing_still(news))
     finally:
         loop.close()
     assert not over
-    assert found == pytest.approx(6.1 + 3.0, abs=0.05)
+    assert found == pytest.approx(6.2 + 3.0, abs=0.05)
 
 
 def test_an_alarm_for_a_time_that_has_passed() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import TypeAlias
 
 import grpc
@@ -79,8 +78,10 @@ class Relay:
                 await self._refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
             finally:
                 writer.close()
-                with suppress(OSError):
+                try:
                     await writer.wait_closed()
+                except OSError as error:
+                    error.__traceback__ = None  # asyncio keeps it, and it would keep the caller
         finally:
             self._running -= 1
 
@@ -126,7 +127,9 @@ class Relay:
                     tasks, timeout=last + idle_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
                 )
                 if done:
-                    for error in [task.exception() for task in done]:  # raised, it would hold what holds it
+                    for error in [task.exception() for task in done]:
+                        if error is not None:
+                            error.__traceback__ = None  # asyncio keeps it, and it would keep the caller
                         if not isinstance(error, OSError | grpc.aio.UsageError | asyncio.InvalidStateError | None):
                             raise error
                     return

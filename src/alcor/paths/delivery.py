@@ -461,7 +461,6 @@ class _Host:
         assert self._delivery.group is not None
         self._note(Event.QUEUED, path)
         if path is PathName.FAST:
-            self.hurried = False
             self._delivery.enter_fast(self)
         call = self._call(path)
         self._calls[path] = self._delivery.group.create_task(call, name=f"{path} line to {self.node.name}")
@@ -505,6 +504,7 @@ class _Host:
                 turns = delivery.doubtful[path] if self._doubts(path) else delivery.hopeful
                 turn = await stack.enter_async_context(turns.turn())
                 self._note(Event.DIALLED, path)
+                self.hurried = self.hurried and path is not PathName.FAST
                 patience_s = ladder.patience_s(self.state, path, delivery.limits.ladder)
                 async with asyncio.timeout(patience_s):
                     line = await stack.enter_async_context(delivery.dialers[path].dial(self.node))

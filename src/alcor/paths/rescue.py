@@ -86,6 +86,9 @@ class RescueDialer:
                 except TimeoutError:
                     reasons.append(f"by {peer.name}: no Hello within {self._try_s:g} s")
                     continue
+                except OSError as error:  # no descriptor, no room for the door
+                    reasons.append(f"by {peer.name}: {error}")
+                    continue
                 yield greeted
                 return
         raise LineEnded("; ".join(reasons))
@@ -133,19 +136,26 @@ class _Door:
 
     def welcome(self, listener: socket.socket) -> None:
         """A caller. gRPC knocks again after a failure; it is not let in twice: a relay carries one connection."""
-        with suppress(BlockingIOError, ConnectionError):
+        try:
             caller, _ = listener.accept()
-            if self._carrying is not None:
-                caller.close()
-                return
-            self._caller = caller
-            self._carrying = asyncio.create_task(self._carry(caller), name="relay")
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as error:  # no descriptor: it would be called again and again
+            self.reason = str(error)
+            asyncio.get_running_loop().remove_reader(listener)
+            return
+        if self._carrying is not None:
+            caller.close()
+            return
+        self._caller = caller
+        self._carrying = asyncio.create_task(self._carry(caller), name="relay")
 
     async def close(self) -> None:
         """Ends what is carried."""
-        if self._carrying is not None and self._caller is not None:
-            self._carrying.cancel()
-            await asyncio.gather(self._carrying, return_exceptions=True)
+        carrying, self._carrying = self._carrying, None  # what cancels it holds this: else both wait to be collected
+        if carrying is not None and self._caller is not None:
+            carrying.cancel()
+            await asyncio.gather(carrying, return_exceptions=True)
             self._caller.close()  # a task that was cancelled before it began closed nothing
 
     async def _carry(self, caller: socket.socket) -> None:

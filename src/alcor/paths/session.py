@@ -32,6 +32,8 @@ SMALL_BYTES = 100_000
 """While more than that is unanswered, heartbeats alone count: it takes time on a slow line, and in the agent."""
 PACE_OF, PACE_FACTOR, PACE_HALVED_S = 20, 5, 10.0
 """A running mean of so many words, times that, halved in that time when there are none."""
+MAX_PACE_S = 10.0
+"""A word that comes later counts as this: one host does not make all others wait."""
 LATE_S, EXCUSE_S = 0.25, 1.0
 """A clock that is looked at so late shows that this process stood still: what was said meanwhile waits to be read, for
 which there is so much time."""
@@ -82,7 +84,7 @@ class Pace:
     def heard(self, after_s: float, now: float) -> None:
         """One that was told something was heard so long after it, or after its last word."""
         mean_s = self._now(now)
-        self._mean_s, self._at = mean_s + (after_s - mean_s) / PACE_OF, now
+        self._mean_s, self._at = mean_s + (min(after_s, MAX_PACE_S) - mean_s) / PACE_OF, now
 
     def patience_s(self, now: float) -> float:
         """How long anyone may take."""
@@ -379,8 +381,8 @@ class Conversation:
         at = min(self._late_at(), self._silent_at())
         if self._gives_signs():  # what all hosts take changes meanwhile: it looks again
             now = asyncio.get_running_loop().time()
-            at = min(at, max(now, self._last_heard, self._since) + self._dumb_s)
-        if not self._ended.done() and at < self._alarm_at:
+            at = min(at, max(now, self._last_heard, self._since) + max(self._dumb_s, EXCUSE_S))
+        if not self._ended.done() and not self._excused and at < self._alarm_at:
             self._set_alarm(at)
 
     def _set_alarm(self, at: float) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -57,6 +58,8 @@ def run(config: ServerConfig) -> None:
     except CredentialsError as error:
         raise ConfigError(str(error)) from None
     sockets = take_sockets(os.environ) or [_listen(config)]
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a session on the fast path is a socket
     try:
         with Survivors():
             uvloop.run(_serve(config, credentials, sockets))
