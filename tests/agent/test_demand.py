@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alcor.agent.demand import Demand, DemandLimits, Step
-from alcor.agent.state import ScopeKey
+from alcor.agent.state import OnDemand, ScopeKey
 from alcor.dataplane.base import NO_ADDRESS, Endpoint, EndpointKey, Miss
 from alcor.dataplane.fake import frames
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip
@@ -40,7 +40,7 @@ def end(number: int, mac: int = 1) -> tuple[EndpointKey, Endpoint]:
 
 def demand(**limits: float) -> Demand:
     one = Demand(DemandLimits(**limits))  # type: ignore[arg-type]
-    one.serve({VNI: VPC}, (), 0.0)
+    one.serve({VNI: OnDemand(VPC, 1)}, (), 0.0)
     return one
 
 
@@ -188,7 +188,7 @@ def test_a_new_session_asks_for_everything_anew() -> None:
 def test_an_earlier_life_is_taken_over() -> None:
     """What the data plane holds after a restart is asked for, and corrected by the answer."""
     one = Demand()
-    one.serve({VNI: VPC}, [key(1), key(2), EndpointKey(8, ip(3))], 0.0)
+    one.serve({VNI: OnDemand(VPC, 1)}, [key(1), key(2), EndpointKey(8, ip(3))], 0.0)
     assert [ip(1), ip(2)] == sorted(asked(one))
     step = answer(one, found(1), absent=(ip(2),))
     assert ([end(1)], [key(2)]) == (step.found, step.absent)
@@ -211,7 +211,7 @@ def test_packets_before_the_vpc_is_known_wait() -> None:
     one = Demand()
     one.missed([miss(1)], 0.0)
     assert not asked(one)
-    one.serve({VNI: VPC}, (), 0.0)
+    one.serve({VNI: OnDemand(VPC, 1)}, (), 0.0)
     assert [ip(1)] == asked(one)
 
 
@@ -306,12 +306,25 @@ def test_a_hint_of_what_is_not_on_demand_is_nothing() -> None:
     """The VPC is not here, or preloaded: as of answers that come late."""
     one = Demand()
     assert hint(one, found(1)) == Step()
-    one.serve({VNI: VPC}, (), 0.0)
+    one.serve({VNI: OnDemand(VPC, 1)}, (), 0.0)
     hint(one, found(1))
     one.serve({}, (), 0.0)
-    one.serve({VNI: VPC}, (), 0.0)
+    one.serve({VNI: OnDemand(VPC, 1)}, (), 0.0)
     one.tick(0.25)
     assert not asked(one)
+
+
+def test_what_was_learnt_of_a_vpc_that_changed_is_asked_for_anew() -> None:
+    """It may have been preloaded meanwhile, and the host heard only of what came after: the controller does not know
+    what is held here (the simulator's seed 80000103)."""
+    one = demand()
+    one.missed([miss(1)], 0.0)
+    assert asked(one) == [ip(1)]
+    answer(one, found(1))
+    one.serve({VNI: OnDemand(VPC, 1)}, (), 1.0)
+    assert asked(one) == []
+    one.serve({VNI: OnDemand(VPC, 2)}, (), 1.0)
+    assert asked(one) == [ip(1)]
 
 
 def test_a_hint_only_says_where_something_is() -> None:
@@ -340,7 +353,7 @@ def test_a_vpc_that_comes_back_is_asked_about() -> None:
     """What was under way when it went is not waited for."""
     one = Demand()
     for _ in range(2):
-        one.serve({VNI: VPC}, [key(1)], 0.0)
+        one.serve({VNI: OnDemand(VPC, 1)}, [key(1)], 0.0)
         assert [ip(1)] == asked(one)
         one.serve({}, (), 0.0)
 
@@ -393,7 +406,7 @@ def test_every_packet_is_let_go_exactly_once(events: list[tuple[str, int]]) -> N
             now += which
             step = one.tick(now)
         else:
-            step = one.serve({VNI: VPC} if which else {}, (), now)
+            step = one.serve({VNI: OnDemand(VPC, 1)} if which else {}, (), now)
         released += step.release
         assert len(one.entries) <= 3
     now += 1000.0

@@ -34,7 +34,7 @@ from alcor.agent.rehearsal import rehearse
 from alcor.agent.relay import Relay
 from alcor.agent.resolver import Resolver
 from alcor.agent.server import AgentServer, Stream
-from alcor.agent.state import ScopeKey
+from alcor.agent.state import OnDemand, ScopeKey
 from alcor.agent.status import AgentStatus
 from alcor.bus.base import Bus
 from alcor.dataplane.base import DataPlaneError, Driver, EndpointKey, PortCounters, Stack
@@ -431,7 +431,7 @@ class Agent:
 
     # On the worker thread.
 
-    def _serve(self, vpcs: Mapping[int, ScopeKey], learnt: Sequence[EndpointKey]) -> None:
+    def _serve(self, vpcs: Mapping[int, OnDemand], learnt: Sequence[EndpointKey]) -> None:
         self._on_loop(self._resolver.serve, vpcs, learnt)
 
     def _announce(self, vpc: ScopeKey, claims: Iterable[Claim]) -> None:

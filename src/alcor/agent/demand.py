@@ -21,7 +21,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from alcor.agent.state import ScopeKey
+from alcor.agent.state import OnDemand, ScopeKey
 from alcor.dataplane.base import Endpoint, EndpointKey, Miss
 from alcor.model.addresses import Ip
 from alcor.model.nouns import Claim
@@ -93,13 +93,15 @@ class Demand:
         self.entries: dict[EndpointKey, Entry] = {}
         self.waiting: dict[EndpointKey, Waiting] = {}
         self._vnis: dict[ScopeKey, int] = {}
+        self._revisions: dict[int, int] = {}
+        """VNI -> its VPC's revision; what was learnt of another one is asked for anew."""
         self._packets = self._bytes = 0
         self._by_due: list[tuple[float, EndpointKey]] = []
         """A heap; of an entry, only the pair that names its present `due` counts."""
         self._to_ask: dict[EndpointKey, None] = {}
         self._to_refresh: dict[EndpointKey, None] = {}
         self._refreshing: dict[EndpointKey, float] = {}
-        """Asked for anew and not answered yet: since when, in that order."""
+        """OnDemand for anew and not answered yet: since when, in that order."""
         self._hinted: dict[EndpointKey, None] = {}
         """Learnt unasked, and to be asked for with the next tick: the packets of now do not wait for it."""
         self._forgotten: dict[EndpointKey, None] = {}
@@ -111,11 +113,15 @@ class Demand:
 
     # What happens.
 
-    def serve(self, vpcs: Mapping[int, ScopeKey], learnt: Iterable[EndpointKey], now: float) -> Step:
+    def serve(self, vpcs: Mapping[int, OnDemand], learnt: Iterable[EndpointKey], now: float) -> Step:
         """These VPCs are on demand from now on, and no others; `learnt` is what the data plane holds of them."""
         gone = self.vpcs.keys() - vpcs.keys()
-        self.vpcs = dict(vpcs)
-        self._vnis = {key: vni for vni, key in vpcs.items()}
+        changed = {vni for vni, one in vpcs.items() if self._revisions.get(vni, one.revision) != one.revision}
+        self.vpcs = {vni: one.vpc for vni, one in vpcs.items()}
+        self._vnis = {key: vni for vni, key in self.vpcs.items()}
+        self._revisions = {vni: one.revision for vni, one in vpcs.items()}
+        if changed:
+            self._to_refresh.update((key, None) for key in self.entries if key.vni in changed)
         step = Step()
         for key in [key for key in self.entries if key.vni in gone]:
             del self.entries[key]

@@ -24,7 +24,7 @@ from alcor.agent.journal import Journal, JournalError
 from alcor.agent.lacking import Lacking, words
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.probing import Watched, watched
-from alcor.agent.state import Desired, ScopeKey, Touched
+from alcor.agent.state import Desired, OnDemand, ScopeKey, Touched
 from alcor.agent.status import AgentStatus
 from alcor.agent.sync import Sync
 from alcor.dataplane.base import (
@@ -97,10 +97,10 @@ class _Outcome(msgspec.Struct):
     """The tables as a whole could not be programmed."""
 
 
-Serve: TypeAlias = Callable[[Mapping[int, ScopeKey], Sequence[EndpointKey]], None]
+Serve: TypeAlias = Callable[[Mapping[int, OnDemand], Sequence[EndpointKey]], None]
 
 
-def _nobody(vpcs: Mapping[int, ScopeKey], learnt: Sequence[EndpointKey]) -> None:
+def _nobody(vpcs: Mapping[int, OnDemand], learnt: Sequence[EndpointKey]) -> None:
     """Nobody asks for endpoints."""
 
 
@@ -433,6 +433,8 @@ class Reconciler:
             *(self._routes, self._translations, self._vips, self._services, self._shared),
         )
         outcome = self._apply(self._without_shares(plan), touched.ports, started)
+        if (touched.vpcs or touched.gone_vnis) and not outcome.failed:
+            self._serve(self.desired.on_demand(), ())
         for key, claims in touched.claims.items():
             self._announce(key, claims.values())
         return outcome
@@ -548,8 +550,6 @@ class Reconciler:
             self._forwards.update((key, until) for key, _ in plan.put_forwards)
             for key in plan.remove_forwards:
                 self._forwards.pop(key, None)
-            if plan.put_on_demand or plan.remove_on_demand:
-                self._serve(self.desired.on_demand(), ())
 
     def _fail(self, reason: str, ports: Iterable[Id]) -> _Outcome:
         """The data plane as a whole refused: every port looked at has failed, and a full round is due."""

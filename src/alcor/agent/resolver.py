@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from alcor.agent.demand import Demand, Step
-from alcor.agent.state import ScopeKey
+from alcor.agent.state import OnDemand, ScopeKey
 from alcor.dataplane.base import DataPlaneError, EndpointKey, Misses
 from alcor.model.nouns import Claim
 from alcor.wire.fields import WireError
@@ -65,7 +65,7 @@ class Resolver:
         finally:
             loop.remove_reader(self._misses.fileno())
 
-    def serve(self, vpcs: Mapping[int, ScopeKey], learnt: Sequence[EndpointKey]) -> None:
+    def serve(self, vpcs: Mapping[int, OnDemand], learnt: Sequence[EndpointKey]) -> None:
         """These VPCs, by VNI, are on demand now, and no others. `learnt`: what the data plane holds of them."""
         self._do(self._demand.serve(vpcs, learnt, self._clock()))
         self._woken.set()

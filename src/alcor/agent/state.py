@@ -45,6 +45,14 @@ class ScopeKey(NamedTuple):
     scope: Id
 
 
+class OnDemand(NamedTuple):
+    """A VPC whose endpoints are asked for."""
+
+    vpc: ScopeKey
+    revision: int
+    """Of its goal. Another one: meanwhile it may have been preloaded, when nobody notes who holds what."""
+
+
 class Touched:
     """What some updates may have changed in the data plane: what a partial plan has to look at."""
 
@@ -135,10 +143,11 @@ class Desired:
         """The VPCs held, sorted."""
         return iter(sorted(self._owners))
 
-    def on_demand(self) -> dict[int, ScopeKey]:
+    def on_demand(self) -> dict[int, OnDemand]:
         """The VPCs whose endpoints are asked for, by their VNIs: those on demand, and those whose endpoints follow."""
         found = ((key, self.vpc(key)) for key in self._owners)
-        return {vpc.vni: key for key, vpc in found if vpc is not None and (vpc.on_demand or self.scopes[key].partial)}
+        asked = ((key, vpc) for key, vpc in found if vpc is not None and (vpc.on_demand or self.scopes[key].partial))
+        return {vpc.vni: OnDemand(key, vpc.revision) for key, vpc in asked}
 
     def owners(self, key: ScopeKey) -> Owners:
         """The addresses of a VPC's endpoints."""
