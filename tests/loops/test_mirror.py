@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alcor.agent.demand import Demand, DemandLimits
-from alcor.agent.state import ScopeKey
+from alcor.agent.state import OnDemand, ScopeKey
 from alcor.dataplane.base import EndpointKey, Miss
 from alcor.loops.interest import Interest
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip
@@ -28,7 +28,7 @@ class Ends:
 
     def __init__(self) -> None:
         self.host, self.now = Demand(LIMITS), 0.0
-        self.host.serve({VNI: ScopeKey(1, VPC)}, (), self.now)
+        self.host.serve({VNI: OnDemand(ScopeKey(1, VPC), 1)}, (), self.now)
         self.interest = Interest()
         self.up: deque[Lookup] = deque()
         self.down: deque[Answer] = deque()
