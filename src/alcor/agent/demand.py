@@ -101,7 +101,7 @@ class Demand:
         self._to_ask: dict[EndpointKey, None] = {}
         self._to_refresh: dict[EndpointKey, None] = {}
         self._refreshing: dict[EndpointKey, float] = {}
-        """OnDemand for anew and not answered yet: since when, in that order."""
+        """Asked for anew and not answered yet: since when, in that order."""
         self._hinted: dict[EndpointKey, None] = {}
         """Learnt unasked, and to be asked for with the next tick: the packets of now do not wait for it."""
         self._forgotten: dict[EndpointKey, None] = {}
