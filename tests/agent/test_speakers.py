@@ -22,7 +22,7 @@ from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.netlink import Netlink
 from alcor.dataplane.kernel.speaker import KernelSpeakerTable
 from alcor.lab import speakers
-from alcor.model.addresses import format_ip, parse_ip
+from alcor.model.addresses import Ip, format_ip, parse_ip
 from alcor.sim.tables import DictionaryDriver, Tables
 
 HOST, ROUTER, RANGE, LENGTH = "198.18.16.1", "198.18.0.1", "198.18.0.0/16", 16
@@ -141,7 +141,7 @@ class Bed:
         self.bgp.applied(plan, self.driver.apply(plan))
         self.bgp.settle()
 
-    def await_router(self, *ips: bytes) -> float:
+    def await_router(self, *ips: Ip) -> float:
         """Until the router sends to the host what is for these addresses, and nothing else; the seconds it took."""
         wanted = {format_ip(ip): HOST for ip in ips}
         started = time.monotonic()

@@ -7,6 +7,7 @@ documented status codes and content types, bodies that keep to their schema, met
 """
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -27,7 +28,7 @@ from alcor.api.openapi import document
 
 
 @schemathesis.check
-def no_fault_of_the_server(ctx: CheckContext, response: Response, case: Case) -> None:
+def no_fault_of_the_server(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """501 is an answer where it is a documented one."""
     if response.status_code != 501 or "501" not in case.operation.definition.raw["responses"]:
         not_a_server_error(ctx, response, case)
@@ -48,7 +49,7 @@ schema = schemathesis.openapi.from_dict(document())
 
 @schema.parametrize()
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_answers_keep_to_the_document(case: Case, server: str) -> None:
+def test_answers_keep_to_the_document(case: Case[Any], server: str) -> None:
     """Whatever is asked, well or badly, the answer is one that the document promises."""
     case.call_and_validate(base_url=server, checks=CHECKS)
 
@@ -87,7 +88,7 @@ def there(server: str) -> Iterator[dict[str, str]]:
 
 @schema.include(path_regex=r"/lbaas/.*\{").exclude(method="DELETE").parametrize()
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_answers_about_what_is_there_keep_to_the_document(case: Case, server: str, there: dict[str, str]) -> None:
+def test_answers_about_what_is_there_keep_to_the_document(case: Case[Any], server: str, there: dict[str, str]) -> None:
     """An id that is well made becomes that of a resource: views, and changes that are carried out, are seen as well."""
     case.path_parameters = {name: _there(name, value, there) for name, value in case.path_parameters.items()}
     case.call_and_validate(base_url=server, checks=CHECKS)

@@ -51,6 +51,7 @@ async def test_a_router_shows_its_gateway(client: httpx.AsyncClient) -> None:
     where = f"/v2.0/routers/{router['id']}"
     off = await client.put(where, json={"router": {"external_gateway_info": {**info, "enable_snat": False}}})
     assert expected | {"enable_snat": False} == off.json()["router"]["external_gateway_info"]
+    nothing: dict[str, object] | None
     for nothing in (None, {}):
         cleared = await client.put(where, json={"router": {"external_gateway_info": nothing}})
         assert cleared.json()["router"]["external_gateway_info"] is None

@@ -190,7 +190,7 @@ async def test_what_would_be_a_scan_is_refused_and_networks_still_list(tmp_path:
         transport = httpx.ASGITransport(create_app(*plane))
         async with httpx.AsyncClient(transport=transport, base_url="http://alcor") as client:
             networks = [await make(client, "network", name=f"n{at}") for at in range(4)]
-            subnets = {network["id"]: [] for network in networks}
+            subnets: dict[str, list[str]] = {network["id"]: [] for network in networks}
             for network in networks:
                 for at in range(2):
                     cidr = f"10.0.{at}.0/24"

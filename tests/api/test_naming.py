@@ -33,13 +33,13 @@ async def test_what_is_no_domain_is_refused(client: httpx.AsyncClient, domain: s
 async def test_dhcp_options_are_merged_by_name(client: httpx.AsyncClient) -> None:
     """As in Neutron: PUT sets what it names, null takes away, the rest stays; the same names exist per family."""
     network = await make(client, "network")
-    options = [
+    options: list[dict[str, object]] = [
         {"opt_name": "tftp-server", "opt_value": "boot.example"},
         {"opt_name": "bootfile-name", "opt_value": "pxelinux.0"},
         {"opt_name": "dns-server", "opt_value": "2001:db8::1", "ip_version": 6},
     ]
     port = await make(client, "port", network_id=network["id"], extra_dhcp_opts=options)
-    shown = [{"ip_version": 4, **one} for one in options]
+    shown: list[dict[str, object]] = [{"ip_version": 4, **one} for one in options]
     assert sorted(shown, key=_name) == sorted(port["extra_dhcp_opts"], key=_name)
     change = [{"opt_name": "tftp-server", "opt_value": None}, {"opt_name": "mtu", "opt_value": "1400"}]
     url = f"/v2.0/ports/{port['id']}"

@@ -150,7 +150,7 @@ async def test_nova_binds_and_unbinds(client: httpx.AsyncClient) -> None:
     bind = {"binding:host_id": "h1", "binding:profile": {}, "device_id": "vm", "device_owner": "compute:nova"}
     bound = (await client.put(url, json={"port": bind})).json()["port"]
     assert ("h1", "BUILD") == (bound["binding:host_id"], bound["status"])
-    unbind = {"binding:host_id": None, "binding:profile": {}, "device_id": "", "device_owner": ""}
+    unbind: dict[str, object] = {"binding:host_id": None, "binding:profile": {}, "device_id": "", "device_owner": ""}
     unbound = (await client.put(url, json={"port": unbind})).json()["port"]
     assert ("", "DOWN", "unbound") == tuple(unbound[key] for key in ("binding:host_id", "status", "binding:vif_type"))
 

@@ -35,7 +35,7 @@ def test_a_vpc_from_creation_to_deletion(cloud: Connection, name: str) -> None:
     assert ("10.9.0.1", True) == (subnet.gateway_ip, subnet.is_dhcp_enabled)
     assert ([{"subnet_id": subnet.id, "ip_address": "10.9.0.7"}], "DOWN") == (port.fixed_ips, port.status)
 
-    assert network.id == cloud.network.find_network(name).id
+    assert network.id == cloud.network.find_network(name, ignore_missing=False).id
     assert [subnet.id] == cloud.network.get_network(network.id).subnet_ids
     assert port.id == cloud.network.find_port(name, ignore_missing=False).id
     assert cloud.network.find_network("no such network") is None

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -76,13 +77,16 @@ class World(Protocol):
 class Host(Protocol):
     """A host as the suite sees it."""
 
-    driver: Driver
     underlay_ip: Ip
+
+    @property
+    def driver(self) -> Driver:
+        """The one that is open now."""
 
     def reopen(self, meanwhile: Callable[[], None] | None = None) -> None:
         """Closes the driver and makes another, as an agent's restart does; `meanwhile` runs when there is none."""
 
-    def wire(self, port: LocalPort) -> Iterator[Wire]:
+    def wire(self, port: LocalPort) -> AbstractContextManager[Wire]:
         """The workload's end of the port (a context)."""
 
     def ping(self, port: LocalPort, destination: str, wait_s: float = WAIT_S) -> bool:
@@ -511,7 +515,7 @@ def ebpf_pair() -> Iterator[tuple[Host, Host]]:
 
         a.call(join)
         for host in (a, b):
-            host.call(lambda host=host: ready(host))
+            host.call(partial(ready, host))
             host.start(stack)
         yield a, b
 

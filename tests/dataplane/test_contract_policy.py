@@ -10,7 +10,7 @@ from tests.dataplane.contract_hosts import MISS_S, Host
 from tests.dataplane.test_contract import VNI, Pair, as_endpoints, gateways, host, pair, port, put, udp
 
 from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Plan, Policy, PolicyKey, Rule
-from alcor.model.addresses import Prefix, parse_ip, parse_prefix
+from alcor.model.addresses import Mac, Prefix, parse_ip, parse_prefix
 from alcor.model.nouns import AddressPair
 
 __all__ = ["host", "pair"]  # fixtures
@@ -159,7 +159,7 @@ def test_a_rule_allows_what_it_says(host: Host, allowed: Rule, arrives: bool) ->
 def test_a_port_may_send_from_its_pairs(host: Host) -> None:
     """An allowed address pair lifts the check of its addresses, with its MAC, and of no others."""
     a, b = port(1), port(2)
-    mac = packets.mac(77)
+    mac = Mac(packets.mac(77))
     allowed = AddressPair(parse_prefix("10.0.0.64/28"), a.mac), AddressPair(parse_prefix("10.0.0.96/32"), mac)
     put(host, msgspec.structs.replace(a, pairs=allowed), b)
 

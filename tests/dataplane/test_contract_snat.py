@@ -2,6 +2,7 @@
 against every driver."""
 
 import struct
+from typing import TypedDict
 
 from tests.dataplane import packets
 from tests.dataplane.contract_hosts import MISS_S, WORLD_MAC, Host, World
@@ -25,7 +26,13 @@ WAYS = {
 BLOCK, OTHER_BLOCK = 2, 9
 
 
-def shared(answerer: Host | None, **blocks: Host) -> dict[str, tuple[tuple[Ip, SharedAddress], ...]]:
+class Shared(TypedDict):
+    """A field of a plan."""
+
+    put_shared: tuple[tuple[Ip, SharedAddress], ...]
+
+
+def shared(answerer: Host | None, **blocks: Host) -> Shared:
     """The address as these hosts share it (`b2=host`: block 2 is that host's), as a field of a plan."""
     held = tuple(sorted((int(name[1:]), one.underlay_ip) for name, one in blocks.items()))
     end = answerer.underlay_ip if answerer is not None else None

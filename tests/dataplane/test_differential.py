@@ -87,7 +87,7 @@ def kernel() -> Iterator[Kernel]:
         pins = Path(directory) / "bpf"
         try:
             inside.submit(_make_interfaces).result()
-            config = rows.HostConfig(rows.Ip(bytes(16)), UNDERLAY_IFINDEX)
+            config = rows.HostConfig(Ip(bytes(16)), UNDERLAY_IFINDEX)
             with Program.open(None, pins, config, remote_entries=4096, flow_entries=16384) as program:
                 ring = RingBuffer(program.misses.fd)
                 requests = RingBuffer(program.requests.fd)
@@ -232,7 +232,7 @@ def _load_policies(program: Program, tables: Tables) -> None:
 
 def _flows(program: Program) -> dict[FlowKey, tuple[object, ...]]:
     """The connections that the program knows, without their clocks."""
-    found = {}
+    found: dict[FlowKey, tuple[object, ...]] = {}
     for key, value in program.flows.items():
         local, remote, ifindex, local_port, remote_port, protocol = rows.FLOW_KEY.unpack(key)
         _, generation, identity, selector, state, egress, fins = rows.FLOW.unpack(value)
@@ -244,7 +244,7 @@ def _flows(program: Program) -> dict[FlowKey, tuple[object, ...]]:
 
 def _bindings(program: Program) -> dict[BindingKey, tuple[object, ...]]:
     """The connections through shared addresses that the program knows, without their clocks."""
-    found = {}
+    found: dict[BindingKey, tuple[object, ...]] = {}
     for key, value in program.bindings.items():
         local, remote, ifindex, local_port, remote_port, protocol = rows.FLOW_KEY.unpack(key)
         ports = int.from_bytes(local_port, "big"), int.from_bytes(remote_port, "big")
@@ -270,7 +270,7 @@ def _age_bindings(program: Program, tables: Tables, ns: int) -> None:
 
 def _balanced(program: Program) -> dict[BalancedKey, tuple[object, ...]]:
     """The choices that the program remembers, without their clocks."""
-    found = {}
+    found: dict[BalancedKey, tuple[object, ...]] = {}
     for key, value in program.balanced.items():
         local, remote, ifindex, local_port, remote_port, protocol = rows.FLOW_KEY.unpack(key)
         ports = int.from_bytes(local_port, "big"), int.from_bytes(remote_port, "big")

@@ -16,6 +16,7 @@ from alcor.dataplane.base import Address, Endpoint, EndpointKey, Observed
 from alcor.dataplane.ebpf import attaching, wiring
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.bpf import BpfMap
+from alcor.dataplane.kernel.netlink import Netlink
 from alcor.model.addresses import Mac, format_ip, parse_ip
 from alcor.model.ids import format_id
 from alcor.model.nouns import PortKind
@@ -105,7 +106,7 @@ class TestContainer:
             assert [format_id(peer.id)] == netns.names(host.netns_dir)
             host.apply(remove_ports=(port.id,))
             fd = netns.open_path(given)
-            with netns.call(fd, links.Netlink) as netlink:
+            with netns.call(fd, Netlink) as netlink:
                 assert ["lo"] == [one.name for one in links.links(netlink)]
             os.close(fd)
             assert before == given.stat().st_ino
@@ -203,7 +204,7 @@ class TestAdopted:
         assert all_well(port, peer) == host.put(port, peer)
         assert before[0]["mine"] == host.links()["mine"]
         fd = netns.open_path(adoptable)
-        with netns.call(fd, links.Netlink) as netlink:
+        with netns.call(fd, Netlink) as netlink:
             one = port.addresses[0]
             mac = links.set_link(51, mac=port.mac, up=True)
             netlink.check([mac, links.address(51, one.ip, one.prefix_length)])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.dataplane import packets
 
 from alcor.dataplane.fake import frames
-from alcor.model.addresses import parse_ip
+from alcor.model.addresses import Mac, parse_ip
 
 A, B = "10.0.0.1", "10.0.0.2"
 
@@ -31,8 +31,8 @@ def test_builders_and_parsers_agree_with_the_tests_own() -> None:
     """ARP, IPv4 and ICMP come out byte-equal to the tests' builders and are read back whole."""
     question = packets.arp(packets.mac(1), A, B)
     parsed = frames.parse_arp(question)
-    assert parsed == frames.Arp(1, packets.mac(1), parse_ip(A), b"\0" * 6, parse_ip(B))
-    assert question[14:] == frames.arp(1, packets.mac(1), parse_ip(A), b"\0" * 6, parse_ip(B))
+    assert parsed == frames.Arp(1, Mac(packets.mac(1)), parse_ip(A), Mac(bytes(6)), parse_ip(B))
+    assert question[14:] == frames.arp(1, Mac(packets.mac(1)), parse_ip(A), Mac(bytes(6)), parse_ip(B))
     data = os.urandom(33)
     echo = frames.icmp_echo(8, 7, 1, data)
     assert packets.icmp_echo(data=data) == echo

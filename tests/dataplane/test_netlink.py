@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -223,5 +224,5 @@ class TestKernel:
         assert (7000, "tap0", "tun") == links.links(netlink)[1][:3]
         for name, index in (("tap0", 7001), ("tap1", 7000)):
             with pytest.raises(OSError, match="busy"):
-                netns.call(space, lambda name=name, index=index: links.create_tap(name, index))
+                netns.call(space, partial(links.create_tap, name, index))
         netlink.check([links.delete_link(7000)])

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 VIP_MAC = Mac(packets.mac(200))
 VIPS = {4: "10.0.0.200", 6: "2001:db8::c8"}
-Serve = Callable[[socket.socket], None]
+Serve = Callable[[socket.socket], object]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_http(host: EbpfHost) -> None:
         assert "the answer is not HTTP" == answer(host, "HTTP", 8082)
     with serving(host, 8083, lambda connection: None):
         assert "the connection ended before an answer" == answer(host, "HTTP", 8083)
-    with serving(host, 8084, lambda connection: threading.Event().wait(1) and None):
+    with serving(host, 8084, lambda connection: threading.Event().wait(1)):
         assert "no answer within 0.4 s" == answer(host, "HTTP", 8084, timeout_s=0.4)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import random
+from typing import Any
 
 import msgspec
 import pytest
@@ -192,7 +193,7 @@ class TestRefusal:
             ({"netns": "/" + random.Random(1).randbytes(2000).hex()}, "shorter netns path"),
         ],
     )
-    def test_it_names_the_thing(self, changes: dict[str, object], word: str) -> None:
+    def test_it_names_the_thing(self, changes: dict[str, Any], word: str) -> None:
         """Before anything is made."""
         assert word in wiring.refuse(a_port(**changes), 1500)
 
@@ -257,7 +258,7 @@ def seen(*ports: LocalPort, first: int = INDEX) -> Snapshot:
     )
 
 
-def a_link(index: int, port: LocalPort, **changes: object) -> Link:
+def a_link(index: int, port: LocalPort, **changes: Any) -> Link:
     alias = wiring.alias_of(port.id)
     link = Link(index, wiring.host_name(port), "veth", alias, True, port.mtu, Mac(bytes(6)), 0, 0, 0, 0)
     return link._replace(**changes)
@@ -283,7 +284,7 @@ class TestSorting:
             {"routers": {}},
         ],
     )
-    def test_what_is_damaged_is_to_mend(self, changes: dict[str, object]) -> None:
+    def test_what_is_damaged_is_to_mend(self, changes: dict[str, Any]) -> None:
         """Its interface is there and known: it is carried, not right, and no orphan."""
         found = sorting.sort_out(seen(a_port())._replace(**changes))
         assert [False] == [one.right for one in found.carried.values()]
@@ -301,7 +302,7 @@ class TestSorting:
             ({"links": {INDEX: a_link(INDEX, a_port(), alias="")}, "rows": {}}, (INDEX,)),
         ],
     )
-    def test_what_is_not_whole_is_left_over(self, changes: dict[str, object], ours: tuple[int, ...]) -> None:
+    def test_what_is_not_whole_is_left_over(self, changes: dict[str, Any], ours: tuple[int, ...]) -> None:
         """By record, row or alias; only an interface that is seen to be ours is deleted."""
         found = sorting.sort_out(seen(a_port())._replace(**changes))
         (left,) = found.leftovers.values()
@@ -320,7 +321,13 @@ class TestSorting:
         """The newest; the older interface goes, the namespace stays."""
         old, new = seen(a_port()), seen(a_port(), first=INDEX + 5)
         both = Snapshot(
-            *({**one, **other} for one, other in zip(old[:5], new[:5], strict=True)), old.attached | new.attached, {}
+            rows={**old.rows, **new.rows},
+            records={**old.records, **new.records},
+            local={**old.local, **new.local},
+            macs={**old.macs, **new.macs},
+            links={**old.links, **new.links},
+            attached=old.attached | new.attached,
+            queues={},
         )
         found = sorting.sort_out(both)
         assert [INDEX + 5] == [one.ifindex for one in found.carried.values()]

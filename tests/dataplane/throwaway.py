@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -163,7 +164,7 @@ class Region:
         finally:
             os.close(fd)
         for host in self.hosts:
-            host.call(lambda host=host: _ready(host.underlay_ip))
+            host.call(partial(_ready, host.underlay_ip))
             host.start()
         return self
 

@@ -80,19 +80,19 @@ def random_word(rng: random.Random, tables: Tables, call: Call, external: int, m
             packet = balances.packet_between(rng, call.protocol, client, eip)
         return external, packets.ethernet(mac, packets.mac(0xE1), packet)
     here = tables.local.get(EndpointKey(call.vni, backend[0]))
-    mine = here is not None and here.ifindex
-    if mine and rng.random() < 0.5:
+    mine = here if here is not None and here.ifindex else None
+    if mine is not None and rng.random() < 0.5:
         if error:
             packet = balances.error_about(rng, call.protocol, client[0], backend[0], backend, client)
         else:
             packet = balances.packet_between(rng, call.protocol, client, backend)
-        return 0, _marked(rng, tables, call.vni, here.mac, packet, FROM_OUTSIDE)
+        return 0, _marked(rng, tables, call.vni, mine.mac, packet, FROM_OUTSIDE)
     if error:
         packet = balances.error_about(rng, call.protocol, backend[0], client[0], client, backend)
     else:
         packet = balances.packet_between(rng, call.protocol, backend, client)
-    if mine and rng.random() < 0.8:
-        return here.ifindex, packets.ethernet(packets.ROUTER, here.mac, packet)
+    if mine is not None and rng.random() < 0.8:
+        return mine.ifindex, packets.ethernet(packets.ROUTER, mine.mac, packet)
     return 0, _marked(rng, tables, call.vni, packets.ROUTER, packet, TO_OUTSIDE)
 
 

@@ -8,6 +8,7 @@ from tests.dataplane.throwaway import Host
 from alcor.dataplane.base import LocalPort
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.links import Link
+from alcor.dataplane.kernel.netlink import Netlink
 from alcor.model.addresses import Ip
 
 
@@ -23,7 +24,7 @@ def inside(host: Host, port: LocalPort) -> tuple[dict[str, Link], set[tuple[Ip, 
     """A container's interfaces, addresses and default gateways."""
     fd = netns.open_path(port.netns or host.namespace(port))
     try:
-        with netns.call(fd, links.Netlink) as netlink:
+        with netns.call(fd, Netlink) as netlink:
             here = {one.name: one for one in links.links(netlink)}
             index = here[port.interface or "eth0"].ifindex
             addresses = {(one.ip, one.prefix_length) for one in links.addresses(netlink) if one.ifindex == index}

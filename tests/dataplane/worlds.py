@@ -132,7 +132,7 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
     abroad = [talk for _ in range(5) if (talk := outside.random_talk(rng, tables)) is not None]
     sharing = [talk for _ in range(6) if (talk := shares.random_talk(rng, tables)) is not None]
     dealings = [one for _ in range(8) if (one := balances.random_dealing(rng, tables)) is not None]
-    calls = [one for _ in range(5) if (one := vips.random_call(rng, tables)) is not None]
+    calls = [call for _ in range(5) if (call := vips.random_call(rng, tables)) is not None]
     found = []
     for _ in range(count):
         if rng.random() < 0.06:

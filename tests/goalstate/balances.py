@@ -133,7 +133,7 @@ def _member(common: dict[str, Any], vpc: int, revision: int, index: int, number:
     )
 
 
-def changes(rows: list[Balancing], deleted: list[Balancing]) -> dict[str, list[Any]]:
+def changes(rows: list[Balancing], deleted: list[Balancing]) -> dict[str, Any]:
     """As fields of store.base.Changes."""
     found: dict[str, list[Any]] = {}
     for prefix, some in (("", rows), ("deleted_", deleted)):

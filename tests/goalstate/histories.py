@@ -97,8 +97,8 @@ class Rows(NamedTuple):
 
     def connected(self) -> dict[Id, tuple[Id, ...]]:
         """Router or peering -> the VPCs that it connects."""
-        up = [router for router in self.routers.values() if router.admin_state_up]
-        return {road.id: road.networks for road in (*up, *self.peerings.values())}
+        roads: list[Router | Peering] = [router for router in self.routers.values() if router.admin_state_up]
+        return {road.id: road.networks for road in (*roads, *self.peerings.values())}
 
     def needs(self) -> set[tuple[str, Id]]:
         """(host, VPC): the slow way."""
@@ -219,7 +219,7 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
         *(dict(before.routers), dict(before.peerings), dict(before.balancing)),
     )
     lists: list[Any] = [[] for _ in Commit._fields[:-1]]
-    commit = Commit(*lists, rows)
+    commit = Commit._make([*lists, rows])
     touched: set[object] = set()
     for verb, index, host, address in actions:
         row = {"node": ("node", host), "port": ("port", index)}.get(

@@ -1,9 +1,10 @@
 """A network without Alcor for the lab's own tests: workloads on a plain Linux bridge, which keeps nothing apart."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.netlink import Netlink
@@ -12,6 +13,7 @@ from alcor.lab.topology import Machine, ipv6_off
 from alcor.lab.workloads import Workload
 from alcor.model.addresses import Mac, format_ip, format_mac, ip_from_int, parse_ip
 
+T = TypeVar("T")
 MTU = 1500
 FIRST = parse_ip("10.5.0.11")
 
@@ -65,7 +67,7 @@ def bridge(parent: Path, count: int) -> Iterator[list[Workload]]:
         run.remove()
 
 
-def inside(path: Path, work):  # type: ignore[no-untyped-def]
+def inside(path: Path, work: Callable[[], T]) -> T:
     """What `work` returns inside a namespace."""
     fd = netns.open_path(path)
     try:

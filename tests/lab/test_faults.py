@@ -4,6 +4,7 @@ import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -177,7 +178,7 @@ def campaign(*strikes: Strike) -> Campaign:
         {"violations": ("10.0.0.2 reached 10.0.0.3",)},
     ],
 )
-def test_anything_bad_fails_a_campaign(change: dict[str, object]) -> None:
+def test_anything_bad_fails_a_campaign(change: dict[str, Any]) -> None:
     """And the console names the fault."""
     assert campaign(strike(1)).passed
     bad = campaign(strike(1), strike(2, **change))

@@ -261,7 +261,8 @@ class Region:
     async def add_ports(self, network: Network, hosts: list[str], **fields: object) -> tuple[Port, ...]:
         """A port on each of the hosts, in one request."""
         specs = tuple(PortSpec(network_id=network.id, host=host, **fields) for host in hosts)  # type: ignore[arg-type]
-        return await self.do(CreatePorts(specs=specs))  # type: ignore[return-value]
+        ports: tuple[Port, ...] = await self.do(CreatePorts(specs=specs))
+        return ports
 
     # What tests wait for.
 

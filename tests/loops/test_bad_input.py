@@ -29,11 +29,11 @@ from alcor.model.nouns import Node
 from alcor.paths import fast
 from alcor.paths.base import Dialer, Line, LineEnded, PathName
 from alcor.paths.fast import GrpcDialer
-from alcor.paths.link import CONTROLLER, load_credentials
+from alcor.paths.link import CONTROLLER, client_options, load_credentials
 from alcor.paths.normal import NormalDialer
 from alcor.paths.rescue import RescueDialer
 from alcor.wire.codec import MAX_MESSAGE_BYTES, BundleHead, encode_bundle, encode_part
-from alcor.wire.frames import MAX_CHUNK_BYTES
+from alcor.wire.frames import MAX_CHUNK_BYTES, decode_chunk, encode_chunk
 from alcor.wire.lookups import Answer, encode_answers
 from alcor.wire.probes import Peers, encode_peers
 from alcor.wire.reports import Ack, Hello, decode_report
@@ -226,8 +226,9 @@ async def test_a_message_that_is_too_large(
     scene: Scene, path: PathName, reason: str, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than 64 MiB, whole or in pieces, ends the line; the host is there for the next one."""
-    own = fast.client_options
-    monkeypatch.setattr(fast, "client_options", lambda name: [*own(name), ("grpc.max_send_message_length", -1)])
+    monkeypatch.setattr(
+        fast, "client_options", lambda name: [*client_options(name), ("grpc.max_send_message_length", -1)]
+    )
     async with scene.session(path) as line:
         before = await scene.carried()
         with suppress(LineEnded):
@@ -277,8 +278,8 @@ async def test_a_peer_that_changes_what_it_carries_down(
 ) -> None:
     """Bytes altered, said again instead of others, or left out, on their way to the host: TLS ends the line, and
     nothing of it is taken."""
-    meddler, own = Meddler(meddle), relay.decode_chunk
-    monkeypatch.setattr(relay, "decode_chunk", lambda data: meddler(own(data)))
+    meddler = Meddler(meddle)
+    monkeypatch.setattr(relay, "decode_chunk", lambda data: meddler(decode_chunk(data)))
     async with scene.session(RESCUE) as line:
         before = await scene.carried()
         meddler.lies = True
@@ -294,8 +295,8 @@ async def test_a_peer_that_changes_what_it_carries_up(
     scene: Scene, meddle: Callable[[list[bytes]], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same on the way back: no acknowledgement is believed, and the line ends."""
-    meddler, own = Meddler(meddle), relay.encode_chunk
-    monkeypatch.setattr(relay, "encode_chunk", lambda data: own(meddler(data)))
+    meddler = Meddler(meddle)
+    monkeypatch.setattr(relay, "encode_chunk", lambda data: encode_chunk(meddler(data)))
     async with scene.session(RESCUE) as line:
         meddler.lies = True
         await line.write(bundle(NEXT, *NEWS))
@@ -305,7 +306,6 @@ async def test_a_peer_that_changes_what_it_carries_up(
 async def test_a_peer_that_says_too_much_at_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk beyond 1 MiB ends the line, and the reason names it."""
     async with scene.session(RESCUE) as line:
-        own = relay.encode_chunk
-        monkeypatch.setattr(relay, "encode_chunk", lambda data: own(data.ljust(MAX_CHUNK_BYTES + 1)))
+        monkeypatch.setattr(relay, "encode_chunk", lambda data: encode_chunk(data.ljust(MAX_CHUNK_BYTES + 1)))
         await line.write(bundle(NEXT, *NEWS))
         assert f"chunk.data: {MAX_CHUNK_BYTES + 1} bytes" in await scene.answer(line)

@@ -2,6 +2,7 @@
 
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tests.goalstate.histories import HISTORIES, HOSTS, Action, Commit, Rows, ne
 from tests.goalstate.test_delta import whole
 from tests.loops.test_publish import Network, RacingStore, Site
 
+from alcor.agent.intake import Received
+from alcor.agent.reconcile import Answer
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.agent.sync import Sync
 from alcor.goalstate.digest import digest
@@ -185,7 +188,7 @@ async def test_a_wrong_base_is_noticed(tmp_path: Path, scope: Id) -> None:
     synced: list[bool] = []
     handle = site.reconciler.handle
 
-    def watch(bundles: list) -> list:  # type: ignore[type-arg]
+    def watch(bundles: Sequence[Received]) -> list[Answer]:
         answers = handle(bundles)
         synced.append(site.reconciler.in_sync)
         while site.reconciler.due() <= site.clock.monotonic():
@@ -194,7 +197,7 @@ async def test_a_wrong_base_is_noticed(tmp_path: Path, scope: Id) -> None:
         return answers
 
     site.reconciler._sync = Sync()
-    site.reconciler.handle = watch  # type: ignore[method-assign,assignment]
+    site.reconciler.handle = watch  # type: ignore[method-assign]
     sent = await scene.greet("a")
     assert [False] == [parcel.snapshot for parcel in sent if parcel.scope == scope]
     assert synced == [False, True]

@@ -354,7 +354,8 @@ async def test_closing_finishes_what_waits() -> None:
         tasks = [asyncio.create_task(it.do(_ports(network))) for _ in range(20)]
         await asyncio.sleep(0)
         await asyncio.to_thread(it.committer.close)
-        assert 20 == len([port for made in await asyncio.gather(*tasks) for port in made])
+        answers: list[Any] = await asyncio.gather(*tasks)
+        assert 20 == len([port for made in answers for port in made])
         with pytest.raises(ControlPlaneStopped):
             await it.do(_ports(network))
     Committer(Gate(), clock=lambda: 1, entropy=os.urandom).close()

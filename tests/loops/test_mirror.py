@@ -2,6 +2,7 @@
 machines, and the two queues between them."""
 
 from collections import deque
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,12 +108,14 @@ WHAT = (Ends.miss, Ends.ask, Ends.hear, Ends.learn, Ends.hint, Ends.change, Ends
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, ADDRESSES - 1)), max_size=40))
-def test_in_the_end_all_that_is_held_is_true_and_known_to_be_held(what: list[tuple[object, int]]) -> None:
+def test_in_the_end_all_that_is_held_is_true_and_known_to_be_held(
+    what: list[tuple[Callable[[Ends, int], None], int]],
+) -> None:
     """Hints that cross what the host forgets, answers that cross hints, a session that ends between: nothing that the
     host holds is old, or would be missed when it changes; and nothing is remembered that it does not hold."""
     ends = Ends()
     for action, number in what:
-        action(ends, number)  # type: ignore[operator]
+        action(ends, number)
     ends.calm()
     for number in range(ADDRESSES):
         entry = ends.host.entries.get(EndpointKey(VNI, ip(number)))

@@ -101,6 +101,9 @@ class Network:
     def hurry(self, host: str) -> None:
         self.hurried.append(host)
 
+    def answer(self, host: str, answers: Any) -> None:
+        raise AssertionError(f"{host} is answered, and nobody here asks: {answers}")
+
     def withdraw(self, host: str, scope: Id) -> None:
         self.sites[host].mailbox.withdraw(scope)
 

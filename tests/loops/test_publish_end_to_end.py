@@ -9,7 +9,7 @@ from tests.loops.region import Region
 from alcor.dataplane.base import Endpoint, EndpointKey
 from alcor.kit import pki
 from alcor.model.addresses import parse_ip
-from alcor.model.nouns import PortStatus
+from alcor.model.nouns import Port, PortStatus
 from alcor.services.commands import CreateNodes, DeletePorts, NodeSpec, UpdateNetwork, UpdateNode, UpdatePort
 from alcor.store.base import Changes, StatusChange
 
@@ -48,7 +48,7 @@ async def test_hosts_learn_where_the_others_are(region: Region) -> None:
     await region.until_active(first, second)
     nodes = {node.name: node for node in region.store.nodes()}
 
-    def endpoint(port):  # type: ignore[no-untyped-def]
+    def endpoint(port: Port) -> dict[EndpointKey, Endpoint]:
         return {
             EndpointKey(network.vni, port.fixed_ips[0].ip): Endpoint(
                 port.mac, nodes[port.host].underlay_ip, port.identity

@@ -39,6 +39,7 @@ Vpc = tuple[Network, Subnet]
 
 async def make_router(region: Region, *vpcs: Vpc) -> Router:
     """A router with an interface in each."""
+    router: Router
     (router,) = await region.do(CreateRouters(specs=(RouterSpec(),)))
     for _, subnet in vpcs:
         await region.do(AddRouterInterface(id=router.id, subnet_id=subnet.id))

@@ -304,8 +304,8 @@ async def test_the_news_of_a_vpc_is_published_once(ways: Ways) -> None:
     (port,) = await region.add_ports(network, ["host-a"])
     await region.until(lambda: all(len(host.tables.endpoints) == 4 for host in hosts[1:]))
     await region.until(lambda: len(heard) == 1)
-    assert port.mac not in heard[0]
-    assert port.fixed_ips[0].ip not in heard[0]
+    assert bytes(port.mac) not in heard[0]
+    assert bytes(port.fixed_ips[0].ip) not in heard[0]
 
 
 async def test_who_is_told_of_ports_holds_news_back(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:

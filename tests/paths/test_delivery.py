@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.paths.wires import PATIENCE_S, Agent, Recorder, Wires, node
+from tests.paths.wires import PATIENCE_S, Agent, Recorder, Wire, Wires, node
 
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
 from alcor.kit.backoff import Backoff
@@ -292,7 +292,7 @@ async def test_what_is_wrong_ends_the_session_with_a_reason(
         agent = it.agents["h0"]
         greet = agent.greet
 
-        def misbehave(line):  # type: ignore[no-untyped-def]
+        def misbehave(line: Wire) -> None:
             agent.greet = greet  # type: ignore[method-assign]
             for report in reports:
                 line.say(report)

@@ -125,10 +125,10 @@ class Stage:
         """The first stream gets the first behaviour, and so on; further streams the last."""
         self.behaviours = list(behaviours)
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
-        handler = grpc.stream_stream_rpc_method_handler(self._serve)
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._serve)
         self.server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})])
-        credentials = load_credentials(self._directory / "agent", "agent").for_server()
-        self.port = self.server.add_secure_port("127.0.0.1:0", credentials)
+        of_server = load_credentials(self._directory / "agent", "agent").for_server()
+        self.port = self.server.add_secure_port("127.0.0.1:0", of_server)
         await self.server.start()
         credentials = load_credentials(self._directory / "tls", CONTROLLER)
         self.path = Delivery(

@@ -22,7 +22,7 @@ from alcor.kit.backoff import Backoff
 from alcor.model.addresses import Mac, Prefix, parse_ip
 from alcor.model.ids import Id
 from alcor.model.nouns import Node, PortKind
-from alcor.paths.base import Parcel, PathName
+from alcor.paths.base import Parcel, PathName, Session
 from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.fast import GrpcDialer
 from alcor.paths.ladder import LadderLimits
@@ -42,11 +42,11 @@ class Listener(Recorder):
         self.hellos: list[Hello] = []
         self.carried: set[Id] = set()
 
-    def greeted(self, session, hello) -> None:  # type: ignore[no-untyped-def]
+    def greeted(self, session: Session, hello: Hello) -> None:
         self.hellos.append(hello)
         super().greeted(session, hello)
 
-    def acknowledged(self, session, ack: Ack) -> None:  # type: ignore[no-untyped-def]
+    def acknowledged(self, session: Session, ack: Ack) -> None:
         self.carried |= {port.id for port in ack.ports if not port.error and not port.deleted}
         super().acknowledged(session, ack)
 

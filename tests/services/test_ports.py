@@ -235,7 +235,7 @@ def test_kinds_and_interfaces() -> None:
         {"kind": PortKind.TAP, "netns": "/run/netns/x"},
         {"netns": "relative"},
     ):
-        _refused(world, InvalidInput, "interface|netns", PortSpec(network_id=network.id, **spec))  # type: ignore[arg-type]
+        _refused(world, InvalidInput, "interface|netns", PortSpec(network_id=network.id, **spec))
 
 
 def test_status_before_any_host_spoke() -> None:

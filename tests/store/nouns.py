@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from msgspec.structs import replace
+
 from alcor.model.addresses import Mac, ip_from_int, parse_ip, parse_prefix
 from alcor.model.ids import Id, make_id
 from alcor.model.nouns import FixedIp, FloatingIp, Network, Node, Pool, Port, PortKind, PortStatus, Subnet
@@ -17,81 +19,81 @@ def make(ordinal: int) -> Id:
 
 
 def network(ordinal: int, **fields: Any) -> Network:
-    values = {
-        "id": make(ordinal),
-        "project_id": "",
-        "name": "",
-        "description": "",
-        "cidr": None,
-        "vni": ordinal,
-        "mtu": 1450,
-        "admin_state_up": True,
-        "shared": False,
-        "created_at": 1,
-        "updated_at": 2,
-        "revision": 1,
-    }
-    return Network(**(values | fields))
+    made = Network(
+        id=make(ordinal),
+        project_id="",
+        name="",
+        description="",
+        cidr=None,
+        vni=ordinal,
+        mtu=1450,
+        admin_state_up=True,
+        shared=False,
+        created_at=1,
+        updated_at=2,
+        revision=1,
+    )
+    return replace(made, **fields)
 
 
 def subnet(ordinal: int, owner: Network, cidr: str, **fields: Any) -> Subnet:
     prefix = parse_prefix(cidr)
-    values = {
-        "id": make(ordinal),
-        "network_id": owner.id,
-        "project_id": "",
-        "name": "",
-        "description": "",
-        "cidr": prefix,
-        "gateway": ip_from_int(prefix.first + 1, prefix.version),
-        "pools": (Pool(ip_from_int(prefix.first + 2, prefix.version), ip_from_int(prefix.first + 9, prefix.version)),),
-        "enable_dhcp": True,
-        "dns_nameservers": ("192.0.2.53", "2001:db8::53"),
-        "created_at": 1,
-        "updated_at": 2,
-        "revision": 1,
-    }
-    return Subnet(**(values | fields))
+    made = Subnet(
+        id=make(ordinal),
+        network_id=owner.id,
+        project_id="",
+        name="",
+        description="",
+        cidr=prefix,
+        gateway=ip_from_int(prefix.first + 1, prefix.version),
+        pools=(Pool(ip_from_int(prefix.first + 2, prefix.version), ip_from_int(prefix.first + 9, prefix.version)),),
+        enable_dhcp=True,
+        dns_nameservers=("192.0.2.53", "2001:db8::53"),
+        created_at=1,
+        updated_at=2,
+        revision=1,
+    )
+    return replace(made, **fields)
 
 
 def node(ordinal: int, name: str, ip: str, **fields: Any) -> Node:
-    values = {
-        "id": make(ordinal),
-        "name": name,
-        "underlay_ip": parse_ip(ip),
-        "agent_host": ip,
-        "agent_port": 50001,
-        "created_at": 1,
-        "updated_at": 2,
-        "revision": 1,
-    }
-    return Node(**(values | fields))
+    made = Node(
+        id=make(ordinal),
+        name=name,
+        underlay_ip=parse_ip(ip),
+        agent_host=ip,
+        agent_port=50001,
+        created_at=1,
+        updated_at=2,
+        revision=1,
+    )
+    return replace(made, **fields)
 
 
 def port(ordinal: int, owner: Network, *addresses: tuple[Subnet, str], **fields: Any) -> Port:
-    values = {
-        "id": make(ordinal),
-        "network_id": owner.id,
-        "project_id": "",
-        "name": "",
-        "description": "",
-        "mac": Mac((0xFA163E000000 + ordinal).to_bytes(6, "big")),
-        "fixed_ips": tuple(FixedIp(subnet.id, parse_ip(ip)) for subnet, ip in addresses),
-        "host": "",
-        "device_id": "",
-        "device_owner": "",
-        "admin_state_up": True,
-        "kind": PortKind.CONTAINER,
-        "netns": "",
-        "interface": "",
-        "created_at": 1,
-        "updated_at": 2,
-        "revision": 1,
-        "status": PortStatus.DOWN,
-        "status_reason": "",
-        "realised_revision": 0,
-    }
-    return Port(**(values | fields))
+    made = Port(
+        id=make(ordinal),
+        network_id=owner.id,
+        project_id="",
+        name="",
+        description="",
+        mac=Mac((0xFA163E000000 + ordinal).to_bytes(6, "big")),
+        fixed_ips=tuple(FixedIp(subnet.id, parse_ip(ip)) for subnet, ip in addresses),
+        host="",
+        device_id="",
+        device_owner="",
+        admin_state_up=True,
+        kind=PortKind.CONTAINER,
+        netns="",
+        interface="",
+        created_at=1,
+        updated_at=2,
+        revision=1,
+        status=PortStatus.DOWN,
+        status_reason="",
+        realised_revision=0,
+    )
+    return replace(made, **fields)
 
 
 def floating_ip(ordinal: int, policy_id: Id | None = None) -> FloatingIp:

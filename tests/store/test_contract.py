@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from tests.store.nouns import make, network, node, port, subnet, write
 
 from alcor.model.addresses import Mac, parse_ip, parse_prefix
+from alcor.model.ids import Id
 from alcor.model.nouns import Claim, DhcpOption, Ipv6Mode, Network, PortKind, PortStatus, Subnet
 from alcor.store.base import (
     ChangeRecord,
@@ -344,7 +345,8 @@ def test_sorting_and_paging(store: Store, sort: tuple[tuple[str, bool], ...], or
     _listing(store)
     expected = [make(ordinal) for ordinal in ordinals]
     for limit in (1, 2, 4, 5, 9):
-        forwards, backwards = [], []
+        forwards: list[Id] = []
+        backwards: list[Id] = []
         marker = None
         while page := store.list_ports(Query(sort=sort, limit=limit, marker=marker)):
             forwards += [one.id for one in page]
@@ -365,7 +367,7 @@ def test_other_nouns_are_listed_alike(store: Store) -> None:
     assert [make(2)] == [one.id for one in store.list_networks(Query(marker=make(1), limit=1))]
     assert [make(2)] == [one.id for one in store.list_networks(Query(filters={"vni": (2,)}))]
     assert [make(4)] == [one.id for one in store.list_subnets(Query(filters={"network_id": (make(2),)}))]
-    cidr = {"cidr": (parse_prefix("10.0.0.0/16"),)}
+    cidr: dict[str, tuple[object, ...]] = {"cidr": (parse_prefix("10.0.0.0/16"),)}
     assert [make(3), make(4)] == [one.id for one in store.list_subnets(Query(filters=cidr))]
     assert [make(6)] == [one.id for one in store.list_nodes(Query(filters={"name": ("h2",)}))]
     assert [make(5)] == [one.id for one in store.list_nodes(Query(filters={"underlay_ip": (parse_ip("192.0.2.1"),)}))]

@@ -115,7 +115,7 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
         (node,) = store.nodes()
         assert (node.name, node.revision, node.availability_zone, node.admin_state_up) == ("h1", 7, "", True)
         assert store.list_ports(Query()) == []
-        assert store.security_groups() == store.rows(Router) == store.rows(Peering) == []
+        assert (store.security_groups(), store.rows(Router), store.rows(Peering)) == ([], [], [])
         assert (store.qos_policies(), store.qos_rules(), store.qos_bindings()) == ([], [], [])
         assert store.rows(LoadBalancer) == []
         store.close()

@@ -133,7 +133,7 @@ TOMBSTONES = st.lists(
 ).map(tuple)
 
 
-def _id(goal: Any) -> Id:
+def _id(goal: PortGoal | SubnetGoal | EndpointGoal | QosGoal) -> Id:
     return goal.id
 
 

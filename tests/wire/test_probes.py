@@ -78,8 +78,8 @@ def test_sightings_travel_in_heartbeats() -> None:
     for sightings in ([("b", 0)], [("b", 4)], [("b", 1), ("b", 2)], [(f"h{n}", 1) for n in range(MAX_PEERS + 1)]):
         report = pb.Report()
         report.heartbeat.host = "a"
-        for host, seen in sightings:
-            report.heartbeat.sightings.add(host=host, seen=seen)
+        for host, word in sightings:
+            report.heartbeat.sightings.add(host=host, seen=word)
         with pytest.raises(WireError, match=r"heartbeat\.sightings"):
             decode_report(report.SerializeToString())
 
