@@ -34,7 +34,7 @@ from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
 from alcor.dataplane.ebpf.misses import EbpfMisses
 from alcor.dataplane.ebpf.neighbours import onlink_length
-from alcor.dataplane.ebpf.outside import Outside, here
+from alcor.dataplane.ebpf.outside import Outside
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.probing import Probing
@@ -307,7 +307,7 @@ class EbpfDriver:
         self._outside.announce(sharing.put(program, self._config.underlay_ip, plan.put_shared))
         coming = self._outside.coming(plan.put_routes)
         routing.put(program, plan)
-        self._outside.announce(here((one.port for one in known.carried.values()), coming))
+        self._outside.begin(coming, [one.port for one in known.carried.values()])
 
     def _end(self, plan: Plan) -> None:
         routing.remove(self._program, plan)

@@ -1,6 +1,7 @@
 """Where a host meets external networks: its external device, and the rows of `eips`. Called by the driver.
 
-The device is the operator's: it gets our program at its ingress, and nothing else is changed of it. What it hears for
+The device is the operator's: it gets our program at its ingress, and nothing else is changed of it, but that it takes
+in frames for all multicast groups once IPv6 addresses are answered for, whose neighbours ask groups. What it hears for
 addresses of ours the program answers; that an address came here (or that it is here, and not where it was) is told to
 everybody by an announcement (RFC 5227 section 3, RFC 4861 section 7.2.6), so that they send here at once.
 
@@ -13,7 +14,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 from alcor.dataplane.base import DataPlaneError, EndpointKey, LocalPort, Route, RouteKey, RouteKind
-from alcor.dataplane.ebpf import attaching, routes, tables
+from alcor.dataplane.ebpf import attaching, routes, routing, tables
 from alcor.dataplane.ebpf.eips import UNLIMITED, eip_rows, forwarding_rows
 from alcor.dataplane.ebpf.hands import Job
 from alcor.dataplane.ebpf.program import Program
@@ -22,7 +23,7 @@ from alcor.dataplane.fake import frames
 from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.bpf import BpfMap
 from alcor.dataplane.kernel.links import Link
-from alcor.dataplane.kernel.netlink import Netlink
+from alcor.dataplane.kernel.netlink import Netlink, NetlinkError
 from alcor.model.addresses import Ip, Mac, Prefix, format_ip, ip_version
 from alcor.model.ids import Id
 
@@ -37,6 +38,7 @@ class Outside:
     def __init__(self, program: Program, netlink: Netlink, device: str, underlay: Link) -> None:
         """Attaches the program to the device; "": there is none. Raises DataPlaneError."""
         self._program = program
+        self._netlink = netlink
         self.ifindex = 0
         self._socket: socket.socket | None = None
         mac = Mac(bytes(6))
@@ -55,6 +57,8 @@ class Outside:
             self._socket.bind((device, 0))
         self._mac = mac
         program.external.put(tables.CONFIG_KEY, tables.pack_external(self.ifindex, mac))
+        if any(_is_tenants(key, one) for key, one in routing.observe_routes(program).items()):
+            self._hear_groups()
 
     def close(self) -> None:
         """Lets go of the device, which translates on."""
@@ -120,24 +124,36 @@ class Outside:
     def coming(self, wanted: Iterable[tuple[RouteKey, Route]]) -> list[RouteKey]:
         """Which prefixes these routes, not in the table yet, make a VNI's own outside, with that VNI. Raises
         BpfError."""
-        tenants = [(key.prefix, one.hops[0].vni) for key, one in wanted if key.vni == OUTSIDE and _is_tenants(one)]
-        return [RouteKey(vni, prefix) for prefix, vni in tenants if self._owner(prefix.base) != vni]
+        tenants = [RouteKey(one.hops[0].vni, key.prefix) for key, one in wanted if _is_tenants(key, one)]
+        return [key for key in tenants if self._owner(key.prefix.base) != key.vni]
+
+    def begin(self, prefixes: Sequence[RouteKey], ports: Iterable[LocalPort]) -> None:
+        """These prefixes are their VNIs' own outside now: who asks for addresses in them is heard, and those that these
+        ports have are announced. Raises DataPlaneError."""
+        if prefixes:
+            self._hear_groups()
+            owned = [(port.vni, ip) for port in ports for ip in tables.port_ips(port)]
+            self.announce(ip for vni, ip in owned if any(key.vni == vni and ip in key.prefix for key in prefixes))
+
+    def _hear_groups(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._netlink.check([links.hear_groups(self.ifindex)])
+        except NetlinkError as error:
+            raise DataPlaneError(
+                f"the external device refuses to take in multicast frames ({error.strerror}), by which IPv6 neighbours "
+                f"ask for ports: is it there?"
+            ) from None
 
     def _owner(self, ip: Ip) -> int:
         """The VNI whose the address is outside, by the longest route; OUTSIDE: nobody's."""
         found = self._program.routes.get(routes.pack_route_key(RouteKey(OUTSIDE, Prefix(ip, 128, 6))))
         route = routes.unpack_route(found) if found is not None else None
-        return route.hops[0].vni if route is not None and _is_tenants(route) else OUTSIDE
+        return route.hops[0].vni if route is not None and route.kind is RouteKind.CONNECTED else OUTSIDE
 
 
-def here(ports: Iterable[LocalPort], prefixes: Sequence[RouteKey]) -> list[Ip]:
-    """The addresses of ports that are in one of these prefixes and of its VNI."""
-    if not prefixes:
-        return []
-    owned = [(port.vni, ip) for port in ports for ip in tables.port_ips(port)]
-    return [ip for vni, ip in owned if any(key.vni == vni and ip in key.prefix for key in prefixes)]
-
-
-def _is_tenants(route: Route) -> bool:
-    """Of the VNI OUTSIDE: it leads to a VNI."""
-    return route.kind is RouteKind.CONNECTED and route.hops[0].vni != OUTSIDE
+def _is_tenants(key: RouteKey, route: Route) -> bool:
+    """It says that a prefix is a VNI's own outside (IPv6)."""
+    outside = key.vni == OUTSIDE and key.prefix.version == 6
+    return outside and route.kind is RouteKind.CONNECTED and route.hops[0].vni != OUTSIDE

@@ -53,7 +53,11 @@ def coming(tables: Tables, routes: Sequence[tuple[RouteKey, Route]]) -> list[Rou
     """Which prefixes these routes, not in the tables yet, make a VNI's own outside, with that VNI."""
     found = []
     for key, route in routes:
-        if key.vni != OUTSIDE or route.kind is not RouteKind.CONNECTED or route.hops[0].vni == OUTSIDE:
+        if (
+            (key.vni, key.prefix.version) != (OUTSIDE, 6)
+            or route.kind is not RouteKind.CONNECTED
+            or route.hops[0].vni == OUTSIDE
+        ):
             continue
         before = owner(tables, key.prefix.base)
         if before is None or before.vni != route.hops[0].vni:
