@@ -80,7 +80,7 @@ def random_frame(rng: random.Random, tables: Tables) -> bytes:
     home, own = [key.ip for key in _at_home(tables)], [key.ip for key in _own(tables)]
     strangers = [parse_ip(text) for text in (OTHERS[0], "2001:db8::fe", "2001:db8::99")]
     target = rng.choice((*home, *home, *home, *own, *strangers))
-    source = parse_ip(rng.choice((*OTHERS[:4], "fe80::e1")))
+    source = parse_ip(rng.choice((*OTHERS[:4], *OTHERS[:4], "fe80::e1", "ff02::1", "::")))
     if rng.random() < 0.5:
         return _solicitation(rng, source, target)
     size = rng.choice((0, 1, 8, 24, 41, 42, 80, 100, 200, 1402, 1500))

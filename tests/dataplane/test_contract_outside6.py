@@ -183,6 +183,20 @@ def test_what_no_router_passes_on_stays(host: Host) -> None:
     assert 1 == dropped(host, one, "no_external")
 
 
+def test_nobody_outside_speaks_as_the_host(host: Host) -> None:
+    """A link-local source, such as the host's services have, does not come in."""
+    lead_out(host, VNI)
+    one = abroad(1)
+    put(host, one)
+    with host.world() as world, host.wire(one) as wire:
+        for source in ("fe80::a9fe:a9fe", NEIGHBOUR):
+            world.send(pinged(world, address(1), source))
+        echo = packets.icmpv6(NEIGHBOUR, address(1), REQUEST, ECHO)
+        packet = packets.ipv6(NEIGHBOUR, address(1), echo, protocol=packets.ICMPV6, hops=63)
+        frames = wire.wait(packets.ethernet(one.mac, packets.ROUTER, packet, packets.IPV6))
+    assert not [frame for frame in frames if frame[22:38] == packets.ip6("fe80::a9fe:a9fe")]
+
+
 def test_another_hosts_addresses_are_not_answered_for(pair: Pair) -> None:
     """Nor a gateway's, nor one of a subnet that is not its own outside; and what comes for them goes nowhere."""
     one, other = pair

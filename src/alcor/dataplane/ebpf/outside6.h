@@ -43,7 +43,7 @@ static __always_inline struct local_endpoint *at_home(const void *ip)
 	return here && !(here->flags & (ENDPOINT_GATEWAY | ENDPOINT_VIP)) ? here : NULL;
 }
 
-/* A link-local address or a group: no router passes on what is for one (RFC 4291 section 2.5.6). */
+/* A link-local address or a group: no router passes on what is for one, or from one (RFC 4291 sections 2.5.6 and 2.7). */
 static __always_inline bool stays(const struct in6_addr *ip)
 {
 	return ip->s6_addr[0] == 0xff || (ip->s6_addr[0] == 0xfe && (ip->s6_addr[1] & 0xc0) == 0x80);
@@ -133,6 +133,8 @@ static __noinline int inward6(struct __sk_buff *skb, const struct local_endpoint
 		return -DROP_MALFORMED;
 	if (ip->hop_limit <= 1)
 		return -DROP_TTL_EXCEEDED;
+	if (stays(&ip->saddr) || is_unspecified((const __be32 *)&ip->saddr))
+		return -DROP_SPOOFED_IP;
 	length = segment_length(skb, length, sizeof(*ip), ip->nexthdr);
 	/* 5 */
 	refused = read_packet(skb, ETH_HLEN, &on->packet, 6, 0);

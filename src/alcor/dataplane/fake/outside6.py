@@ -16,6 +16,7 @@ from alcor.dataplane.fake.misses import check_length
 from alcor.dataplane.fake.neighbours import (
     SOLICITATION,
     SOLICITATION_LENGTH,
+    UNSPECIFIED_V6,
     advertisement,
 )
 from alcor.dataplane.fake.packet import read_packet
@@ -100,7 +101,8 @@ def to_external6(walk: Walk, port: PortRow, ip: Header) -> Verdict:
 
 
 def _stays(ip: Ip) -> bool:
-    """A link-local address or a group: no router passes on what is for one (RFC 4291 section 2.5.6)."""
+    """A link-local address or a group: no router passes on what is for one, or from one (RFC 4291 sections 2.5.6 and
+    2.7)."""
     return ip[0] == 0xFF or (ip[0] == 0xFE and ip[1] & 0xC0 == 0x80)
 
 
@@ -120,6 +122,8 @@ def from_external6(walk: Walk, ether: frames.Ethernet) -> Verdict:
         return walk.drop(DropReason.MALFORMED, "4: IP header cut short or inconsistent")
     if ip.ttl <= 1:
         return walk.drop(DropReason.TTL_EXCEEDED, f"4: hop limit {ip.ttl} runs out")
+    if _stays(ip.source) or ip.source == UNSPECIFIED_V6:
+        return walk.drop(DropReason.SPOOFED_IP, f"4: {format_ip(ip.source)} is nobody behind a router")
     packet = read_packet(data, 6)
     if packet is None:
         return walk.drop(DropReason.MALFORMED, "5: headers cut short or inconsistent")
