@@ -40,7 +40,7 @@ from alcor.dataplane.fake.driver import FakeDriver
 from alcor.dataplane.fake.switch import Switch
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.netlink import Netlink
-from alcor.model.addresses import Ip, Mac, format_ip, parse_ip
+from alcor.model.addresses import Ip, Mac, format_ip, ip_version, parse_ip
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
 
@@ -70,8 +70,11 @@ class World(Protocol):
     def send(self, frame: bytes) -> None:
         """The external device receives the frame."""
 
+    asked: set[Ip]
+    """IPv6 neighbours that packets left to."""
+
     def wait(self, source: str, wait_s: float = WAIT_S) -> bytes | None:
-        """The next IPv4 packet with that source that leaves through it; None: none does."""
+        """The next IP packet with that source that leaves through it; None: none does."""
 
 
 class Host(Protocol):
@@ -121,6 +124,13 @@ def _frames_until(frame: bytes, receive: Callable[[float], tuple[bytes, ...]]) -
     return seen[: seen.index(frame) + 1]
 
 
+def _is_from(packet: bytes, source: str) -> bool:
+    """An IP packet with that source."""
+    if ":" in source:
+        return packet[0] >> 4 == 6 and packet[8:24] == packets.ip6(source)
+    return packet[0] >> 4 == 4 and packet[12:16] == packets.ip4(source)
+
+
 # ---- the fake driver ----
 
 
@@ -139,6 +149,7 @@ class _FakeWire:
 
 OUTSIDE_MAC = Mac(packets.mac(0xE0))
 WORLD_MAC = Mac(packets.mac(0xE1))
+SOLICITATION = 135
 
 
 class _FakeWorld:
@@ -146,6 +157,7 @@ class _FakeWorld:
 
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
+        self.asked: set[Ip] = set()
         switch.sent_outside.clear()
 
     def send(self, frame: bytes) -> None:
@@ -154,7 +166,9 @@ class _FakeWorld:
     def wait(self, source: str, wait_s: float = WAIT_S) -> bytes | None:
         deadline = time.monotonic() + wait_s
         while (one := self._switch.left(max(0.0, deadline - time.monotonic()))) is not None:
-            if one[1][12:16] == packets.ip4(source):
+            if ip_version(one[0]) == 6:
+                self.asked.add(one[0])
+            if _is_from(one[1], source):
                 return one[1]
         return None
 
@@ -256,7 +270,7 @@ class _RealWorld:
 
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
-        self.arrived: list[bytes] = []
+        self.asked: set[Ip] = set()
 
     def send(self, frame: bytes) -> None:
         self._socket.send(frame)
@@ -268,9 +282,21 @@ class _RealWorld:
             if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\1" and frame[28:32] != frame[38:42]:
                 asked, asker = frame[38:42], frame[22:32]
                 self._socket.send(packets.arp(WORLD_MAC, asked, asker[6:], opcode=2, target_mac=asker[:6]))
-            elif frame[12:14] == b"\x08\0" and frame[26:30] == packets.ip4(source):
+            elif frame[12:14] == b"\x86\xdd" and frame[20] == packets.ICMPV6 and frame[54] == SOLICITATION:
+                self._tell(frame)
+            elif frame[12:14] in (b"\x08\0", b"\x86\xdd") and _is_from(frame[14:], source):
                 return frame[14:]
         return None
+
+    def _tell(self, question: bytes) -> None:
+        """The host's kernel looks for a neighbour: it is here."""
+        asker, target = Ip(question[22:38]), Ip(question[62:78])
+        if asker == bytes(16):
+            return  # duplicate address detection
+        self.asked.add(target)
+        told = packets.icmpv6(target, asker, 136, b"\x60\0\0\0" + target + b"\x02\x01" + WORLD_MAC)
+        packet = packets.ipv6(target, asker, told, protocol=packets.ICMPV6, hops=255)
+        self._socket.send(packets.ethernet(question[6:12], WORLD_MAC, packet, packets.IPV6))
 
 
 class _OnThread:
@@ -511,6 +537,9 @@ def ebpf_pair() -> Iterator[tuple[Host, Host]]:
                 netlink.check([links.set_link(index, up=True), links.address(index, host.underlay_ip, 24)])
                 netlink.check([links.veth(EXTERNAL, 0, WORLD)])
                 outside, world = socket.if_nametoindex(EXTERNAL), socket.if_nametoindex(WORLD)
+                # IPv6 neighbours are looked for from a link-local address.
+                Path(f"/proc/sys/net/ipv6/conf/{EXTERNAL}/dad_transmits").write_text("0")
+                Path(f"/proc/sys/net/ipv6/conf/{EXTERNAL}/disable_ipv6").write_text("0")
                 netlink.check([links.set_link(outside, mac=OUTSIDE_MAC, up=True), links.set_link(world, up=True)])
 
         a.call(join)

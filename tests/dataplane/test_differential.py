@@ -41,7 +41,7 @@ from alcor.dataplane.fake.walk import Direction, DropReason, Verdict, VerdictKin
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.libbpf import RingBuffer
 from alcor.dataplane.kernel.netlink import Netlink
-from alcor.model.addresses import Ip
+from alcor.model.addresses import Ip, ip_version
 
 pytestmark = [
     pytest.mark.privileged,
@@ -66,6 +66,13 @@ ACTIONS = {
     VerdictKind.SERVE: TC_ACT_STOLEN,
 }
 ANSWERS = "a backend answers what came from outside"
+BEYOND = {
+    VerdictKind.EXTERNAL: "IPv6 leaves",
+    VerdictKind.TURN: "IPv6 turns back",
+    VerdictKind.DELIVER: "IPv6 comes in",
+    VerdictKind.REPLY: "IPv6 is asked for",
+}
+"""Ends of IPv6 packets outside."""
 LIMITED = "what leaves waits for its EIP", "what comes waits for its EIP"
 ETHERNET, OUTER_IP, VLAN = 14, 20, b"\x81\0"
 
@@ -367,8 +374,10 @@ def _differences(packet: worlds.Packet, verdict: Verdict, run: bpf.TestRun) -> l
     if verdict.kind is VerdictKind.DROP:
         return found
     frame = run.frame
-    if verdict.next_hop is not None and verdict.next_hop[12:] != run.cb[3].to_bytes(4, sys.byteorder):
-        found.append(f"next hop: model {verdict.next_hop.hex()}, program {run.cb[3]:#x}")
+    if verdict.next_hop is not None:
+        hop = run.cb[3].to_bytes(4, sys.byteorder), run.cb[4].to_bytes(4, sys.byteorder)
+        if verdict.next_hop[12:] != hop[0] or (ip_version(verdict.next_hop) == 6 and verdict.next_hop[:4] != hop[1]):
+            found.append(f"next hop: model {verdict.next_hop.hex()}, program {hop}")
     if verdict.kind is VerdictKind.TUNNEL:
         frame = frame[ETHERNET:]
     if verdict.kind is VerdictKind.TUNNEL and packet.ifindex:
@@ -392,6 +401,14 @@ def _model(tables: Tables, packet: worlds.Packet) -> Verdict:
     if packet.ifindex:
         return from_port(tables, packet.ifindex, packet.frame, now_ns, held=packet.held, queued=packet.queued)
     return from_overlay(tables, packet.frame, now_ns)
+
+
+def _beyond(packet: worlds.Packet, verdict: Verdict) -> str | None:
+    """What became of an IPv6 packet to or from outside; None: it is none, or was dropped."""
+    comes = _comes_in(packet)
+    if packet.frame[12:14] != b"\x86\xdd" or verdict.reason is not None:
+        return None
+    return BEYOND.get(verdict.kind) if comes == (verdict.kind in (VerdictKind.DELIVER, VerdictKind.REPLY)) else None
 
 
 def _enters(packet: worlds.Packet) -> int:
@@ -492,6 +509,9 @@ def _run_packets(
         met[come_in, verdict.kind.name] += 1
         if verdict.outside:
             met[come_in, LIMITED[verdict.received]] += 1
+        beyond = _beyond(packet, verdict)
+        if beyond is not None:
+            met[come_in, beyond] += 1
         if any(step.startswith("O: it answers") for step in verdict.steps):
             met[verdict.kind.name, ANSWERS] += 1
         if verdict.sought is not None:
@@ -528,7 +548,9 @@ def test_program_and_model_agree(kernel: Kernel) -> None:
     rare = {DropReason.ENCAP_FAILED, DropReason.FLOWS_FULL, DropReason.MISS_LIMIT, DropReason.SERVICE_LIMIT}
     rare |= {DropReason.RATE_LIMIT, DropReason.EIP_RATE_LIMIT, DropReason.SNAT_FULL}
     reasons = {reason.word for reason in DropReason if reason not in rare}
-    missed = (reasons | {kind.name for kind in VerdictKind} | {ANSWERS, *LIMITED}) - {end for _, end in met}
+    missed = (reasons | {kind.name for kind in VerdictKind} | {ANSWERS, *LIMITED, *BEYOND.values()}) - {
+        end for _, end in met
+    }
     assert not missed, f"seeds from {start}: {met}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
-from tests.dataplane import asks, balances, journeys, outside, packets, shares, talks, vips
+from tests.dataplane import asks, balances, journeys, outside, outside6, packets, shares, talks, vips
 
 from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.fake.tables import DSCP_MARKED, HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
@@ -95,6 +95,7 @@ def random_tables(rng: random.Random, ifindexes: list[int], underlay_ifindex: in
         v4, v6 = parse_ip(GATEWAYS[0]), parse_ip(GATEWAYS_V6[0])
         tables.routers[ifindex] = rng.choice(((v4, v6), (v4, v6), (v4, None), (None, v6)))
     balances.random_balancers(rng, tables, VNIS)
+    outside6.put_prefixes(rng, tables, VNIS)
     tables = outside.put_eips(rng, tables)
     if rng.random() < 0.6:
         shares.put_shared(rng, tables)
@@ -129,6 +130,7 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
         return Packet(ifindex, frame, held=held, queued=queued, to_port=(held or queued) and rng.random() < 0.05)
 
     kept = [talks.random_talk(rng, tables) for _ in range(8)]
+    beyond = [talk for _ in range(6) if (talk := outside6.random_talk(rng, tables)) is not None]
     abroad = [talk for _ in range(5) if (talk := outside.random_talk(rng, tables)) is not None]
     sharing = [talk for _ in range(6) if (talk := shares.random_talk(rng, tables)) is not None]
     dealings = [one for _ in range(8) if (one := balances.random_dealing(rng, tables)) is not None]
@@ -152,6 +154,10 @@ def random_packets(rng: random.Random, tables: Tables, ifindexes: list[int], cou
             continue
         if sharing and tables.sharing.shared and rng.random() < 0.2:
             ifindex, frame = shares.random_word(rng, tables, rng.choice(sharing))
+            found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
+            continue
+        if beyond and rng.random() < 0.16:
+            ifindex, frame = outside6.random_word(rng, tables, rng.choice(beyond))
             found.append(packet(ifindex, _bent(rng, frame, tables) if rng.random() < 0.1 else frame))
             continue
         if abroad and rng.random() < 0.3:
@@ -187,8 +193,8 @@ def random_packet(rng: random.Random, tables: Tables, ifindexes: list[int]) -> P
     if rng.random() < 0.3:
         frame = _from_overlay(rng, tables)
         return Packet(0, _bent(rng, frame, tables) if rng.random() < 0.4 else frame)
-    if rng.random() < 0.1:
-        frame = outside.random_frame(rng, tables)
+    if rng.random() < 0.2:
+        frame = rng.choice((outside, outside6)).random_frame(rng, tables)
         queued = rng.random() < 0.7
         return Packet(outside.IFINDEX, _bent(rng, frame, tables) if rng.random() < 0.4 else frame, queued=queued)
     ifindex = rng.choice(ifindexes)

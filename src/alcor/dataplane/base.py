@@ -150,7 +150,7 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
 
 class RouteKey(NamedTuple):
     """Names a route: where packets go that ports of the VNI send to addresses of the prefix, unless a longer one has
-    them."""
+    them. Of VNI 0 (IPv6), connected: whose the prefix is outside, and the gateway of what leaves from it."""
 
     vni: int
     prefix: Prefix
@@ -167,7 +167,7 @@ class RouteKind(IntEnum):
     """Nowhere."""
     OUTSIDE = 4
     """To external networks, from an address that stands for the sender's there; or, with a hop, whose VNI is 0, from
-    its address, which hosts share (SharedAddress)."""
+    its address, which hosts share (SharedAddress). IPv6 from the sender's own, if a route of VNI 0 says so."""
 
 
 class Hop(msgspec.Struct, frozen=True, gc=False, array_like=True):

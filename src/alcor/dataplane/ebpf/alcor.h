@@ -117,7 +117,7 @@ enum drop_reason {
 };
 
 /* skb->cb[0]; cb[1] is an ifindex (deliver, reply, hold, serve, external, turn), a drop reason (drop) or a queue (queue),
- * cb[2] the ifindex that a drop counts at, cb[3] the next hop (external; be32). */
+ * cb[2] the ifindex that a drop counts at, cb[3] the next hop (external; be32; IPv6's last, its first in cb[4]). */
 enum verdict {
 	VERDICT_DELIVER = 1,
 	VERDICT_TUNNEL = 2,

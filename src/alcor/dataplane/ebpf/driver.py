@@ -248,7 +248,7 @@ class EbpfDriver:
         known = self._known or self._look()
         error = self._write(self._begin, plan)
         results = self._remove_ports(known, plan.remove_ports)
-        error = error or self._write(self._write_tables, plan)
+        error = error or self._write(lambda plan: self._write_tables(plan, known), plan)
         results += self._put_ports(known, plan.put_ports)
         error = error or self._write(self._end, plan)
         total_us, tables_us = self._elapsed_us(), self._tables_ns // 1000
@@ -293,7 +293,7 @@ class EbpfDriver:
         self.misses.begin(plan.put_on_demand)
         self.misses.stop_learning(plan.remove_on_demand)
 
-    def _write_tables(self, plan: Plan) -> None:
+    def _write_tables(self, plan: Plan, known: Sorted) -> None:
         program = self._program
         program.remote.delete_batch(tables.pack_keys(plan.remove_endpoints), len(plan.remove_endpoints))
         program.local.delete_batch(tables.pack_keys(plan.remove_gateways), len(plan.remove_gateways))
@@ -305,7 +305,9 @@ class EbpfDriver:
         program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
         program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))
         self._outside.announce(sharing.put(program, self._config.underlay_ip, plan.put_shared))
+        coming = self._outside.coming(plan.put_routes)
         routing.put(program, plan)
+        self._outside.begin(coming, [one.port for one in known.carried.values()])
 
     def _end(self, plan: Plan) -> None:
         routing.remove(self._program, plan)
@@ -499,9 +501,9 @@ class EbpfDriver:
         ends = [end for job in jobs for end in _ends(job, own[job.port.id])]
         rows = [(job.ifindex, _row(job, own[job.port.id])) for job in jobs]
         before = [known.carried[job.port.id].port for job in jobs if job.port.id in known.carried]
-        were = {(port.id, ip) for port in before for ip in port.outer_ips()}
-        fresh = [ip for job in jobs for ip in job.port.outer_ips() if (job.port.id, ip) not in were]
+        were = {(port.id, ip) for port in before for ip in (*port.outer_ips(), *tables.port_ips(port))}
         try:
+            outer = [(job.port.id, ip) for job in jobs for ip in self._outside.outer_ips(job.port)]
             senders = [key for job in jobs for key in tables.sender_keys(job.port, job.ifindex)]
             self._program.senders.update_batch(b"".join(senders), tables.SENDER_VALUE * len(senders), len(senders))
             routers = b"".join([tables.port_routers(job.port) for job in jobs])
@@ -524,7 +526,7 @@ class EbpfDriver:
             return {job.port.id: str(error) for job in jobs}
         finally:
             self._tables_ns += time.monotonic_ns() - begun
-        self._outside.announce(fresh)
+        self._outside.announce(ip for owner, ip in outer if (owner, ip) not in were)
         for job in jobs:
             known.carried[job.port.id] = Carried(job.port, job.ifindex, True, True, given.queues[job.port.id])
             results[job.port.id] = self._result(job.port.id)

@@ -7,6 +7,7 @@
 #define ALCOR_FRAME_H
 
 #define AF_INET 2 /* from sys/socket.h */
+#define AF_INET6 10
 /* From linux/if_arp.h and linux/icmp.h, which need the C library's headers. */
 #define ARPHRD_ETHER 1
 #define ARPOP_REQUEST 1

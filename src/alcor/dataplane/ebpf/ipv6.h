@@ -44,6 +44,42 @@ static __always_inline bool same_ip(const __be32 *a, const __be32 *b)
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
+/* Turns the solicitation, whose frame is in `nd` too, into the advertisement that its target is at that MAC (RFC 4861
+ * section 7.2.4). A TC action, or a negative drop reason. */
+static __always_inline int advertise(struct __sk_buff *skb, struct nd_frame *nd, const __u8 *mac, __u32 flags,
+				     __u32 ifindex)
+{
+	__be32 asker[4]; /* in the frame it is at an odd half */
+	__s64 sum;
+
+	__builtin_memcpy(asker, &nd->ip.saddr, sizeof(asker));
+	copy_mac(nd->eth.h_dest, nd->eth.h_source);
+	copy_mac(nd->eth.h_source, mac);
+	nd->ip.payload_len = bpf_htons(ND_MESSAGE_LENGTH);
+	if (is_unspecified(asker)) {
+		/* A probe is answered to all nodes: ff02::1. */
+		asker[0] = bpf_htonl(0xff020000);
+		asker[3] = bpf_htonl(1);
+	} else {
+		flags |= ND_SOLICITED;
+	}
+	__builtin_memcpy(&nd->ip.saddr, nd->target, 16);
+	__builtin_memcpy(&nd->ip.daddr, asker, 16);
+	nd->type = ND_ADVERTISEMENT;
+	nd->checksum = 0;
+	nd->flags = bpf_htonl(flags | ND_OVERRIDE);
+	nd->option = ND_TARGET_MAC;
+	nd->option_length = 1;
+	copy_mac(nd->option_mac, mac);
+	/* RFC 8200 section 8.1: the sum starts with both addresses, the length and the protocol. */
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd->ip.saddr, 32, bpf_htonl(ND_MESSAGE_LENGTH + IPPROTO_ICMPV6));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd->type, ND_MESSAGE_LENGTH, sum);
+	nd->checksum = ~fold(sum);
+	if (bpf_skb_change_tail(skb, ND_FRAME_LENGTH, 0) || bpf_skb_store_bytes(skb, 0, nd, ND_FRAME_LENGTH, 0))
+		return -DROP_MALFORMED;
+	return reply(skb, ifindex);
+}
+
 /* Step 6b: who has an address is answered here, on the asker's own host. */
 static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
 {
@@ -54,8 +90,7 @@ static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *por
 	struct remote_endpoint *there;
 	__u8 asker_mac[ETH_ALEN] __attribute__((aligned(2)));
 	const __u8 *answer = NULL;
-	__u32 flags = ND_OVERRIDE;
-	__s64 sum;
+	__u32 flags = 0;
 	bool probe;
 	int refused;
 
@@ -103,31 +138,7 @@ static __noinline int from_port_nd(struct __sk_buff *skb, const struct port *por
 			return probe ? -DROP_ND_UNKNOWN : refused; /* a probe is not held */
 		answer = there->mac;
 	}
-	copy_mac(nd.eth.h_dest, asker_mac);
-	copy_mac(nd.eth.h_source, answer);
-	nd.ip.payload_len = bpf_htons(ND_MESSAGE_LENGTH);
-	if (probe) {
-		/* All nodes: ff02::1. */
-		asker.ip[0] = bpf_htonl(0xff020000);
-		asker.ip[3] = bpf_htonl(1);
-	} else {
-		flags |= ND_SOLICITED;
-	}
-	__builtin_memcpy(&nd.ip.saddr, asked.ip, 16);
-	__builtin_memcpy(&nd.ip.daddr, asker.ip, 16);
-	nd.type = ND_ADVERTISEMENT;
-	nd.checksum = 0;
-	nd.flags = bpf_htonl(flags);
-	nd.option = ND_TARGET_MAC;
-	nd.option_length = 1;
-	copy_mac(nd.option_mac, answer);
-	/* RFC 8200 section 8.1: the sum starts with both addresses, the length and the protocol. */
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd.ip.saddr, 32, bpf_htonl(ND_MESSAGE_LENGTH + IPPROTO_ICMPV6));
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&nd.type, ND_MESSAGE_LENGTH, sum);
-	nd.checksum = ~fold(sum);
-	if (bpf_skb_change_tail(skb, ND_FRAME_LENGTH, 0) || bpf_skb_store_bytes(skb, 0, &nd, ND_FRAME_LENGTH, 0))
-		return -DROP_MALFORMED;
-	return reply(skb, ifindex);
+	return advertise(skb, &nd, answer, flags, ifindex);
 }
 
 /* Step 9, for a gateway's IPv6 address. */
@@ -155,6 +166,8 @@ static __always_inline int to_gateway6(struct __sk_buff *skb, struct ethhdr *eth
 	return reply(skb, ifindex);
 }
 
+#include "outside6.h"
+
 /* Steps 7 to 12, IPv6. */
 static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct port *port, __u32 ifindex)
 {
@@ -165,7 +178,7 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	struct address_key key;
 	__u32 room = skb->len - ETH_HLEN;
 	__u8 type = 0;
-	bool routed;
+	bool routed, outside = false;
 	int refused;
 
 	/* 7 */
@@ -197,6 +210,10 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	key = address6_of(port->vni, &ip->daddr);
 	routed = same_mac(eth->h_dest, router_mac);
 	refused = find_target(skb, port, eth, &key, 6, ip->hop_limit, routed, &target);
+	if (refused == -LEAVES) {
+		outside = true;
+		refused = find_outside6(skb, port->vni);
+	}
 	if (refused)
 		return refused;
 	eth = frame(skb, ETH_HLEN + sizeof(struct ipv6hdr));
@@ -227,6 +244,8 @@ static __always_inline int from_port_ipv6(struct __sk_buff *skb, const struct po
 	if (segment_length(skb, sizeof(*ip) + bpf_ntohs(ip->payload_len), sizeof(*ip), ip->nexthdr) > target.mtu)
 		return too_big6(skb, target.mtu, ifindex);
 	mark_ipv6(ip, port->dscp);
+	if (outside)
+		return to_external6(skb);
 	if (routed)
 		ip->hop_limit--;
 	return hand_over(skb, port, eth, routed, &target, 6);

@@ -331,6 +331,16 @@ static __noinline int find_outside(struct __sk_buff *skb, __u32 vni, __u32 ifind
 	return on->outside.next ? 0 : -DROP_NO_EXTERNAL;
 }
 
+/* Step X3, for an address of this host: the packet comes in again at the external device. */
+static __always_inline int turn(struct __sk_buff *skb, struct ethhdr *eth, const struct external_device *out)
+{
+	copy_mac(eth->h_dest, out->mac);
+	from_router(eth->h_source);
+	skb->mark = 0;
+	verdict(skb, VERDICT_TURN, out->ifindex, 0);
+	return bpf_redirect(out->ifindex, BPF_F_INGRESS);
+}
+
 /* Step X3, for the packet in `scratch`, whose source is what it is outside. */
 static __always_inline int leave(struct __sk_buff *skb, const struct external_device *out)
 {
@@ -347,13 +357,8 @@ static __always_inline int leave(struct __sk_buff *skb, const struct external_de
 		return enqueue(skb, out->ifindex, on->outside.queue, MARK_OUTSIDE);
 	}
 	key = address_of(OUTSIDE, on->packet.destination[3]);
-	if (bpf_map_lookup_elem(&eips, &key) || answers_for(on->packet.destination[3])) {
-		copy_mac(eth->h_dest, out->mac);
-		from_router(eth->h_source);
-		skb->mark = 0;
-		verdict(skb, VERDICT_TURN, out->ifindex, 0);
-		return bpf_redirect(out->ifindex, BPF_F_INGRESS);
-	}
+	if (bpf_map_lookup_elem(&eips, &key) || answers_for(on->packet.destination[3]))
+		return turn(skb, eth, out);
 	neighbour.nh_family = AF_INET;
 	neighbour.ipv4_nh = on->outside.next;
 	verdict(skb, VERDICT_EXTERNAL, out->ifindex, 0);
@@ -438,6 +443,7 @@ static __always_inline int external_arp(struct __sk_buff *skb, const struct exte
 /* No TC action: the EIP stands for a load balancer's address. */
 #define BEHIND_VIP 256
 static __noinline int balance_outside(struct __sk_buff *skb, const struct eip *to); /* vip.h */
+static __noinline int from_external6(struct __sk_buff *skb, const struct external_device *out); /* outside6.h */
 
 /* Steps 4 to 6: an IPv4 packet for an EIP of this host, which stands for `to`. */
 static __noinline int from_outside(struct __sk_buff *skb, const struct eip *to)
@@ -490,6 +496,10 @@ int from_external(struct __sk_buff *skb)
 	/* 2 */
 	if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		return external_arp(skb, out);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		action = from_external6(skb, out);
+		return action < 0 ? drop(skb, -action) : action;
+	}
 	/* 3 */
 	if (eth->h_proto != bpf_htons(ETH_P_IP) || !same_mac(eth->h_dest, out->mac))
 		return verdict(skb, VERDICT_PASS, 0, TC_ACT_OK);

@@ -1,8 +1,11 @@
 """Where a host meets external networks: its external device, and the rows of `eips`. Called by the driver.
 
-The device is the operator's: it gets our program at its ingress, and nothing else is changed of it. What it hears for
+The device is the operator's: it gets our program at its ingress, and nothing else is changed of it, but that it takes
+in frames for all multicast groups once IPv6 addresses are answered for, whose neighbours ask groups. What it hears for
 addresses of ours the program answers; that an address came here (or that it is here, and not where it was) is told to
-everybody by an announcement (RFC 5227 section 3), so that they send here at once.
+everybody by an announcement (RFC 5227 section 3, RFC 4861 section 7.2.6), so that they send here at once.
+
+IPv6 addresses of ports that are their own outside have no rows: routes of the VNI OUTSIDE say whose they are.
 """
 
 from __future__ import annotations
@@ -10,23 +13,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 
-from alcor.dataplane.base import DataPlaneError, EndpointKey, LocalPort
-from alcor.dataplane.ebpf import attaching, tables
+from alcor.dataplane.base import DataPlaneError, EndpointKey, LocalPort, Route, RouteKey, RouteKind
+from alcor.dataplane.ebpf import attaching, routes, routing, tables
 from alcor.dataplane.ebpf.eips import UNLIMITED, eip_rows, forwarding_rows
 from alcor.dataplane.ebpf.hands import Job
 from alcor.dataplane.ebpf.program import Program
-from alcor.dataplane.ebpf.tables import Queues
+from alcor.dataplane.ebpf.tables import OUTSIDE, Queues
+from alcor.dataplane.fake import frames
 from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.bpf import BpfMap
 from alcor.dataplane.kernel.links import Link
-from alcor.dataplane.kernel.netlink import Netlink
-from alcor.model.addresses import Ip, Mac, format_ip
+from alcor.dataplane.kernel.netlink import Netlink, NetlinkError
+from alcor.model.addresses import Ip, Mac, Prefix, format_ip, ip_version
 from alcor.model.ids import Id
-
-BROADCAST = b"\xff" * 6
-ETHERTYPE_ARP = b"\x08\x06"
-ARP_HEAD = b"\x00\x01\x08\x00\x06\x04\x00\x01"
-"""Ethernet, IPv4, and a request."""
 
 
 def _keys(port: LocalPort) -> set[bytes]:
@@ -39,6 +38,7 @@ class Outside:
     def __init__(self, program: Program, netlink: Netlink, device: str, underlay: Link) -> None:
         """Attaches the program to the device; "": there is none. Raises DataPlaneError."""
         self._program = program
+        self._netlink = netlink
         self.ifindex = 0
         self._socket: socket.socket | None = None
         mac = Mac(bytes(6))
@@ -57,6 +57,8 @@ class Outside:
             self._socket.bind((device, 0))
         self._mac = mac
         program.external.put(tables.CONFIG_KEY, tables.pack_external(self.ifindex, mac))
+        if any(_is_tenants(key, one) for key, one in routing.observe_routes(program).items()):
+            self._hear_groups()
 
     def close(self) -> None:
         """Lets go of the device, which translates on."""
@@ -106,8 +108,52 @@ class Outside:
         if self._socket is None:
             return
         for ip in sorted(set(ips)):
-            body = ARP_HEAD + self._mac + ip[12:] + bytes(6) + ip[12:]
             try:
-                self._socket.send(BROADCAST + self._mac + ETHERTYPE_ARP + body)
+                self._socket.send(frames.announcement(ip, self._mac))
             except OSError:
                 return
+
+    # ---- IPv6 ----
+
+    def outer_ips(self, port: LocalPort) -> list[Ip]:
+        """The addresses of the port that are answered for outside: external ones, and its own there. Raises
+        BpfError."""
+        own = [ip for ip in tables.port_ips(port) if ip_version(ip) == 6] if self.ifindex else []
+        return [*port.outer_ips(), *(ip for ip in own if self._owner(ip) == port.vni)]
+
+    def coming(self, wanted: Iterable[tuple[RouteKey, Route]]) -> list[RouteKey]:
+        """Which prefixes these routes, not in the table yet, make a VNI's own outside, with that VNI. Raises
+        BpfError."""
+        tenants = [RouteKey(one.hops[0].vni, key.prefix) for key, one in wanted if _is_tenants(key, one)]
+        return [key for key in tenants if self._owner(key.prefix.base) != key.vni]
+
+    def begin(self, prefixes: Sequence[RouteKey], ports: Iterable[LocalPort]) -> None:
+        """These prefixes are their VNIs' own outside now: who asks for addresses in them is heard, and those that these
+        ports have are announced. Raises DataPlaneError."""
+        if prefixes:
+            self._hear_groups()
+            owned = [(port.vni, ip) for port in ports for ip in tables.port_ips(port)]
+            self.announce(ip for vni, ip in owned if any(key.vni == vni and ip in key.prefix for key in prefixes))
+
+    def _hear_groups(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._netlink.check([links.hear_groups(self.ifindex)])
+        except NetlinkError as error:
+            raise DataPlaneError(
+                f"the external device refuses to take in multicast frames ({error.strerror}), by which IPv6 neighbours "
+                f"ask for ports: is it there?"
+            ) from None
+
+    def _owner(self, ip: Ip) -> int:
+        """The VNI whose the address is outside, by the longest route; OUTSIDE: nobody's."""
+        found = self._program.routes.get(routes.pack_route_key(RouteKey(OUTSIDE, Prefix(ip, 128, 6))))
+        route = routes.unpack_route(found) if found is not None else None
+        return route.hops[0].vni if route is not None and route.kind is RouteKind.CONNECTED else OUTSIDE
+
+
+def _is_tenants(key: RouteKey, route: Route) -> bool:
+    """It says that a prefix is a VNI's own outside (IPv6)."""
+    outside = key.vni == OUTSIDE and key.prefix.version == 6
+    return outside and route.kind is RouteKind.CONNECTED and route.hops[0].vni != OUTSIDE

@@ -106,6 +106,7 @@ struct outside {
 	__u16 shared;  /* the source is an address that others have, too (snat.h) */
 	__u16 queue;   /* where it waits before it leaves; 0: it does not */
 	__u16 zero;
+	__be32 next6[4]; /* the neighbour that an IPv6 packet is sent to (outside6.h) */
 };
 
 /* A packet through a shared address (snat.h). */

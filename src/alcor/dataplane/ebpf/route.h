@@ -70,7 +70,7 @@ static __always_inline __u32 hash_flow(const struct packet *packet)
 }
 
 /* What find_route returns for a packet to an external network: no drop reason. `to` is then the address that its router
- * shares out there (IPv4 0: none). */
+ * shares out there (IPv4; 0: none). */
 #define LEAVES 512
 
 /* Step R: turns the destination `to` into the address that the packet is to be handed to, and its VNI. `via`: that is
@@ -96,7 +96,7 @@ static __noinline int find_route(struct __sk_buff *skb, struct address_key *to, 
 	if (route->kind == ROUTE_OUTSIDE) {
 		to->vni = OUTSIDE;
 		__builtin_memcpy(to->ip, route->hops[0].ip, sizeof(to->ip));
-		return version == 4 ? -LEAVES : -DROP_NO_EXTERNAL;
+		return -LEAVES;
 	}
 	if (route->count > 1) {
 		on = get_scratch();

@@ -117,7 +117,7 @@ class FakeDriver:
                 carried.tables.remote[key] = RemoteRow(endpoint.host_ip, endpoint.mac, endpoint.identity)
             carried.tables.translations.update(plan.put_translations)
             carried.tables.sharing.shared.update(plan.put_shared)
-            carried.tables.routes.update(plan.put_routes)
+        self._switch.put_routes(plan.put_routes)
         tabled = time.monotonic_ns()
         with self._switch.changing() as carried:
             taken = carried.taken(plan.put_ports)

@@ -10,14 +10,18 @@ import struct
 
 import msgspec
 
-from alcor.model.addresses import V4_MAPPED, Ip, Mac
+from alcor.model.addresses import V4_MAPPED, Ip, Mac, ip_version
 
 ETHERNET_LENGTH, ARP_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH, ICMP_LENGTH, VXLAN_LENGTH = 14, 28, 20, 40, 8, 8, 8
 TYPE_IPV4, TYPE_ARP, TYPE_VLAN, TYPE_IPV6 = 0x0800, 0x0806, 0x8100, 0x86DD
 PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMPV6 = 1, 6, 17, 58
 ARP_REQUEST, ARP_REPLY = 1, 2
 ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST = 0, 8
+ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY = 128, 129
 BROADCAST_MAC = Mac(b"\xff" * 6)
+ALL_NODES, ALL_NODES_MAC = Ip(b"\xff\x02" + bytes(13) + b"\x01"), Mac(b"\x33\x33\0\0\0\1")
+ND_ADVERTISEMENT, ND_HOPS = 136, 255
+ND_ROUTER, ND_SOLICITED, ND_OVERRIDE = 0x80000000, 0x40000000, 0x20000000
 DONT_FRAGMENT = 0x4000
 FRAGMENT_MASK = 0x3FFF
 """More-fragments bit and offset: any of them set means a fragment."""
@@ -217,6 +221,21 @@ def icmpv6(source: Ip, destination: Ip, message: bytes) -> bytes:
     bare = message[:2] + b"\0\0" + message[4:]
     pseudo = source + destination + struct.pack("!II", len(bare), PROTOCOL_ICMPV6)
     return bare[:2] + checksum(pseudo + bare).to_bytes(2, "big") + bare[4:]
+
+
+def advertisement(target: Ip, to: Ip, mac: Mac, flags: int) -> bytes:
+    """The ICMPv6 message that says to `to` that `target` is at that MAC (RFC 4861 section 4.4)."""
+    body = bytes((ND_ADVERTISEMENT, 0, 0, 0)) + flags.to_bytes(4, "big") + target + b"\x02\x01" + mac
+    return icmpv6(target, to, body)
+
+
+def announcement(ip: Ip, mac: Mac) -> bytes:
+    """The frame that tells everybody on a link that the address is at that MAC: RFC 5227 section 3, RFC 4861 section
+    7.2.6."""
+    if ip_version(ip) == 4:
+        return ethernet(BROADCAST_MAC, mac, TYPE_ARP, arp(ARP_REQUEST, mac, ip, Mac(bytes(6)), ip))
+    told = advertisement(ip, ALL_NODES, mac, ND_OVERRIDE)
+    return ethernet(ALL_NODES_MAC, mac, TYPE_IPV6, ipv6(ip, ALL_NODES, PROTOCOL_ICMPV6, told, hop_limit=ND_HOPS))
 
 
 def vxlan(vni: int, frame: bytes, identity: int = 0, mark: int = 0) -> bytes:

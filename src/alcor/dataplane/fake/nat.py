@@ -11,6 +11,7 @@ from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ARP_REPLY, ARP_REQUEST, ETHERNET_LENGTH, IPV4_LENGTH, Header
 from alcor.dataplane.fake.lb import has_checksum
 from alcor.dataplane.fake.misses import check_length
+from alcor.dataplane.fake.outside6 import from_external6
 from alcor.dataplane.fake.packet import Packet, Part, read_packet
 from alcor.dataplane.fake.policy import Party, reassemble
 from alcor.dataplane.fake.sharing import (
@@ -133,8 +134,10 @@ def from_external(tables: Tables, ifindex: int, frame: bytes, now_ns: int = 0, *
         return walk.pass_on("1: this host has no external device")
     if ether.ethertype == frames.TYPE_ARP:
         return _arp(walk)
+    if ether.ethertype == frames.TYPE_IPV6:
+        return from_external6(walk, ether)
     if ether.ethertype != frames.TYPE_IPV4 or ether.destination != device.mac:
-        return walk.pass_on("3: neither ARP nor IPv4 for this host")
+        return walk.pass_on("3: neither ARP nor IP for this host")
     data = frame[ETHERNET_LENGTH:]
     row, shared = None, False
     if len(data) >= IPV4_LENGTH and data[0] >> 4 == 4:

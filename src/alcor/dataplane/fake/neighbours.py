@@ -24,14 +24,10 @@ from alcor.model.addresses import Ip, Mac, format_ip, format_mac
 
 UNSPECIFIED = Ip(frames.mapped(b"\0\0\0\0"))
 UNSPECIFIED_V6 = Ip(bytes(16))
-ALL_NODES = Ip(b"\xff\x02" + bytes(13) + b"\x01")
 ND_TYPES = range(133, 138)
 """Router and neighbour solicitation and advertisement, redirect."""
-SOLICITATION, ADVERTISEMENT = 135, 136
-ND_HOPS = 255
+SOLICITATION = 135
 SOLICITATION_LENGTH = 24
-ROUTER, SOLICITED, OVERRIDE = 0x80000000, 0x40000000, 0x20000000
-TARGET_MAC_OPTION = b"\x02\x01"
 
 
 def from_port_arp(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
@@ -90,10 +86,10 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
     if len(message) < SOLICITATION_LENGTH:
         return walk.drop(DropReason.MALFORMED, "6b: a message of neighbour discovery cut short")
     target, whole = Ip(message[8:24]), int.from_bytes(ip[4:6], "big") >= SOLICITATION_LENGTH
-    announced = message[0] == ADVERTISEMENT and not message[1] and ip[7] == ND_HOPS and whole
+    announced = message[0] == frames.ND_ADVERTISEMENT and not message[1] and ip[7] == frames.ND_HOPS and whole
     if announced and _is_news(walk, port, ether.source, target) and walk.spoofed(port, ether.source, target) is None:
         return walk.serve(f"C: {format_ip(target)} is announced")
-    if message[0] != SOLICITATION or message[1] or ip[7] != ND_HOPS:
+    if message[0] != SOLICITATION or message[1] or ip[7] != frames.ND_HOPS:
         return walk.drop(DropReason.ND_IGNORED, f"6b: type {message[0]}, hop limit {ip[7]}: needs no answer")
     if not whole:
         return walk.drop(DropReason.MALFORMED, "6b: a solicitation cut short")
@@ -111,13 +107,19 @@ def from_port_nd(walk: Walk, port: PortRow, ether: frames.Ethernet) -> Verdict:
         if probe:
             return walk.drop(DropReason.ND_UNKNOWN, f"6b: a probe, and nobody is known to have {format_ip(target)}")
         return unknown(walk, EndpointKey(port.vni, target), DropReason.ND_UNKNOWN, "6b")
-    flags = OVERRIDE | (0 if probe else SOLICITED)
-    if isinstance(answer, LocalRow) and answer.flags & LocalFlag.GATEWAY:
-        flags |= ROUTER
-    to = ALL_NODES if probe else asker
-    body = bytes((ADVERTISEMENT, 0, 0, 0)) + flags.to_bytes(4, "big") + target + TARGET_MAC_OPTION + answer.mac
-    told = frames.icmpv6(target, to, body)
-    # Traffic class and flow label stay the asker's.
-    packet = ip[:4] + len(told).to_bytes(2, "big") + bytes((ip[6], ND_HOPS)) + target + to + told
-    reply = frames.ethernet(ether.source, answer.mac, TYPE_IPV6, packet)
+    is_gateway = isinstance(answer, LocalRow) and answer.flags & LocalFlag.GATEWAY
+    reply = advertisement(walk.frame, target, answer.mac, frames.ND_ROUTER if is_gateway else 0)
     return walk.reply(reply, f"6b: {format_ip(target)} is at {format_mac(answer.mac)}")
+
+
+def advertisement(asked: bytes, target: Ip, mac: Mac, flags: int = 0) -> bytes:
+    """The frame that answers a solicitation, `target` is at that MAC: to all nodes when it was a probe (RFC 4861
+    section 7.2.4)."""
+    ip, asker = asked[ETHERNET_LENGTH : ETHERNET_LENGTH + IPV6_LENGTH], Ip(asked[22:38])
+    probe = asker == UNSPECIFIED_V6
+    to = frames.ALL_NODES if probe else asker
+    flags |= frames.ND_OVERRIDE | (0 if probe else frames.ND_SOLICITED)
+    told = frames.advertisement(target, to, mac, flags)
+    # Traffic class and flow label stay the asker's.
+    packet = ip[:4] + len(told).to_bytes(2, "big") + bytes((ip[6], frames.ND_HOPS)) + target + to + told
+    return frames.ethernet(Mac(asked[6:12]), mac, TYPE_IPV6, packet)

@@ -35,6 +35,7 @@ from alcor.dataplane.fake.lb import Choice, balance, choose
 from alcor.dataplane.fake.misses import check_length, tell, unknown
 from alcor.dataplane.fake.nat import from_shared, to_external
 from alcor.dataplane.fake.neighbours import from_port_arp, from_port_nd, is_nd
+from alcor.dataplane.fake.outside6 import to_external6
 from alcor.dataplane.fake.packet import read_packet
 from alcor.dataplane.fake.policy import Party
 from alcor.dataplane.fake.routing import Outside, find_way, translate
@@ -134,7 +135,7 @@ def _ip(walk: Walk, port: PortRow, ether: Ethernet, ip: Header | None) -> Verdic
             return answered
     found = _routed_target(walk, port, ip) if routed else _wired_target(walk, port, ether, ip)
     if isinstance(found, Outside):
-        return to_external(walk, port, ip, found.shared)
+        return to_external(walk, port, ip, found.shared) if ip.version == 4 else to_external6(walk, port, ip)
     if isinstance(found, Verdict):
         return found
     choice: Choice | None = None

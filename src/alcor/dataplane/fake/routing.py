@@ -25,7 +25,7 @@ class Way(NamedTuple):
 
 
 class Outside(NamedTuple):
-    """It leaves for outside. `shared`: the address that its router shares out there."""
+    """It leaves for outside. `shared`: the address that its router shares out there (IPv4)."""
 
     shared: Ip | None
 
@@ -45,8 +45,6 @@ def find_way(walk: Walk, port: PortRow, ip: Header) -> Way | Outside | Verdict:
     if route.kind is RouteKind.BLACKHOLE:
         return walk.drop(DropReason.BLACKHOLE, f"R: the route to {format_ip(ip.destination)} is a blackhole")
     if route.kind is RouteKind.OUTSIDE:
-        if ip.version != 4:
-            return walk.drop(DropReason.NO_EXTERNAL, "R: outside there is IPv4 only")
         walk.steps.append(f"R: {format_ip(ip.destination)} is outside")
         return Outside(route.hops[0].ip if route.hops else None)
     hop = route.hops[0]

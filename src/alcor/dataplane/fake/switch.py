@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,10 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss, Request
+from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss, Request, Route, RouteKey
 from alcor.dataplane.fake import frames, state
 from alcor.dataplane.fake.nat import from_eip_queue, from_external
+from alcor.dataplane.fake.outside6 import beyond, coming
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.requests import FakeRequests
 from alcor.dataplane.fake.state import Carried, State
@@ -143,13 +144,34 @@ class Switch:
         """Carries the port, its workload with it. Raises DataPlaneError."""
         with self._changed:
             self._refuse(port.id)
-            before = self._carried.ifindex_of(port.id)
+            before, had = self._carried.ifindex_of(port.id), set[Ip]()
+            if before is not None:
+                had = beyond(self._carried.tables, self._carried.devices[before].port, before)
             self._carried.put_port(port)
             ifindex = self._carried.ifindex_of(port.id)
             if before is not None and before != ifindex:
                 self._workloads.pop(before, None)
             if ifindex is not None:
                 self._workloads.setdefault(ifindex, Workload(port)).configure(port)
+                self._announce(beyond(self._carried.tables, port, ifindex) - had)
+
+    def put_routes(self, routes: Sequence[tuple[RouteKey, Route]]) -> None:
+        """Makes these routes so; addresses that ports have outside by them are announced there."""
+        with self._changed:
+            tables = self._carried.tables
+            fresh = coming(tables, routes)
+            tables.routes.update(routes)
+            ports = [(ifindex, self._carried.devices[ifindex].port) for ifindex in tables.ports] if fresh else []
+            found = {ip for ifindex, port in ports for ip in beyond(tables, port, ifindex)}
+            self._announce(ip for ip in found if any(ip in key.prefix for key in fresh))
+
+    def _announce(self, ips: Iterable[Ip]) -> None:
+        """Everybody outside is told that these IPv6 addresses are here."""
+        device = self._carried.tables.external
+        if device is not None:
+            told = [frames.announcement(ip, device.mac)[frames.ETHERNET_LENGTH :] for ip in sorted(ips)]
+            self.sent_outside.extend((frames.ALL_NODES, packet) for packet in told)
+            self._changed.notify_all()
 
     def remove_port(self, port_id: Id) -> None:
         """Undoes what `put_port` made; the absent port is removed already. Raises DataPlaneError."""
@@ -308,6 +330,8 @@ class Switch:
             ether, packet = frames.parse_ethernet(verdict.frame), verdict.frame[frames.ETHERNET_LENGTH :]
             if ether is not None and ether.ethertype == frames.TYPE_IPV4:
                 self.sent_outside.append((frames.mapped(packet[16:20]), packet))
+            elif ether is not None and ether.ethertype == frames.TYPE_IPV6:
+                self.sent_outside.append((Ip(packet[24:40]), packet))
         elif verdict.kind is VerdictKind.TURN:
             tables, now_ns = self._carried.tables, time.monotonic_ns()
             again = from_external(tables, verdict.ifindex, verdict.frame, now_ns, queued=verdict.outside)

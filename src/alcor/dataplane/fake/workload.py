@@ -72,6 +72,8 @@ class Workload:
             return self._receive_arp(frame)
         if header.ethertype == frames.TYPE_IPV4:
             return self._receive_ipv4(header, frame[frames.ETHERNET_LENGTH :])
+        if header.ethertype == frames.TYPE_IPV6:
+            return self._receive_ipv6(header, frame[frames.ETHERNET_LENGTH :])
         return []
 
     def _route(self, destination: Ip) -> tuple[Address, Ip]:
@@ -126,3 +128,17 @@ class Workload:
         answer = frames.icmp_echo(frames.ICMP_ECHO_REPLY, identifier, sequence, message[frames.ICMP_LENGTH :])
         reply = frames.ipv4(parsed.destination, parsed.source, frames.PROTOCOL_ICMP, answer)
         return [frames.ethernet(header.source, self.mac, frames.TYPE_IPV4, reply)]
+
+    def _receive_ipv6(self, header: frames.Ethernet, packet: bytes) -> list[bytes]:
+        """A ping is answered, back the way it came."""
+        parsed = frames.parse_ipv6(packet)
+        if parsed is None or all(parsed.destination != own.ip for own in self.addresses):
+            return []
+        message = packet[frames.IPV6_LENGTH : parsed.total_length]
+        asks = message[:2] == bytes((frames.ICMPV6_ECHO_REQUEST, 0)) and len(message) >= frames.ICMP_LENGTH
+        if parsed.protocol != frames.PROTOCOL_ICMPV6 or not asks:
+            return []
+        answer = bytes((frames.ICMPV6_ECHO_REPLY, 0)) + message[2:]
+        told = frames.icmpv6(parsed.destination, parsed.source, answer)
+        reply = frames.ipv6(parsed.destination, parsed.source, frames.PROTOCOL_ICMPV6, told)
+        return [frames.ethernet(header.source, self.mac, frames.TYPE_IPV6, reply)]

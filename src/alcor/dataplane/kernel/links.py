@@ -45,7 +45,7 @@ RTM_NEWNEIGH = 28
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 
-IFF_UP = 0x1
+IFF_UP, IFF_ALLMULTI = 0x1, 0x200
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 16, 18, 20, 27, 28, 29
 IF_OPER_UP = 6
@@ -179,6 +179,11 @@ def set_link(
     if netns is not None:
         body += attribute_u32(IFLA_NET_NS_FD, netns)
     return message(RTM_SETLINK, 0, body)
+
+
+def hear_groups(index: int) -> bytes:
+    """An interface takes in the frames for every multicast group."""
+    return message(RTM_SETLINK, 0, _LINK.pack(0, 0, index, IFF_ALLMULTI, IFF_ALLMULTI))
 
 
 _LOOPBACK_UP = set_link(LOOPBACK_INDEX, up=True)
