@@ -84,11 +84,9 @@ def encode_outside6(message: pb.Router.Outside6, goal: Outside6Goal) -> None:
 
 def decode_outside6(message: pb.Router.Outside6, where: str) -> Outside6Goal:
     """Raises WireError."""
-    cidr = check_prefix(message.base, message.prefix_length, 6, where)
-    gateway = check_ip(message.gateway, f"{where}.gateway") if message.gateway else None
-    if gateway is not None and ip_version(gateway) != 6:
-        raise WireError(f"{where}.gateway: not an IPv6 address")
-    return Outside6Goal(cidr, gateway)
+    base = _ipv6(message.base, f"{where}.base")
+    cidr = check_prefix(base, message.prefix_length, 6, where)
+    return Outside6Goal(cidr, _ipv6(message.gateway, f"{where}.gateway") if message.gateway else None)
 
 
 def encode_eip(message: pb.Port.Eip, eip: Eip) -> None:
@@ -117,4 +115,11 @@ def _ipv4(raw: bytes, where: str) -> Ip:
     ip = check_ip(raw, where)
     if ip_version(ip) != 4:
         raise WireError(f"{where}: not an IPv4 address")
+    return ip
+
+
+def _ipv6(raw: bytes, where: str) -> Ip:
+    ip = check_ip(raw, where)
+    if ip_version(ip) != 6:
+        raise WireError(f"{where}: not an IPv6 address")
     return ip
