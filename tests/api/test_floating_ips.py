@@ -125,13 +125,71 @@ async def test_what_cannot_be_is_refused(
 
 
 async def test_what_hosts_do_not_do_is_refused(client: httpx.AsyncClient) -> None:
-    """Ports of external networks on hosts, IPv6 outside, a switch that is neither on nor off."""
+    """Floating IPs of IPv6, advertisements outside, a switch that is neither on nor off."""
     network, _ = await outside(client)
     info = {"network_id": network["id"], "enable_snat": "perhaps"}
     refused = error(await client.post("/v2.0/routers", json={"router": {"external_gateway_info": info}}))
     assert (400, "HTTPBadRequest") == refused[:2]
     six = {"network_id": network["id"], "cidr": "2001:db8::/64", "ip_version": 6}
-    assert (400, "InvalidInput") == error(await client.post("/v2.0/subnets", json={"subnet": six}))[:2]
+    slaac = {**six, "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
+    assert (400, "InvalidInput") == error(await client.post("/v2.0/subnets", json={"subnet": slaac}))[:2]
+    subnet = await make(client, "subnet", **six)
+    fip = {"floating_network_id": network["id"], "subnet_id": subnet["id"]}
+    refused = error(await client.post("/v2.0/floatingips", json={"floatingip": fip}))
+    assert (400, "BadRequest") == refused[:2]
+
+
+async def test_a_router_has_an_address_of_each_family(client: httpx.AsyncClient) -> None:
+    """Shown IPv4 first, asked for as shown, and by family; its port has both. Two of one family are refused."""
+    network, four = await outside(client)
+    wide = {"cidr": "2001:db8:100::/40", "ip_version": 6, "gateway_ip": "fe80::1", "enable_dhcp": False}
+    six = await make(client, "subnet", network_id=network["id"], **wide)
+    assert [{"start": "2001:db8:100::1", "end": "2001:db8:100:0:ffff:ffff:ffff:ffff"}] == six["allocation_pools"]
+    router = await make(client, "router", name="r", external_gateway_info={"network_id": network["id"]})
+    info = router["external_gateway_info"]
+    both = [
+        {"subnet_id": four["id"], "ip_address": "203.0.113.2"},
+        {"subnet_id": six["id"], "ip_address": "2001:db8:100::1"},
+    ]
+    assert both == info["external_fixed_ips"]
+    query = {"device_id": router["id"], "device_owner": "network:router_gateway"}
+    (port,) = (await client.get("/v2.0/ports", params=query)).json()["ports"]
+    assert both == port["fixed_ips"]
+    where = f"/v2.0/routers/{router['id']}"
+
+    async def put(*addresses: dict[str, str]) -> httpx.Response:
+        asked = {"network_id": network["id"], "external_fixed_ips": addresses}
+        return await client.put(where, json={"router": {"external_gateway_info": asked}})
+
+    same = (await put(*both)).json()["router"]
+    assert (both, router["revision_number"]) == (
+        same["external_gateway_info"]["external_fixed_ips"],
+        same["revision_number"],
+    )
+    only = (await put({"subnet_id": six["id"]})).json()["router"]["external_gateway_info"]
+    assert (both[1:], True) == (only["external_fixed_ips"], only["enable_snat"])
+    twice = error(await put({"ip_address": "2001:db8:100::5"}, {"ip_address": "2001:db8:100::6"}))
+    assert (400, "BadRequest") == twice[:2]
+    assert 400 == (await put(*both, {"ip_address": "203.0.113.9"})).status_code
+
+
+async def test_what_two_routers_would_lead_outside_is_refused(client: httpx.AsyncClient) -> None:
+    """One address is at one place there."""
+    network, _ = await outside(client)
+    wide = {"cidr": "2001:db8:100::/40", "ip_version": 6, "gateway_ip": "fe80::1"}
+    await make(client, "subnet", network_id=network["id"], **wide)
+    answers = []
+    for _ in range(2):
+        inner = await make(client, "network", name="inside")
+        own = {"cidr": "2001:db8:100:7::/64", "ip_version": 6}
+        subnet = await make(client, "subnet", network_id=inner["id"], **own)
+        router = await make(client, "router", name="r", external_gateway_info={"network_id": network["id"]})
+        where = f"/v2.0/routers/{router['id']}/add_router_interface"
+        answers.append(await client.put(where, json={"subnet_id": subnet["id"]}))
+    assert 200 == answers[0].status_code
+    status, kind, message = error(answers[1])
+    assert (400, "BadRequest") == (status, kind)
+    assert "overlaps with cidr 2001:db8:100:7::/64, which another router leads outside" in message
 
 
 async def test_port_forwardings_are_below_their_floating_ip(client: httpx.AsyncClient) -> None:

@@ -31,7 +31,6 @@ from alcor.model.nouns import (
     PortKind,
     PortStatus,
     Router,
-    RouterInterface,
     SecurityGroup,
     SecurityGroupRule,
     Subnet,
@@ -406,9 +405,10 @@ def _route(commit: Commit, number: int, up: int, what: int) -> None:
     rows = commit.after
     times = {"created_at": 0, "updated_at": 0, "revision": rows.revision}
     interfaces = tuple(
-        RouterInterface(port_id(90 + vpc, 1), network_id(vpc), subnet_id(vpc), cidr, parse_ip(f"10.{vpc}.0.1"))
+        one
         for vpc in range(VPCS)
-        if what != vpc and (cidr := parse_prefix(f"10.{vpc}.0.0/16"))
+        for one in ground.interfaces(vpc, port_id(90 + vpc, 1), network_id(vpc), subnet_id(vpc))
+        if what != vpc
     )
     hops = [ExtraRoute(parse_prefix("192.0.2.0/24"), _address(vpc, vpc)) for vpc in range(VPCS) if what != vpc]
     routes = (*hops, ExtraRoute(parse_prefix("192.0.2.8/29"), None)) if up != 1 else ()

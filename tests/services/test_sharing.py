@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from tests.services.test_floating_ips import Cloud
+from tests.services.world import fixed
 
 from alcor.goalstate.snapshot import router_goal
 from alcor.model.addresses import parse_ip
@@ -80,11 +81,11 @@ def test_a_host_whose_tunnel_end_changes_keeps_its_block(cloud: Cloud) -> None:
 def test_a_gateway_that_is_another_is_left_alone(cloud: Cloud) -> None:
     """What was meant for the one before, for a router that is gone, or for one that does not share, changes nothing."""
     old = gateway(cloud).port_id
-    chosen = GatewaySpec(network_id=cloud.outer.id, ip=parse_ip("203.0.113.12"))
+    chosen = GatewaySpec(network_id=cloud.outer.id, addresses=fixed("203.0.113.12"))
     cloud.world.do(UpdateRouter(id=cloud.router.id, gateway=chosen))
     assert () == share(cloud, "h1", gateway_port_id=old).blocks
     assert () == share(cloud, "h1", id=cloud.port.id).blocks
-    kept = GatewaySpec(network_id=cloud.outer.id, ip=parse_ip("203.0.113.12"), enable_snat=False)
+    kept = GatewaySpec(network_id=cloud.outer.id, addresses=fixed("203.0.113.12"), enable_snat=False)
     cloud.world.do(UpdateRouter(id=cloud.router.id, gateway=kept))
     assert () == share(cloud, "h1").blocks
 

@@ -13,6 +13,7 @@ from alcor.goalstate.objects import (
     InterfaceGoal,
     Kind,
     LimitGoal,
+    Outside6Goal,
     PeeringGoal,
     PortAddress,
     PortGoal,
@@ -84,6 +85,12 @@ def shared(draw: Any) -> SharedGoal:
     return SharedGoal(draw(ends), length, draw(st.none() | ends), draw(st.none() | ends), tuple(sorted(blocks.items())))
 
 
+@st.composite
+def outside6(draw: Any) -> Outside6Goal:
+    cidr = draw(prefixes().filter(lambda prefix: prefix.version == 6))
+    return Outside6Goal(cidr, draw(st.none() | IPS.filter(lambda ip: ip_version(ip) == 6)))
+
+
 ROUTES = st.builds(ExtraRoute, prefixes(), st.none() | IPS)
 ROUTERS = st.builds(
     RouterGoal,
@@ -93,6 +100,7 @@ ROUTERS = st.builds(
     st.lists(ROUTES, max_size=2).map(tuple),
     st.booleans(),
     st.none() | shared(),
+    st.none() | outside6(),
 )
 PEERINGS = st.builds(
     PeeringGoal, IDS, REVISIONS, st.lists(IDS, min_size=2, max_size=2, unique=True).map(lambda ids: tuple(sorted(ids)))
@@ -274,6 +282,7 @@ def valid_vpc_scope() -> pb.ScopeUpdate:
     router = message.routers.add(id=ID, revision=1)
     router.interfaces.add(vpc=VPC, subnet_id=ID, base=IP4[:15] + bytes(1), prefix_length=24, ip_version=4, ip=IP4)
     router.routes.add(base=IP4, prefix_length=32, ip_version=4, nexthop=IP4)
+    router.outside6.base, router.outside6.prefix_length = b"\x20\x01" + bytes(14), 40
     message.peerings.add(id=ID, revision=1, vpcs=[ID, VPC])
     return message
 
@@ -341,6 +350,12 @@ def corrupt(path: str, value: object) -> Callable[[pb.ScopeUpdate], None]:
         ("routers.routes.prefix_length", 33),
         ("routers.routes.ip_version", 6),
         ("routers.routes.nexthop", b"1"),
+        ("routers.outside6.base", b"123"),
+        ("routers.outside6.base", IP4),
+        ("routers.outside6.prefix_length", 8),
+        ("routers.outside6.prefix_length", 129),
+        ("routers.outside6.gateway", b"1"),
+        ("routers.outside6.gateway", IP4),
         ("peerings.id", b""),
         ("peerings.vpcs", [VPC]),
         ("peerings.vpcs", [VPC, ID]),

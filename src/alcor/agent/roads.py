@@ -29,17 +29,21 @@ class Roads(NamedTuple):
 def roads(desired: Desired) -> Roads:
     """What the VPCs of local ports ask for."""
     found = Roads({}, {}, {})
+    carried: list[ways.Vpc] = []
     for key in desired.carried():
         vpc = _vpc(desired, key)
         if vpc is None or not has_roads(desired, key):
             continue
         near = {one.scope: other for one in desired.neighbours(key) if (other := _vpc(desired, one)) is not None}
         known = {key.scope: vpc, **near}
+        carried.append(vpc)
         routes = ways.routes_of(vpc, known)
         found.shared.update(ways.shared_of(vpc, known))
         found.routes.update((RouteKey(vpc.goal.vni, prefix), route) for prefix, route in routes.items())
         for other in near.values():
             found.translations.update(ways.translations_of(vpc, other))
+    open_routes = ways.open_routes(carried)
+    found.routes.update((RouteKey(ways.OUTSIDE, prefix), route) for prefix, route in open_routes.items())
     return found
 
 

@@ -42,6 +42,7 @@ from alcor.services.commands import (
     Command,
     CreateRouters,
     DeleteRouter,
+    FixedIpSpec,
     GatewaySpec,
     RemoveRouterInterface,
     RouterInterfaces,
@@ -159,10 +160,10 @@ def _spec(body: RouterCreate, owner: str) -> RouterSpec:
 
 
 def _gateway_view(gateway: RouterGateway) -> GatewayView:
-    address = GatewayAddressView(subnet_id=id_text(gateway.subnet_id), ip_address=format_ip(gateway.ip))
+    addresses = [GatewayAddressView(id_text(one.subnet_id), format_ip(one.ip)) for one in gateway.addresses]
     return GatewayView(
         network_id=id_text(gateway.network_id),
-        external_fixed_ips=[address],
+        external_fixed_ips=addresses,
         enable_snat=gateway.enable_snat,
         hosts_without_snat=list(gateway.without),
     )
@@ -173,16 +174,19 @@ def _gateway(body: GatewayBody | None) -> GatewaySpec | None:
     if body is None:
         return None
     where = "external_gateway_info"
-    subnet_id = address = None
+    addresses = []
     for one in body.external_fixed_ips:
+        subnet_id = address = None
         if one.subnet_id is not UNSET:
             subnet_id = identifier(one.subnet_id, f"{where}.external_fixed_ips.subnet_id")
         if one.ip_address is not UNSET:
             address = ip(one.ip_address, f"{where}.external_fixed_ips.ip_address")
+        if subnet_id is not None or address is not None:
+            addresses.append(FixedIpSpec(subnet_id=subnet_id, ip=address))
     if body.network_id is None:
         return None
     network_id = identifier(body.network_id, f"{where}.network_id")
-    return GatewaySpec(network_id=network_id, subnet_id=subnet_id, ip=address, enable_snat=body.enable_snat)
+    return GatewaySpec(network_id=network_id, addresses=tuple(addresses), enable_snat=body.enable_snat)
 
 
 def _check_neutral(body: RouterCreate | RouterUpdate) -> None:

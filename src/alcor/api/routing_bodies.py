@@ -38,7 +38,7 @@ class RouteBody(Input, kw_only=True):
 
 
 class GatewayAddress(Input, kw_only=True):
-    """Its address outside: in that subnet, or that very one, or both."""
+    """An address outside: in that subnet, or that very one, or both."""
 
     subnet_id: UuidText | UnsetType = UNSET
     ip_address: IpText | UnsetType = UNSET
@@ -49,8 +49,10 @@ class GatewayBody(Input, kw_only=True):
 
     network_id: UuidText | None = None
     enable_snat: bool = True
-    """Ports without a floating IP have the router's address outside."""
-    external_fixed_ips: Annotated[tuple[GatewayAddress, ...], Meta(max_length=1)] = ()
+    """Ports without a floating IP have the router's IPv4 address outside."""
+    external_fixed_ips: Annotated[tuple[GatewayAddress, ...], Meta(max_length=2)] = ()
+    """At most one of each family; none: one of each that the network has subnets of. With an IPv6 address the router's
+    subnets inside that external subnet are outside with their own addresses."""
 
 
 class GatewayAddressView(msgspec.Struct, gc=False):

@@ -16,6 +16,9 @@ from alcor.model.addresses import Ip, Prefix, parse_prefix
 from alcor.model.ids import Id
 
 EVERYWHERE = parse_prefix("0.0.0.0/0")
+EVERYWHERE6 = parse_prefix("::/0")
+OUTSIDE = 0
+"""The VNI of what is outside."""
 
 
 class Vpc(NamedTuple):
@@ -52,6 +55,8 @@ def routes_of(vpc: Vpc, known: Mapping[Id, Vpc]) -> dict[Prefix, Route]:
     leading = [router for router in vpc.routers if router.outside]
     if leading:
         found[EVERYWHERE] = _outside(min(leading, key=lambda router: (router.shared is None, router.id)))
+    if any(router.outside6 is not None for router in leading):
+        found[EVERYWHERE6] = Route(RouteKind.OUTSIDE)
     for router in sorted(vpc.routers, key=lambda router: router.id, reverse=True):
         found |= _extra_routes(router, known)
     connected: dict[Prefix, VpcGoal] = {}
@@ -67,6 +72,28 @@ def routes_of(vpc: Vpc, known: Mapping[Id, Vpc]) -> dict[Prefix, Route]:
         connected.update((subnet.cidr, vpc.goal) for subnet in vpc.subnets)
     found.update((cidr, _connected(near)) for cidr, near in connected.items())
     return found
+
+
+def open_routes(vpcs: Iterable[Vpc]) -> dict[Prefix, Route]:
+    """The routes of VNI OUTSIDE of a host that has ports of these VPCs: where the addresses of open subnets are, and
+    what is on the external wire. A port may leave from the former only, and what lacks is not there.
+
+    A subnet that two routers lead outside has the gateway of the older one. (No two of different VPCs share an address;
+    while a host has not heard all of it, the older VPC's counts.)
+    """
+    wires: dict[Prefix, Route] = {}
+    found: dict[Prefix, Route] = {}
+    for vpc in sorted(vpcs, key=lambda vpc: vpc.goal.id, reverse=True):
+        for router in sorted(vpc.routers, key=lambda router: router.id, reverse=True):
+            outer = router.outside6
+            if outer is None:
+                continue
+            wires[outer.cidr] = Route(RouteKind.CONNECTED, (Hop(OUTSIDE, 0, NO_ADDRESS),))
+            hop = Hop(vpc.goal.vni, vpc.goal.mtu, outer.gateway or NO_ADDRESS)
+            for one in router.interfaces:
+                if one.vpc_id == vpc.goal.id and outer.cidr.covers(one.cidr):
+                    found[one.cidr] = Route(RouteKind.CONNECTED, (hop,))
+    return wires | found
 
 
 def shared_of(vpc: Vpc, known: Mapping[Id, Vpc]) -> Iterator[tuple[Ip, SharedAddress]]:

@@ -282,6 +282,15 @@ class SharedGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Block -> tunnel end of the host that has it; sorted."""
 
 
+class Outside6Goal(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Where IPv6 leaves: the router's subnets inside `cidr` are open, outside with their own addresses."""
+
+    cidr: Prefix
+    """Of the external subnet."""
+    gateway: Ip | None
+    """Of the external subnet: where what is on no host is sent."""
+
+
 class RouterGoal(msgspec.Struct, frozen=True, gc=False):
     """A router that is up, in the scope of every VPC that it has an interface in."""
 
@@ -293,6 +302,8 @@ class RouterGoal(msgspec.Struct, frozen=True, gc=False):
     """It has a gateway: what is nowhere else is outside."""
     shared: SharedGoal | None = None
     """What ports without an address of their own outside have there."""
+    outside6: Outside6Goal | None = None
+    """None: IPv6 does not leave by it."""
 
     @property
     def key(self) -> Key:

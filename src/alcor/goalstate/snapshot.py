@@ -17,6 +17,7 @@ from alcor.goalstate.objects import (
     IdentityGoal,
     InterfaceGoal,
     NameGoal,
+    Outside6Goal,
     PeeringGoal,
     PortAddress,
     PortGoal,
@@ -201,12 +202,18 @@ def router_goal(router: Router) -> RouterGoal | None:
         return None
     interfaces = [InterfaceGoal(one.network_id, one.subnet_id, one.cidr, one.ip) for one in router.interfaces]
     gateway = router.gateway
-    shared = shared_goal(gateway) if gateway is not None and gateway.enable_snat else None
-    return RouterGoal(router.id, router.revision, tuple(interfaces), router.routes, gateway is not None, shared)
+    if gateway is None:
+        return RouterGoal(router.id, router.revision, tuple(interfaces), router.routes)
+    outer = gateway.outside6
+    outside6 = Outside6Goal(outer.cidr, outer.gateway) if outer is not None else None
+    shared = shared_goal(gateway)
+    return RouterGoal(router.id, router.revision, tuple(interfaces), router.routes, True, shared, outside6)
 
 
-def shared_goal(gateway: RouterGateway) -> SharedGoal:
-    """A router's address that hosts share."""
+def shared_goal(gateway: RouterGateway) -> SharedGoal | None:
+    """A router's address that hosts share; None: they do not."""
+    if gateway.ip is None or not gateway.enable_snat:
+        return None
     ends = {one.host: one.host_ip for one in gateway.blocks}
     blocks = tuple([(one.block, one.host_ip) for one in gateway.blocks])
     return SharedGoal(gateway.ip, gateway.prefix_length, gateway.next_hop, ends.get(gateway.answerer), blocks)

@@ -64,6 +64,8 @@ class Surroundings:
             tables.routes.update((RouteKey(self.own.goal.vni, prefix), route) for prefix, route in routes.items())
             tables.translations.update(self.translations())
             tables.sharing.shared.update(roads.shared_of(self.own, self.vpcs))
+            outer = roads.open_routes([self.own])
+            tables.routes.update((RouteKey(roads.OUTSIDE, prefix), route) for prefix, route in outer.items())
 
     def translations(self) -> dict[TranslationKey, int]:
         """What stands for whose groups elsewhere."""

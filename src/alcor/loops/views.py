@@ -72,7 +72,7 @@ class Views:
                 if not self.sharers_of[network_id]:
                     del self.sharers_of[network_id]
         for router in routers:
-            if router.admin_state_up and router.gateway is not None and router.gateway.enable_snat:
+            if router.admin_state_up and router.gateway is not None and router.gateway.shares:
                 self.sharers[router.id] = router
                 for network_id in router.networks:
                     self.sharers_of.setdefault(network_id, set()).add(router.id)

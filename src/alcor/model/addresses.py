@@ -54,6 +54,10 @@ class Prefix(msgspec.Struct, frozen=True, gc=False, order=True):
             self.first < other.first + other.size and other.first < self.first + self.size
         )
 
+    def covers(self, other: Prefix) -> bool:
+        """True when every address of the other block is one of this."""
+        return self.version == other.version and self.length <= other.length and other.base in self
+
     def __str__(self) -> str:
         return f"{format_ip(self.base)}/{self.length}"
 

@@ -388,17 +388,30 @@ class PortBlock(msgspec.Struct, frozen=True, gc=False, array_like=True):
     host_ip: Ip
 
 
-class RouterGateway(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Where a router leaves for outside: its address in a subnet of an external network, and the port that has it.
+class Outside6(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A router's address in an external network's IPv6 subnet, and what hosts need of that: the router's subnets inside
+    its `cidr` are outside with their own addresses."""
 
-    With `enable_snat` hosts share the address for those of their ports that have none of their own there: the rest says
-    how, and is services.sharing's.
+    subnet_id: Id
+    ip: Ip
+    cidr: Prefix
+    gateway: Ip | None
+    """Of the external subnet: what is on no host is sent there."""
+
+
+class RouterGateway(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Where a router leaves for outside: its address in each family that the external network has (or that was asked
+    for), and the port that has them.
+
+    With `enable_snat` hosts share the IPv4 address for those of their ports that have none of their own there: how they
+    do is services.sharing's.
     """
 
     port_id: Id
     network_id: Id
-    subnet_id: Id
-    ip: Ip
+    subnet_id: Id | None
+    """The IPv4 one, and `ip` the address in it. None: there is none; then nothing is shared."""
+    ip: Ip | None
     enable_snat: bool = False
     prefix_length: int = 32
     next_hop: Ip | None = None
@@ -409,6 +422,20 @@ class RouterGateway(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The host that answers for the address; empty: none can."""
     without: tuple[str, ...] = ()
     """Hosts for which no block is left, sorted, the first few: their ports do not reach outside."""
+    outside6: Outside6 | None = None
+    """None: IPv6 does not leave by this router."""
+
+    @property
+    def shares(self) -> bool:
+        """Hosts share its address."""
+        return self.enable_snat and self.ip is not None
+
+    @property
+    def addresses(self) -> tuple[FixedIp, ...]:
+        """Those that it has, IPv4 first."""
+        four = () if self.subnet_id is None or self.ip is None else (FixedIp(self.subnet_id, self.ip),)
+        six = () if self.outside6 is None else (FixedIp(self.outside6.subnet_id, self.outside6.ip),)
+        return four + six
 
 
 class Router(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -432,6 +459,12 @@ class Router(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def networks(self) -> tuple[Id, ...]:
         """Those that it has interfaces in, sorted, each once."""
         return tuple(sorted({one.network_id for one in self.interfaces}))
+
+    @property
+    def open_interfaces(self) -> tuple[RouterInterface, ...]:
+        """Those in subnets that are open by its gateway: their addresses are their ports' own outside."""
+        outer = self.gateway.outside6 if self.gateway is not None else None
+        return () if outer is None else tuple([one for one in self.interfaces if outer.cidr.covers(one.cidr)])
 
 
 class Peering(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -59,7 +59,7 @@ class SubnetDemand:
 class NetworkDemand:
     """What one command asks of one network: MACs, addresses in named subnets, and addresses anywhere."""
 
-    __slots__ = ("anywhere", "exact_macs", "mac_count", "network", "released_macs", "subnets")
+    __slots__ = ("anywhere", "exact_macs", "mac_count", "network", "released_macs", "subnets", "versions")
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -67,6 +67,8 @@ class NetworkDemand:
         self.mac_count = 0
         self.released_macs: list[int] = []
         self.anywhere = 0
+        self.versions: tuple[int, ...] = (4, 6)
+        """Of what is anywhere: one address of each, if the network has subnets of it."""
         self.subnets: dict[Id, SubnetDemand] = {}
 
     def subnet(self, subnet: Subnet) -> SubnetDemand:
@@ -151,7 +153,7 @@ def supply(indexes: Indexes, demand: NetworkDemand) -> tuple[Supply, list[tuple[
     """Plans every allocator that the demand touches. Raises the errors of exhaustion and of duplicates."""
     macs = indexes.macs(demand.network.id)
     allocations = [(macs, _plan_macs(demand, macs))]
-    spread = [_spread(indexes, demand, version) for version in (4, 6)]
+    spread = [_spread(indexes, demand, version) for version in demand.versions]
     chosen: dict[Id, Iterator[FixedIp]] = {}
     for subnet_demand in demand.subnets.values():
         subnet = subnet_demand.subnet

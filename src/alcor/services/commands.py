@@ -463,10 +463,10 @@ class GatewaySpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     network_id: Id
     """An external network."""
-    subnet_id: Id | None = None
-    ip: Ip | None = None
+    addresses: tuple[FixedIpSpec, ...] = ()
+    """At most one of each family; none: one of each that the network has subnets of."""
     enable_snat: bool = True
-    """Ports without an address of their own there have its address."""
+    """Ports without an address of their own there have its IPv4 address."""
 
 
 class NodeSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -59,6 +59,7 @@ def create_floating_ips(
     for spec in command.specs:
         network = _external_network(indexes, spec.network_id)
         demand = demands.setdefault(network.id, NetworkDemand(network))
+        demand.versions = (4,)
         demand.mac_count += 1
         wants = _wants(indexes, network, spec)
         if wants is None:
@@ -102,7 +103,7 @@ def create_floating_ips(
             revision=stamp.revision,
             qos_policy_id=spec.qos_policy_id,
         )
-        changes.new_ports.append(service_port(port_id, fip.network_id, mac, fixed, OWNER, fip.id, stamp))
+        changes.new_ports.append(service_port(port_id, fip.network_id, mac, (fixed,), OWNER, fip.id, stamp))
         if spec.port_id is not None:
             fip = links.join(fip, spec.port_id, spec.fixed_ip)
         elif spec.fixed_ip is not None:
@@ -371,13 +372,17 @@ def _wants(indexes: Indexes, network: Network, spec: FloatingIpSpec) -> list[Wan
     """The very address, or the subnet, that is asked for; None: any."""
     if spec.subnet_id is None and spec.ip is None:
         return None
-    return resolve(indexes, network, (FixedIpSpec(subnet_id=spec.subnet_id, ip=spec.ip),), bound=True)
+    wants = resolve(indexes, network, (FixedIpSpec(subnet_id=spec.subnet_id, ip=spec.ip),), bound=True)
+    for subnet, _ in wants:
+        if subnet.ip_version != 4:
+            raise _bad(f"Subnet {format_id(subnet.id)} is IPv6: its addresses are outside as they are")
+    return wants
 
 
 def service_port(
-    identifier: Id, network_id: Id, mac: Mac, fixed: FixedIp, owner: str, device_id: Id, stamp: Stamp
+    identifier: Id, network_id: Id, mac: Mac, fixed_ips: tuple[FixedIp, ...], owner: str, device_id: Id, stamp: Stamp
 ) -> Port:
-    """The port that has the address of a floating IP or of a router; no host carries it."""
+    """The port that has the address of a floating IP, or those of a router; no host carries it."""
     return Port(
         id=identifier,
         network_id=network_id,
@@ -385,7 +390,7 @@ def service_port(
         name="",
         description="",
         mac=mac,
-        fixed_ips=(fixed,),
+        fixed_ips=fixed_ips,
         host="",
         device_id=format_id(device_id),
         device_owner=owner,

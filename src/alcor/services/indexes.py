@@ -36,6 +36,7 @@ from alcor.model.nouns import (
 )
 from alcor.services.balancing import BalancingIndex
 from alcor.services.claimants import Claimants
+from alcor.services.open_subnets import OpenSubnets
 from alcor.services.qos_index import QosIndex
 from alcor.store.base import Changes, Store
 
@@ -72,6 +73,8 @@ class Indexes:
     def __init__(self, store: Store, *, max_mtu: int = DEFAULT_MAX_MTU) -> None:
         self.max_mtu = max_mtu
         self.networks: dict[Id, Network] = {network.id: network for network in store.networks()}
+        self.external: set[Id] = {network.id for network in self.networks.values() if network.external}
+        """Those of the networks that are outside."""
         self.subnets: dict[Id, Subnet] = {}
         self.subnets_of: dict[Id, dict[Id, Subnet]] = {}
         """Network -> its subnets, in the order of creation."""
@@ -100,6 +103,7 @@ class Indexes:
         self.routers: dict[Id, Router] = {}
         self.router_of: dict[Id, Id] = {}
         """Port -> the router whose interface it is."""
+        self.open_subnets = OpenSubnets(store.rows(Router))
         self.peerings: dict[Id, Peering] = {}
         self.roads_of: dict[Id, set[Id]] = {}
         """Network -> the routers and peerings that it has."""
@@ -124,10 +128,7 @@ class Indexes:
         self.vnis.restore(network.vni for network in self.networks.values())
         for subnet in sorted(store.subnets(), key=lambda subnet: subnet.id):
             self._put_subnet(subnet)
-        for node in store.nodes():
-            self._put_node(node)
-        for _, host, count in store.hosts_of_networks():
-            self.ports_on[host] += count
+        self._load_hosts(store)
         for group in store.security_groups():
             self._put_group(group)
         for rule in store.security_group_rules():
@@ -164,6 +165,7 @@ class Indexes:
             allocator.apply(allocation)
         for network in changes.networks:
             self.networks[network.id] = network
+            (self.external.add if network.external else self.external.discard)(network.id)
         for subnet in changes.subnets:
             self._put_subnet(subnet)
         for node in changes.nodes:
@@ -190,6 +192,7 @@ class Indexes:
             self._put_forwarding(one)
         for one in changes.deleted_port_forwardings:
             self._drop_forwarding(one.id)
+        self.open_subnets.apply(changes)
         self.balancing.apply(changes)
         self.claims.apply(changes)
         self._count_ports(changes)
@@ -201,6 +204,7 @@ class Indexes:
             self._addresses.pop(subnet.id, None)
         for network in changes.deleted_networks:
             del self.networks[network.id]
+            self.external.discard(network.id)
             self.subnets_of.pop(network.id, None)
             self._macs.pop(network.id, None)
             self.identities.pop(network.id, None)
@@ -295,6 +299,12 @@ class Indexes:
     def _put_identity(self, identity: Identity) -> None:
         self.identities.setdefault(identity.network_id, {})[identity.groups] = identity
         self.last_identity[identity.network_id] = max(identity.number, self.last_identity.get(identity.network_id, 0))
+
+    def _load_hosts(self, store: Store) -> None:
+        for node in store.nodes():
+            self._put_node(node)
+        for _, host, count in store.hosts_of_networks():
+            self.ports_on[host] += count
 
     def _load_roads(self, store: Store) -> None:
         for router in store.rows(Router):

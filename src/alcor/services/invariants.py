@@ -7,12 +7,14 @@ database is the store's own `check`.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from alcor.model.allocation import Allocator
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import FloatingIp, Identity, PortForwarding
+from alcor.model.nouns import FloatingIp, Identity, PortForwarding, Router
 from alcor.services.claimants import Claimants
 from alcor.services.indexes import Indexes
+from alcor.services.open_subnets import OpenSubnets
 
 MAX_FINDINGS = 100
 
@@ -48,9 +50,11 @@ def check(indexes: Indexes) -> tuple[str, ...]:
         ("port forwardings", indexes.port_forwardings, {one.id: one for one in store.rows(PortForwarding)}),
         ("claims", indexes.claims.all(), Claimants(store.claiming_ports()).all()),
         ("floating IPs", indexes.floating_ips, {fip.id: fip for fip in store.rows(FloatingIp)}),
+        ("open subnets", indexes.open_subnets.all(), OpenSubnets(store.rows(Router)).all()),
     ):
         if held != kept:
             findings.append(f"{len(held)} {name} in memory are not the {len(kept)} of the store")
+    findings += _open(indexes)
     identities = [one for known in indexes.identities.values() for one in known.values()]
     if sorted(map(_named, identities)) != sorted(map(_named, store.identities())):
         findings.append(f"{len(identities)} identities in memory are not those of the store")
@@ -63,6 +67,22 @@ def check(indexes: Indexes) -> tuple[str, ...]:
     if dict(store.ports_of_qos_policies()) != dict(indexes.qos.ports_with):
         findings.append("ports are counted wrong by their QoS policies")
     return tuple(findings[:MAX_FINDINGS])
+
+
+def _open(indexes: Indexes) -> list[str]:
+    """Outside, no address of an open subnet is another's, or of a pool that routers have their addresses from."""
+    ordered = indexes.open_subnets.ordered()
+    findings = [
+        f"open subnets {format_id(one.subnet_id)} and {format_id(other.subnet_id)} share addresses"
+        for one, other in pairwise(ordered)
+        if one.cidr.overlaps(other.cidr)
+    ]
+    for network_id in indexes.external:
+        for subnet in indexes.subnets_of.get(network_id, {}).values():
+            for pool in subnet.pools:
+                if (found := indexes.open_subnets.sharing(pool.first, pool.last)) is not None:
+                    findings.append(f"open subnet {format_id(found.subnet_id)} has addresses of {subnet.cidr}'s pools")
+    return findings
 
 
 def _named(identity: Identity) -> tuple[Id, int, tuple[Id, ...]]:

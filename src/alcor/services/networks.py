@@ -5,6 +5,7 @@ Called by services.dispatch. Messages are Neutron's where Neutron has one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import UNSET
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from alcor.model.addresses import Prefix, format_ip
 from alcor.model.allocation import MAX_VNI, Allocation, Exhausted, Taken
 from alcor.model.ids import Id, format_id
-from alcor.model.nouns import Network, Router
+from alcor.model.nouns import Network, Router, Subnet
 from alcor.services.commands import CreateNetworks, DeleteNetwork, NetworkSpec, UpdateNetwork
 from alcor.services.errors import (
     ExternalNetworkInUse,
@@ -29,6 +30,8 @@ from alcor.services.qos import Bindings, default_policy
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
+LINK_LENGTH = 64
+"""Of an IPv6 subnet that hosts are in, at least."""
 MIN_MTU = 68
 """The least that IPv4 may have (RFC 791)."""
 _FIELDS = (
@@ -95,7 +98,7 @@ def update_network(indexes: Indexes, command: UpdateNetwork, stamp: Stamp) -> Ou
     if cidr is not None:
         check_vpc_cidr(cidr, external=fields.get("external", before.external))
         for subnet in indexes.subnets_of.get(before.id, {}).values():
-            if subnet.cidr.version == cidr.version and not inside(subnet.cidr, cidr):
+            if subnet.cidr.version == cidr.version and not cidr.covers(subnet.cidr):
                 raise InvalidInput(
                     f"Invalid input for operation: cidr {cidr} of network {format_id(before.id)} does not contain its "
                     f"subnet {format_id(subnet.id)} ({subnet.cidr})."
@@ -173,25 +176,39 @@ def _check_external(indexes: Indexes, network: Network) -> None:
             "There are one or more ports still in use on the network: hosts carry them, and no external network's."
         )
     for subnet in indexes.subnets_of.get(network.id, {}).values():
-        check_external_subnet(subnet.cidr)
-        if network.external and subnet.gateway is not None and subnet.gateway not in subnet.cidr:
+        if not network.external:
+            check_external_subnet(indexes, network.id, subnet.cidr, automatic=subnet.ra_mode or subnet.address_mode)
+            continue
+        if subnet.gateway is not None and subnet.gateway not in subnet.cidr:
             raise InvalidInput(
                 f"Invalid input for operation: subnet {format_id(subnet.id)} has its gateway_ip "
                 f"{format_ip(subnet.gateway)} outside of its cidr, as external networks only can."
             )
+        if subnet.ip_version == 6 and subnet.cidr.length < LINK_LENGTH:
+            raise InvalidInput(
+                f"Invalid input for operation: subnet {format_id(subnet.id)} ({subnet.cidr}) is shorter than "
+                f"/{LINK_LENGTH}, as external networks only can have."
+            )
 
 
-def check_external_subnet(cidr: Prefix) -> None:
-    """Raises InvalidInput for a subnet that an external network cannot have."""
-    if cidr.version != 4:
+def check_external_subnet(
+    indexes: Indexes, network_id: Id, cidr: Prefix, *, automatic: object, made: Iterable[Subnet] = ()
+) -> None:
+    """Raises InvalidInput for a subnet that the external network cannot have. `made`: others of the same command."""
+    if cidr.version == 4:
+        return
+    if automatic:
         raise InvalidInput(
-            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: external networks have IPv4 subnets only."
+            f"Invalid input for operation: Invalid CIDR {cidr} for subnet: on an external network hosts advertise "
+            "nothing and give out no addresses: it has neither ipv6_ra_mode nor ipv6_address_mode."
         )
-
-
-def inside(inner: Prefix, outer: Prefix) -> bool:
-    """True when every address of `inner` is one of `outer`."""
-    return inner.version == outer.version and inner.length >= outer.length and inner.base in outer
+    others = [one for other in indexes.external for one in indexes.subnets_of.get(other, {}).values()]
+    for one in (*others, *made):
+        if one.network_id != network_id and one.cidr.overlaps(cidr):
+            raise InvalidInput(
+                f"Invalid input for operation: Requested subnet with cidr: {cidr} overlaps with {one.cidr} of external "
+                f"network {format_id(one.network_id)}: IPv6 addresses are one network's outside."
+            )
 
 
 def _plan_vnis(indexes: Indexes, specs: tuple[NetworkSpec, ...]) -> Allocation:

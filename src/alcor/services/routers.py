@@ -327,7 +327,7 @@ def _gateway_port(
     demand.take_addresses([(subnet, ip_to_int(subnet.gateway) - subnet.cidr.first)])
     source, allocations = supply(indexes, demand)
     (identifier,) = stamp.spare(1)
-    fixed = FixedIp(subnet.id, subnet.gateway)
+    fixed = (FixedIp(subnet.id, subnet.gateway),)
     port = service_port(identifier, subnet.network_id, source.mac(), fixed, INTERFACE_OWNER, router.id, stamp)
     port = replace(port, project_id=router.project_id)
     return port, tuple(allocations)

@@ -29,7 +29,7 @@ def shared(gateway: RouterGateway, carriers: Sequence[Carrier]) -> RouterGateway
     holders = set(assignment.holders.values())
     able = [one.host for one in carriers if one.answers and one.host in holders]
     answerer = gateway.answerer
-    if answerer not in able and able:
+    if answerer not in able and able and gateway.ip is not None:
         answerer = able[int.from_bytes(gateway.ip, "big") % len(able)]
     return replace(
         gateway,
@@ -43,7 +43,7 @@ def share_address(indexes: Indexes, command: ShareAddress, stamp: Stamp) -> Outc
     """Gives out the router's ports. Nothing different: nothing is written."""
     router = indexes.routers.get(command.id)
     gateway = router.gateway if router is not None else None
-    if router is None or gateway is None or gateway.port_id != command.gateway_port_id or not gateway.enable_snat:
+    if router is None or gateway is None or gateway.port_id != command.gateway_port_id or not gateway.shares:
         return Outcome(None, Changes())
     after = shared(gateway, command.carriers)
     if after == gateway:

@@ -29,18 +29,20 @@ from alcor.services.errors import (
     SubnetNotFound,
 )
 from alcor.services.indexes import Indexes, Outcome, Stamp
-from alcor.services.networks import check_external_subnet, find_network, inside
+from alcor.services.networks import LINK_LENGTH, check_external_subnet, find_network
 from alcor.services.reach import find_clash, near
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
 MAX_HOST_ROUTES = 20
 """Of one subnet, as Neutron's default."""
-_IPV6_SHORTEST = 64
+_OUTSIDE_SHORTEST = 16
+"""Of an external IPv6 subnet: more than the world gives to anybody."""
 _EUI64_LENGTH = 64
 _NOT_FOR_HOSTS = tuple(parse_prefix(text) for text in ("::/64", "fe80::/10", "ff00::/8"))
 """IPv6: unspecified, loopback and v4-mapped; link-local, which every port has by itself; groups (RFC 4291)."""
 _FIELDS = ("name", "description", "gateway", "pools", "enable_dhcp", "dns_nameservers", "host_routes")
+_LINK_LOCAL = parse_prefix("fe80::/10")
 _DHCP_LONGEST = 30
 """A DHCP server needs room for itself and a client beside network and broadcast (Neutron's rule)."""
 
@@ -60,6 +62,10 @@ def create_subnets(indexes: Indexes, command: CreateSubnets, stamp: Stamp) -> Ou
         network = find_network(indexes, spec.network_id)
         siblings = indexes.subnets_of.get(network.id, {}).values()
         _check_cidr(network, spec, siblings, (subnet for subnet in made if subnet.network_id == network.id))
+        if network.external:
+            automatic = spec.ra_mode or spec.address_mode
+            outer = [subnet for subnet in made if indexes.networks[subnet.network_id].external]
+            check_external_subnet(indexes, network.id, spec.cidr, automatic=automatic, made=outer)
         gateway = _gateway_of(network, spec.cidr, spec.gateway)
         pools = default_pools(spec.cidr, gateway) if spec.pools is None else spec.pools
         check_pools(spec.cidr, gateway, pools)
@@ -124,6 +130,7 @@ def update_subnet(indexes: Indexes, command: UpdateSubnet, stamp: Stamp) -> Outc
         check_host_routes(after.cidr, after.gateway, after.host_routes)
     if "gateway" in fields or "pools" in fields:
         check_pools(after.cidr, after.gateway, after.pools)
+        _check_open(indexes, after)
     return Outcome(after, Changes(subnets=[after]))
 
 
@@ -161,6 +168,17 @@ def check_host_routes(cidr: Prefix, gateway: Ip | None, routes: tuple[ExtraRoute
     return routes
 
 
+def _check_open(indexes: Indexes, subnet: Subnet) -> None:
+    """Raises InvalidInput for pools of an external subnet that would have addresses of an open one."""
+    for pool in subnet.pools if indexes.networks[subnet.network_id].external else ():
+        taken = indexes.open_subnets.sharing(pool.first, pool.last)
+        if taken is not None:
+            raise InvalidInput(
+                f"Invalid input for operation: allocation pool {_text(pool)} of subnet {format_id(subnet.id)} "
+                f"({subnet.cidr}) overlaps with cidr {taken.cidr}, which a router leads outside."
+            )
+
+
 def _check_router(indexes: Indexes, subnet: Subnet) -> None:
     """Raises GatewayIpInUse while a router has the gateway's address."""
     for road in indexes.roads(subnet.network_id):
@@ -173,17 +191,22 @@ def _check_router(indexes: Indexes, subnet: Subnet) -> None:
 
 
 def usable(cidr: Prefix, ip: Ip) -> bool:
-    """True when a port or gateway may have the address: in the CIDR, neither its network nor broadcast address."""
+    """True when a port or gateway may have the address: in the CIDR, neither its network nor broadcast address. Of an
+    IPv6 CIDR shorter than /64 its first /64 is for that, the rest for tenants' subnets."""
     if ip not in cidr:
         return False
     offset = ip_to_int(ip) - cidr.first
-    return cidr.size <= 2 or (0 < offset and (cidr.version == 6 or offset < cidr.size - 1))
+    if cidr.version == 6:
+        return cidr.size <= 2 or 0 < offset < 1 << (128 - LINK_LENGTH)
+    return cidr.size <= 2 or 0 < offset < cidr.size - 1
 
 
 def default_pools(cidr: Prefix, gateway: Ip | None) -> tuple[Pool, ...]:
     """Every usable address but the gateway, as Neutron has it."""
     margin = 0 if cidr.size <= 2 else 1
     first, last = cidr.first + margin, cidr.first + cidr.size - 1 - (margin if cidr.version == 4 else 0)
+    if cidr.version == 6:
+        last = min(last, cidr.first + (1 << (128 - LINK_LENGTH)) - 1)
     spans = [(first, last)]
     if gateway is not None and gateway in cidr:
         at = ip_to_int(gateway)
@@ -234,9 +257,10 @@ def _gateway_of(network: Network, cidr: Prefix, wanted: Ip | UnsetType | None) -
 def _check_gateway(network: Network, cidr: Prefix, gateway: Ip) -> None:
     """It is in the subnet; an external subnet that is only routed to hosts has one elsewhere on their wire."""
     elsewhere = network.external and ip_version(gateway) == cidr.version and gateway not in cidr
-    if elsewhere:
-        _check_range(Prefix(gateway, 32), f"Gateway is not valid on subnet: gateway_ip {format_ip(gateway)}")
-    elif not usable(cidr, gateway):
+    if elsewhere and gateway not in _LINK_LOCAL:
+        alone = Prefix(gateway, 32) if cidr.version == 4 else Prefix(gateway, 128, 6)
+        _check_range(alone, f"Gateway is not valid on subnet: gateway_ip {format_ip(gateway)}")
+    elif not elsewhere and not usable(cidr, gateway):
         raise InvalidInput(
             f"Invalid input for operation: Gateway is not valid on subnet: gateway_ip {format_ip(gateway)} is not a "
             f"usable address of {cidr}."
@@ -275,8 +299,9 @@ def check_modes(cidr: Prefix, ra_mode: Ipv6Mode | None, address_mode: Ipv6Mode |
         )
 
 
-def _check_range(cidr: Prefix, problem: str) -> None:
-    """Raises InvalidInput, which begins with the problem, for addresses that hosts cannot have."""
+def _check_range(cidr: Prefix, problem: str, shortest: int = LINK_LENGTH) -> None:
+    """Raises InvalidInput, which begins with the problem, for addresses that hosts cannot have, and for IPv6 prefixes
+    that are shorter than that."""
     if cidr.version == 4:
         top = cidr.first >> 24
         if cidr.length == 0 or top == 0 or top == 127 or top >= 224:
@@ -285,8 +310,8 @@ def _check_range(cidr: Prefix, problem: str) -> None:
                 "0.0.0.0/8, 127.0.0.0/8, or 224.0.0.0 and above."
             )
         return
-    if cidr.length < _IPV6_SHORTEST:
-        raise InvalidInput(f"Invalid input for operation: {problem}: an IPv6 subnet is /{_IPV6_SHORTEST} or longer.")
+    if cidr.length < shortest:
+        raise InvalidInput(f"Invalid input for operation: {problem}: an IPv6 subnet is /{shortest} or longer.")
     if any(cidr.overlaps(other) for other in _NOT_FOR_HOSTS):
         raise InvalidInput(
             f"Invalid input for operation: {problem}: hosts cannot have addresses of "
@@ -296,13 +321,12 @@ def _check_range(cidr: Prefix, problem: str) -> None:
 
 def _check_cidr(network: Network, spec: SubnetSpec, siblings: Iterable[Subnet], made: Iterable[Subnet]) -> None:
     cidr = spec.cidr
-    _check_range(cidr, f"Invalid CIDR {cidr} for subnet")
-    if network.external:
-        check_external_subnet(cidr)
+    shortest = _OUTSIDE_SHORTEST if network.external else LINK_LENGTH
+    _check_range(cidr, f"Invalid CIDR {cidr} for subnet", shortest)
     if spec.enable_dhcp:
         _check_dhcp(cidr)
     check_modes(cidr, spec.ra_mode, spec.address_mode, enable_dhcp=spec.enable_dhcp)
-    if network.cidr is not None and cidr.version == network.cidr.version and not inside(cidr, network.cidr):
+    if network.cidr is not None and cidr.version == network.cidr.version and not network.cidr.covers(cidr):
         raise InvalidInput(
             f"Invalid input for operation: Requested subnet with cidr: {cidr} is not inside cidr {network.cidr} of "
             f"network: {format_id(network.id)}."

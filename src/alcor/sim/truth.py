@@ -66,7 +66,7 @@ class Rows:
 
     def sharing(self) -> list[Router]:
         """The routers whose addresses hosts share."""
-        return [router for router in self.routers if router.gateway is not None and router.gateway.enable_snat]
+        return [router for router in self.routers if router.gateway is not None and router.gateway.shares]
 
 
 def differences(world: World) -> list[str]:
@@ -127,7 +127,7 @@ def _shared(rows: Rows, host: SimHost) -> Iterator[str]:
     wanted = {}
     for router in rows.sharing():
         gateway = router.gateway
-        if gateway is not None and not own.isdisjoint(router.networks):
+        if gateway is not None and gateway.ip is not None and not own.isdisjoint(router.networks):
             blocks = tuple([(one.block, rows.underlay[one.host]) for one in gateway.blocks])
             wanted[gateway.ip] = blocks, rows.underlay.get(gateway.answerer)
     if {ip: (one.blocks, one.answerer) for ip, one in host.tables.shared.items()} != wanted:

@@ -94,7 +94,7 @@ class Controller:
             self.publisher.committed(revision, changes)
             self._anchors.committed(changes)
             for router in changes.routers:
-                if router.gateway is not None:
+                if router.gateway is not None and router.gateway.ip is not None:
                     world.gateways.setdefault(router.gateway.ip, set()).add(router.gateway.port_id)
 
         self.writer = _Writer(

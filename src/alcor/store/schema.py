@@ -52,7 +52,7 @@ from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -190,6 +190,8 @@ CREATE INDEX port_claims ON ports (n) WHERE claims <> x'';
 """,
     10: NAT_ANCHORS,
     11: NAT_LIMITS,
+    # Routers' gateways have addresses of two families: an older Alcor would not read them, or lose one.
+    12: "",
 }
 """From that version to the next; each in a transaction of its own."""
 

@@ -243,7 +243,7 @@ class Rule(_message.Message):
     def __init__(self, egress: _Optional[bool] = ..., ip_version: _Optional[int] = ..., protocol: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., group: _Optional[bytes] = ...) -> None: ...
 
 class Router(_message.Message):
-    __slots__ = ("id", "revision", "interfaces", "routes", "outside", "shared")
+    __slots__ = ("id", "revision", "interfaces", "routes", "outside", "shared", "outside6")
     class Interface(_message.Message):
         __slots__ = ("vpc", "subnet_id", "base", "prefix_length", "ip_version", "ip")
         VPC_FIELD_NUMBER: _ClassVar[int]
@@ -285,19 +285,30 @@ class Router(_message.Message):
         blocks: _containers.RepeatedScalarFieldContainer[int]
         holders: bytes
         def __init__(self, ip: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ..., answerer: _Optional[bytes] = ..., blocks: _Optional[_Iterable[int]] = ..., holders: _Optional[bytes] = ...) -> None: ...
+    class Outside6(_message.Message):
+        __slots__ = ("base", "prefix_length", "gateway")
+        BASE_FIELD_NUMBER: _ClassVar[int]
+        PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+        GATEWAY_FIELD_NUMBER: _ClassVar[int]
+        base: bytes
+        prefix_length: int
+        gateway: bytes
+        def __init__(self, base: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     INTERFACES_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     OUTSIDE_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE6_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     revision: int
     interfaces: _containers.RepeatedCompositeFieldContainer[Router.Interface]
     routes: _containers.RepeatedCompositeFieldContainer[Router.Route]
     outside: bool
     shared: Router.Shared
-    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., interfaces: _Optional[_Iterable[_Union[Router.Interface, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Router.Route, _Mapping]]] = ..., outside: _Optional[bool] = ..., shared: _Optional[_Union[Router.Shared, _Mapping]] = ...) -> None: ...
+    outside6: Router.Outside6
+    def __init__(self, id: _Optional[bytes] = ..., revision: _Optional[int] = ..., interfaces: _Optional[_Iterable[_Union[Router.Interface, _Mapping]]] = ..., routes: _Optional[_Iterable[_Union[Router.Route, _Mapping]]] = ..., outside: _Optional[bool] = ..., shared: _Optional[_Union[Router.Shared, _Mapping]] = ..., outside6: _Optional[_Union[Router.Outside6, _Mapping]] = ...) -> None: ...
 
 class Peering(_message.Message):
     __slots__ = ("id", "revision", "vpcs")

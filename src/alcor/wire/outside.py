@@ -5,12 +5,13 @@ Decoding trusts nobody: what is malformed is a WireError that names the field.
 
 from __future__ import annotations
 
-from alcor.goalstate.objects import SharedGoal
+from alcor.goalstate.objects import Outside6Goal, SharedGoal
 from alcor.model.addresses import Ip, ip_version
 from alcor.model.blocks import FIRST_BLOCK, LAST_BLOCK
 from alcor.model.nouns import Eip, Forwarding
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import WireError, check_id, check_ip
+from alcor.wire.groups import check_prefix
 
 MAX_FORWARDINGS = 64
 """Of one port: as many as its description on the host has room for, and more."""
@@ -74,6 +75,20 @@ def decode_shared(message: pb.Router.Shared, where: str) -> SharedGoal:
     )
 
 
+def encode_outside6(message: pb.Router.Outside6, goal: Outside6Goal) -> None:
+    """Fills the message in."""
+    message.base = goal.cidr.base
+    message.prefix_length = goal.cidr.length
+    message.gateway = goal.gateway or b""
+
+
+def decode_outside6(message: pb.Router.Outside6, where: str) -> Outside6Goal:
+    """Raises WireError."""
+    base = _ipv6(message.base, f"{where}.base")
+    cidr = check_prefix(base, message.prefix_length, 6, where)
+    return Outside6Goal(cidr, _ipv6(message.gateway, f"{where}.gateway") if message.gateway else None)
+
+
 def encode_eip(message: pb.Port.Eip, eip: Eip) -> None:
     """Fills the message in."""
     message.ip = eip.ip
@@ -100,4 +115,11 @@ def _ipv4(raw: bytes, where: str) -> Ip:
     ip = check_ip(raw, where)
     if ip_version(ip) != 4:
         raise WireError(f"{where}: not an IPv4 address")
+    return ip
+
+
+def _ipv6(raw: bytes, where: str) -> Ip:
+    ip = check_ip(raw, where)
+    if ip_version(ip) != 6:
+        raise WireError(f"{where}: not an IPv6 address")
     return ip

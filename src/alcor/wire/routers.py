@@ -10,7 +10,7 @@ from alcor.model.nouns import ExtraRoute
 from alcor.wire import alcor_pb2 as pb
 from alcor.wire.fields import WireError, check_id, check_ip, check_revision
 from alcor.wire.groups import check_prefix
-from alcor.wire.outside import decode_shared, encode_shared
+from alcor.wire.outside import decode_outside6, decode_shared, encode_outside6, encode_shared
 
 MAX_INTERFACES = 10_000
 """Of one router."""
@@ -36,6 +36,8 @@ def encode_router(message: pb.Router, goal: RouterGoal) -> None:
     message.outside = goal.outside
     if goal.shared is not None:
         encode_shared(message.shared, goal.shared)
+    if goal.outside6 is not None:
+        encode_outside6(message.outside6, goal.outside6)
 
 
 def decode_router(message: pb.Router, where: str) -> RouterGoal:
@@ -51,6 +53,7 @@ def decode_router(message: pb.Router, where: str) -> RouterGoal:
         tuple([decode_route(one, f"{where}.routes") for one in message.routes]),
         message.outside,
         decode_shared(message.shared, f"{where}.shared") if message.HasField("shared") else None,
+        decode_outside6(message.outside6, f"{where}.outside6") if message.HasField("outside6") else None,
     )
 
 
