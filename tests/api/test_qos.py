@@ -181,7 +181,32 @@ async def test_floating_ips_have_policies(client: httpx.AsyncClient) -> None:
         assert (404, "QosPolicyNotFound") == error(answer)[:2]
     assert 2 == len((await client.get("/v2.0/floatingips")).json()["floatingips"])
     extensions = (await client.get("/v2.0/extensions")).json()["extensions"]
-    assert "qos-fip" in {one["alias"] for one in extensions}
+    assert {"qos-fip", "qos-fip-network-policy"} <= {one["alias"] for one in extensions}
+
+
+async def test_floating_ips_show_their_networks_policy(client: httpx.AsyncClient) -> None:
+    """Beside their own, as it is now, to read only; while the network has it it stays."""
+    policy = await make_policy(client)
+    network, _ = await outside(client)
+    made = await make(client, "floatingip", floating_network_id=network["id"])
+    assert (None, None) == (made["qos_policy_id"], made["qos_network_policy_id"])
+    where = f"/v2.0/floatingips/{made['id']}"
+    for wanted in (policy["id"], None, policy["id"]):
+        await client.put(f"/v2.0/networks/{network['id']}", json={"network": {"qos_policy_id": wanted}})
+        shown = (await client.get(where)).json()["floatingip"]
+        assert (None, wanted) == (shown["qos_policy_id"], shown["qos_network_policy_id"])
+        assert made["revision_number"] == shown["revision_number"]
+    listed = (await client.get("/v2.0/floatingips?fields=qos_network_policy_id")).json()["floatingips"]
+    assert [{"qos_network_policy_id": policy["id"]}] == listed
+    own = await make_policy(client, "own")
+    changed = (await client.put(where, json={"floatingip": {"qos_policy_id": own["id"]}})).json()["floatingip"]
+    assert (own["id"], policy["id"]) == (changed["qos_policy_id"], changed["qos_network_policy_id"])
+    for refused in (
+        await client.put(where, json={"floatingip": {"qos_network_policy_id": own["id"]}}),
+        await client.put(where, json={"floatingip": {"qos_policy_id": network["id"]}}),
+    ):
+        assert refused.status_code in (400, 404)
+    assert (409, "QosPolicyInUse") == error(await client.delete(f"{POLICIES}/{policy['id']}"))[:2]
 
 
 async def test_a_projects_default_policy(client: httpx.AsyncClient) -> None:

@@ -1,4 +1,5 @@
-"""Ports of a history have QoS policies, and external addresses with QoS policies or without. Called by histories."""
+"""Ports of a history have QoS policies, and external addresses, whose policies are theirs or inherited. Called by
+histories."""
 
 from __future__ import annotations
 
@@ -26,6 +27,6 @@ def policies(ports: Collection[Port]) -> set[Id | None]:
     """Those of the ports, and of their external addresses."""
     found = {port.qos_policy_id for port in ports}
     for port in ports:
-        found.update(one.qos_policy_id for one in port.eips)
-        found.update(one.qos_policy_id for one in port.forwardings)
+        found.update(one.qos_id for one in port.eips)
+        found.update(one.qos_id for one in port.forwardings)
     return found

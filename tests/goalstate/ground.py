@@ -1,4 +1,4 @@
-"""What histories stand on: hosts, subnets and ways outside."""
+"""What histories stand on: hosts, networks, subnets and ways outside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,25 @@ from msgspec.structs import replace
 
 from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.ids import Id
-from alcor.model.nouns import Node, Outside6, PortBlock, RouterGateway, RouterInterface, Subnet
+from alcor.model.nouns import Network, Node, Outside6, PortBlock, RouterGateway, RouterInterface, Subnet
+
+
+def network(identifier: Id, index: int, revision: int, *, external: bool = False) -> Network:
+    return Network(
+        id=identifier,
+        project_id="",
+        name="",
+        description="",
+        cidr=None if external else parse_prefix("10.0.0.0/8"),
+        vni=100 + index,
+        mtu=1450,
+        admin_state_up=True,
+        shared=False,
+        created_at=0,
+        updated_at=0,
+        revision=revision,
+        external=external,
+    )
 
 
 def subnet(identifier: Id, network: Id, index: int, revision: int) -> Subnet:

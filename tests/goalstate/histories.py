@@ -51,7 +51,7 @@ ACTIONS: st.SearchStrategy[Action] = st.tuples(
         [
             *("port", "port", "port", "port", "delete", "rename", "node", "network", "subnet", "unsubnet", "demand"),
             *("regroup", "regroup", "rule", "rule", "ungroup", "claim", "claim", "claim"),
-            *("limit", "limit", "outlimit", "outlimit", "netlimit", "quality", "quality", "unquality"),
+            *("limit", "limit", "outlimit", "outlimit", "netlimit", "wirelimit", "quality", "quality", "unquality"),
             *("router", "router", "unroute", "peer"),
             *balances.VERBS,
         ]
@@ -84,7 +84,8 @@ class Rows(NamedTuple):
     peerings: dict[Id, Peering]
 
     def qos(self) -> Policies:
-        return Policies(self.policies.values(), self.qos_rules.values(), self.bindings.values())
+        rows = self.policies.values(), self.qos_rules.values(), self.bindings.values()
+        return Policies(*rows, self.networks.values())
 
     balancing: balances.Rows
 
@@ -181,6 +182,10 @@ def subnet_id(index: int) -> Id:
     return Id(b"s" * 15 + bytes((index,)))
 
 
+WIRE = network_id(VPCS)
+"""An external network."""
+
+
 def router_id(index: int) -> Id:
     return Id(b"t" * 15 + bytes((index,)))
 
@@ -191,8 +196,9 @@ def port_id(index: int, life: int) -> Id:
 
 
 def start() -> Rows:
-    """Two VPCs with a subnet each, three nodes, no port; revision 1."""
-    networks = {network_id(index): _network(index, 1) for index in range(VPCS)}
+    """Two VPCs with a subnet each, an external network, three nodes, no port; revision 1."""
+    networks = {network_id(index): ground.network(network_id(index), index, 1) for index in range(VPCS)}
+    networks[WIRE] = ground.network(WIRE, VPCS, 1, external=True)
     subnets = {subnet_id(index): ground.subnet(subnet_id(index), network_id(index), index, 1) for index in range(VPCS)}
     nodes = {name: ground.node(name, index, 1) for index, name in enumerate(HOSTS)}
     return Rows(1, networks, subnets, {}, nodes, *({}, {}, {}), *({}, {}, {}), *({}, {}, {}))
@@ -226,6 +232,8 @@ def _commit(before: Rows, actions: Sequence[Action]) -> Commit:
         )
         if verb in ("network", "demand", "netlimit"):
             row = ("network", index % VPCS)
+        if verb == "wirelimit":
+            row = ("network", VPCS)
         if verb in balances.VERBS:
             row = ("balancing", index if "member" in verb else index % VPCS)
         if verb in ("rule", "ungroup"):
@@ -298,12 +306,11 @@ def _act(commit: Commit, verb: str, index: int, host_index: int, address: int) -
     elif verb == "ungroup":
         _delete_group(commit, index % GROUPS)
     elif verb in ("limit", "outlimit") and live is not None:
-        policy_id = _bind(commit, live.network_id, address)
+        policy_id = _bind(commit, live.network_id, address, WIRE if verb == "outlimit" else None)
         _change(commit, live, eips.limited(live, verb, address, policy_id, revision))
-    elif verb == "netlimit":
-        network = replace(
-            rows.networks[network_id(vpc)], qos_policy_id=_bind(commit, network_id(vpc), address), revision=revision
-        )
+    elif verb in ("netlimit", "wirelimit"):
+        network = rows.networks[WIRE if verb == "wirelimit" else network_id(vpc)]
+        network = replace(network, qos_policy_id=_bind(commit, network.id, address), revision=revision)
         rows.networks[network.id] = network
         commit.networks.append(network)
     elif verb == "quality":
@@ -347,16 +354,14 @@ def _policy(commit: Commit, number: int) -> QosPolicy:
     return found
 
 
-def _bind(commit: Commit, network: Id, number: int) -> Id | None:
-    """The policy of that number, known to the network's hosts; none for a number too large."""
-    if number >= POLICIES:
-        return None
-    policy = _policy(commit, number)
-    if (network, policy.id) not in commit.after.bindings:
-        binding = QosBinding(network_id=network, policy_id=policy.id, revision=commit.after.revision)
-        commit.after.bindings[network, policy.id] = binding
+def _bind(commit: Commit, network: Id, number: int, otherwise: Id | None = None) -> Id | None:
+    """The policy of that number, or for a number too large what there is otherwise, known to the network's hosts."""
+    wanted = _policy(commit, number).id if number < POLICIES else otherwise
+    if wanted is not None and (network, wanted) not in commit.after.bindings:
+        binding = QosBinding(network_id=network, policy_id=wanted, revision=commit.after.revision)
+        commit.after.bindings[network, wanted] = binding
         commit.bindings.append(binding)
-    return policy.id
+    return wanted
 
 
 def _toggle_limit(commit: Commit, number: int, address: int) -> None:
@@ -579,21 +584,4 @@ def _port(index: int, revision: int, vpc: int, host: str, fixed: tuple[FixedIp, 
         status=PortStatus.BUILD,
         status_reason="",
         realised_revision=0,
-    )
-
-
-def _network(index: int, revision: int) -> Network:
-    return Network(
-        id=network_id(index),
-        project_id="",
-        name="",
-        description="",
-        cidr=parse_prefix("10.0.0.0/8"),
-        vni=100 + index,
-        mtu=1450,
-        admin_state_up=True,
-        shared=False,
-        created_at=0,
-        updated_at=0,
-        revision=revision,
     )

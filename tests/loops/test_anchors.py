@@ -108,7 +108,7 @@ def test_it_is_with_a_member_and_moves_when_its_host_dies(region: Region) -> Non
     assert region.anchor(fip) is None
     first = region.settle(fip)
     assert first is not None and first.id in {port.id for port in region.members.values()}
-    assert (Eip(fip.ip, region.balancer.vip_ip, 24, parse_ip("203.0.113.1")),) == first.eips
+    assert (Eip(fip.ip, region.balancer.vip_ip, 24, parse_ip("203.0.113.1"), fip.network_id),) == first.eips
     assert PortStatus.BUILD is first.status
     region.down.add(first.host)
     second = region.settle(fip)

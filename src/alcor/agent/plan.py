@@ -113,7 +113,7 @@ def _eip_limits(state: ScopeState, goal: PortGoal) -> tuple[EipLimit, ...] | Non
     """Of the port's external addresses; None while a policy of one has not arrived. A policy's mark is for ports."""
     found = []
     outer: list[Eip | Forwarding] = [*goal.eips, *goal.forwardings]
-    named = {one.ip: one.qos_policy_id for one in outer if one.qos_policy_id is not None}
+    named = {one.ip: one.qos_id for one in outer if one.qos_id is not None}
     for ip, qos_id in sorted(named.items()):
         qos = state.qos.get(qos_id)
         if qos is None:
@@ -128,7 +128,7 @@ _Outer = TypeVar("_Outer", Eip, Forwarding)
 
 def _bare(one: _Outer) -> _Outer:
     """Without its policy, of which a data plane knows the limits alone."""
-    return one if one.qos_policy_id is None else msgspec.structs.replace(one, qos_policy_id=None)
+    return one if one.qos_id is None else msgspec.structs.replace(one, qos_id=None)
 
 
 def groups_of(state: ScopeState, identity: int) -> list[GroupGoal] | None:

@@ -70,6 +70,7 @@ EXTENSIONS = {
         _extension("qos-bw-limit-direction", "Direction for QoS bandwidth limit rule", "Limits both ways."),
         _extension("qos-default", "QoS default policy", "Gives new networks of a project its default policy."),
         _extension("qos-fip", "Floating IP QoS", "Limits the bandwidth of floating IPs, by policies."),
+        _extension("qos-fip-network-policy", "Floating IP QoS of its network", "Shows the external network's policy."),
         _extension("qos-rule-type-details", "Details of QoS rule types", "Shows what a type of rule can say."),
         _extension("qos-rules-alias", "Ability to modify QoS rules without parent ID", "Reaches rules by their ids."),
         _extension("revision-if-match", "If-Match constraints", "Changes only the revision that the client saw."),

@@ -21,7 +21,7 @@ from alcor.model.nouns import FloatingIp, Port, PortForwarding, PortStatus
 from alcor.services.commands import Command, CreateFloatingIps, DeleteFloatingIp, FloatingIpSpec, UpdateFloatingIp
 from alcor.services.errors import FloatingIPNotFound
 from alcor.services.port_forwardings import NAMES
-from alcor.store.base import Query
+from alcor.store.base import Query, Store
 
 LISTING = Listing(
     "floatingips",
@@ -90,8 +90,12 @@ class FloatingIps(Collection[FloatingIp]):
         query = Query(filters={"floating_ip_id": tuple(fip.id for fip in rows)}, limit=FORWARDINGS_A_READ)
         for one in await self._context.read(lambda: store.list_rows(PortForwarding, query)) if rows else ():
             found.setdefault(one.floating_ip_id, []).append(one)
+        inherited = await self._context.read(lambda: _policies(store, rows)) if rows else {}
         return [
-            floating_ip_view(fip, _find(ports, fip.port_id), found.get(fip.id, ()), _find(ports, fip.anchor_id))
+            floating_ip_view(
+                *(fip, _find(ports, fip.port_id), found.get(fip.id, ()), _find(ports, fip.anchor_id)),
+                inherited.get(fip.network_id),
+            )
             for fip in rows
         ]
 
@@ -103,11 +107,21 @@ def _find(ports: Mapping[Id, Port], port_id: Id | None) -> Port | None:
     return ports.get(port_id) if port_id is not None else None
 
 
+def _policies(store: Store, rows: Sequence[FloatingIp]) -> dict[Id, Id | None]:
+    """What the rows' external networks have."""
+    wanted = tuple(sorted({fip.network_id for fip in rows}))
+    return {one.id: one.qos_policy_id for one in store.list_networks(Query(filters={"id": wanted}, limit=len(wanted)))}
+
+
 def floating_ip_view(
-    fip: FloatingIp, port: Port | None, forwardings: Sequence[PortForwarding], anchor: Port | None = None
+    fip: FloatingIp,
+    port: Port | None,
+    forwardings: Sequence[PortForwarding],
+    anchor: Port | None = None,
+    network_policy_id: Id | None = None,
 ) -> FloatingIpView:
     """The floating IP as REST shows it; `port` is the one that it stands for, as it is now, `anchor` the one whose host
-    answers in its place."""
+    answers in its place, `network_policy_id` what its external network has."""
     answering = anchor or port
     return FloatingIpView(
         id=format_id(fip.id),
@@ -122,7 +136,8 @@ def floating_ip_view(
             ForwardingInView(NAMES[one.protocol], one.external_port, one.internal_port, format_ip(one.fixed_ip))
             for one in forwardings
         ],
-        qos_policy_id=None if fip.qos_policy_id is None else format_id(fip.qos_policy_id),
+        qos_policy_id=None if fip.qos_policy_id is None else id_text(fip.qos_policy_id),
+        qos_network_policy_id=None if network_policy_id is None else id_text(network_policy_id),
         description=fip.description,
         project_id=fip.project_id,
         tenant_id=fip.project_id,

@@ -106,6 +106,8 @@ class FloatingIpView(View, kw_only=True):
     dns_name: OnlyEmpty = ""
     dns_domain: OnlyEmpty = ""
     qos_policy_id: UuidText | None
+    qos_network_policy_id: UuidText | None
+    """Of its external network: in effect while it has none of its own."""
     port_forwardings: list[ForwardingInView]
     created_at: TimeText
     updated_at: TimeText

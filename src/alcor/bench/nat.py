@@ -1,9 +1,9 @@
 """`alcor bench nat`: what an EIP costs a packet, beside the plain overlay of the same data plane, and 1,000 of them.
 
 Called by the command line. Two containers on two hosts, whose external devices are one wire: by the overlay, and from
-EIP to EIP, which translates every packet twice (source at the one host, destination at the other); from a shared
-address to an EIP likewise. EIP to EIP with 10 and with 1,000 EIPs on the sending host. And how long a host takes to be
-given 1,000 EIPs, for ports that it carries.
+EIP to EIP, which translates every packet twice (source at the one host, destination at the other); from a router's
+shared address to an EIP likewise, and the answers to that. EIP to EIP with 10 and with 1,000 EIPs on the sending host.
+And how long a host takes to be given 1,000 EIPs, for ports that it carries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from alcor.bench.dataplane_beds import IPS, PREFIX, VNI, Host, alcor_bed, endpoint_of, port_of
 from alcor.bench.host_bed import container_ports, room_for_descriptors
-from alcor.bench.rounds import PACKET, Case, Progress, Way, place, ratio_goal, take_turns, within_goal
+from alcor.bench.rounds import ANSWER, PACKET, Case, Progress, Way, place, ratio_goal, take_turns, within_goal
 from alcor.bench.traffic import flow_ns
 from alcor.dataplane.base import (
     NO_ADDRESS,
@@ -77,7 +77,8 @@ def run(rounds: int = 5, progress: Progress | None = None, run_dir: Path = DEFAU
                 hosts[0].apply(_leaving(shares=shares))
                 _program(hosts[0], others, eips)
 
-            return Case(name, prepare, {PACKET: partial(flow_ns, at.program, bed, target)})
+            cost = partial(flow_ns, at.program, bed, target)
+            return Case(name, prepare, {PACKET: cost, ANSWER: partial(cost, back=True)})
 
         cases = [
             case("overlay", 0, bed.server_ip),
@@ -159,6 +160,14 @@ def _goals(ways: Sequence[Way], programmed_s: float) -> tuple[Goal, ...]:
             GOAL_COST,
             "the plain overlay",
             (plain, shared),
+            more=", translated at both hosts",
+        ),
+        ratio_goal(
+            "CPU per packet, answers to a shared address",
+            GOAL_COST,
+            "the plain overlay",
+            (plain, shared),
+            (ANSWER,),
             more=", translated at both hosts",
         ),
         ratio_goal(f"CPU per packet, {MANY:,} EIPs on the host", GOAL_GROWTH, f"{FEW}", (few, many)),

@@ -386,7 +386,8 @@ def _name(change: PortChange, update: _Update) -> None:
 
 def _qos(commits: Commits, qos: Policies, vpcs: dict[Id, _Update]) -> None:
     """Policies of quality of service, as they are now, in every network that has or had them."""
-    touched = {(network, policy) for policy in commits.changed_qos for network in qos.networks_of(policy)}
+    touched = {place for policy in commits.changed_qos for place in qos.places_of(policy)}
+    touched.update((user, outside) for outside in commits.networks for user in qos.networks_of(outside))
     for network_id, policy_id in touched | commits.bound_qos:
         if network_id in commits.deleted_networks:
             continue

@@ -243,9 +243,11 @@ class LimitGoal(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class QosGoal(msgspec.Struct, frozen=True, gc=False):
-    """A policy of quality of service that ports of the VPC may have.
+    """A policy of quality of service that ports of the VPC may have, or (`id` is a network's) that an external network
+    has: then all is None while it has none.
 
-    `revision` is that of the policy (which grows with its rules), or of its binding to the VPC if that is newer.
+    `revision` is that of the policy (which grows with its rules), or that of its binding to the VPC or of the external
+    network if it is newer.
     """
 
     id: Id

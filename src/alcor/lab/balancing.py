@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from alcor.dataplane.kernel import netns
+from alcor.lab import failover
 from alcor.lab.client import Client, Resource, await_true
 from alcor.lab.proofs import SILENCE_S, Drops, World
 from alcor.lab.results import Proof
@@ -27,32 +28,41 @@ CONNECTIONS = 200
 MEMBERS = 8
 """At most; one for each host."""
 PATIENCE_S = 30.0
-PROBE_S = 1
-"""Between two health probes."""
-AFTER_S = 1.0
-"""After the threshold of its health check a failed member gets nothing."""
 
 
-def prove(client: Client, world: World, drops: Drops, check: Callable[[], None]) -> list[Proof]:
-    """One balancer over a member of every host, and what becomes of its connections."""
+class Balanced(NamedTuple):
+    """What was proved, and how long after the thresholds of their health checks members that failed still got
+    connections."""
+
+    proofs: Sequence[Proof] = ()
+    failovers_ms: Sequence[float] = ()
+
+
+def prove(
+    client: Client, world: World, drops: Drops, log_of: Callable[[str], Path], check: Callable[[], None]
+) -> Balanced:
+    """One balancer over a member of every host, and what becomes of its connections. `log_of`: of a host's agent."""
     asking = world.vpc[0]
     members = [them[-1] for them in by_host(world.vpc).values() if them[-1].id != asking.id][:MEMBERS]
     if len(members) < 2:
-        return []
+        return Balanced()
     with ExitStack() as stack:
         servers = {one.ip: stack.enter_context(Server(one)) for one in members}
         balancer = _make(client, asking, members)
         stack.callback(client.request, "DELETE", f"/v2.0/lbaas/loadbalancers/{balancer['id']}?cascade=true")
         vip = balancer["vip_address"]
         await_true(lambda: ask(asking, vip) is not None, "the load balancer to answer", PATIENCE_S, 0.05, check)
-        return [
+        proofs = [
             _spread(asking, vip, servers),
             _nobody(asking, vip, drops),
             _affinity(client, asking, vip, balancer, check),
             _draining(client, asking, vip, balancer, check),
-            _failure(client, asking, vip, balancer, servers, check),
-            _counted(client, balancer, check),
         ]
+        clients = [them[0] for them in by_host(world.vpc).values() if them[0] not in members][: failover.CLIENTS]
+        fragile = {one.ip: (one, servers[one.ip]) for one in members}
+        rounds = failover.watch(client, (vip, PORT), balancer["pool"], fragile, clients, log_of, check)
+        proofs += [failover.judge(rounds), _counted(client, balancer, check)]
+        return Balanced(proofs, [one.after_ms for one in rounds])
 
 
 def _make(client: Client, asking: Workload, members: Sequence[Workload]) -> Resource:
@@ -135,40 +145,6 @@ def _draining(client: Client, asking: Workload, vip: str, balancer: Resource, ch
         measured=f"{sum(new.values())} new connections, {new[held]} to it, {new[None]} lost; the old one "
         f"{'lives' if echoed == 'still there' else 'is dead'}",
         passed=not new[held] and not new[None] and echoed == "still there",
-    )
-
-
-def _failure(
-    client: Client,
-    asking: Workload,
-    vip: str,
-    balancer: Resource,
-    servers: dict[str, Server],
-    check: Callable[[], None],
-) -> Proof:
-    body = {"pool_id": balancer["pool"], "type": "TCP", "delay": PROBE_S, "timeout": 1, "max_retries": 1}
-    monitor = {**body, "max_retries_down": 1}
-    client.request("POST", "/v2.0/lbaas/healthmonitors", {"healthmonitor": monitor})
-    members = f"/v2.0/lbaas/pools/{balancer['pool']}/members"
-
-    def statuses() -> list[str]:
-        return [one["operating_status"] for one in client.get(members)["members"]]
-
-    await_true(lambda: set(statuses()) == {"ONLINE"}, "members to be ONLINE", PATIENCE_S, 0.05, check)
-    failed = sorted(servers)[0]
-    servers[failed].stop()
-    started = last = time.monotonic()
-    while time.monotonic() - started < PROBE_S + AFTER_S + 2.0:
-        if ask(asking, vip, timeout_s=0.5) is None:
-            last = time.monotonic()
-    quiet_s = last - started
-    listed = Counter(statuses())
-    return Proof(
-        name="a member that fails",
-        expectation=f"within {AFTER_S:g} s of its health check's threshold ({PROBE_S} s) nothing goes there any more",
-        measured=f"the last connection failed {quiet_s:.2f} s after its program had ended; {listed['ERROR']} of "
-        f"{sum(listed.values())} members in ERROR",
-        passed=quiet_s <= PROBE_S + AFTER_S and listed["ERROR"] == 1,
     )
 
 
@@ -255,6 +231,13 @@ class Server:
         self._ended = False
 
     def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Listens; also again, after `stop`."""
+        self._ended = False
+
         def listen() -> socket.socket:
             one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -266,7 +249,6 @@ class Server:
         self._listener = _inside(self._where.netns, listen)
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()

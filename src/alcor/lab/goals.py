@@ -11,6 +11,7 @@ OVER_HOST = 1.5
 SINGLE_P50_MS, SINGLE_P99_MS = 20.0, 100.0
 RULE_CHANGE_MS = 500.0
 FIRST_PACKET_MS = 10.0
+FAILOVER_MS = 1000.0
 HOST_RATE = 35_000
 AGENT_MIB = 100
 STANDBY_S, RELAY_S, FAULTS = 3.0, 5.0, 200
@@ -29,6 +30,7 @@ def goals(
     normal_ms: Sequence[float] = (),
     rule_changes_ms: Sequence[float] = (),
     first_packets_ms: Sequence[float] = (),
+    failovers_ms: Sequence[float] = (),
 ) -> tuple[Goal, ...]:
     """One line per goal that was measured."""
     found = []
@@ -61,6 +63,8 @@ def goals(
                 reached=tail <= FIRST_PACKET_MS and max(first_packets_ms) < float("inf"),
             )
         )
+    if failovers_ms:
+        found.append(failover_goal(failovers_ms))
     if scales:
         found.append(never_slower("batch never slower than serial, end to end", scales))
     return tuple(found)
@@ -74,6 +78,17 @@ def single_goal(singles_ms: Sequence[float]) -> Goal:
         goal=f"p50 at most {SINGLE_P50_MS:.0f} ms, p99 at most {SINGLE_P99_MS:.0f} ms",
         measured=f"p50 {median:.1f} ms, p99 {tail:.1f} ms",
         reached=median <= SINGLE_P50_MS and tail <= SINGLE_P99_MS,
+    )
+
+
+def failover_goal(failovers_ms: Sequence[float]) -> Goal:
+    """Members of a load balancer that failed."""
+    median, worst = percentile(list(failovers_ms), 0.5), max(failovers_ms)
+    return Goal(
+        name="a load balancer's member fails, new connections elsewhere",
+        goal=f"at most {FAILOVER_MS / 1000:g} s after its health check's threshold",
+        measured=f"median {median:.0f} ms, worst of {len(failovers_ms)}: {worst:.0f} ms",
+        reached=worst <= FAILOVER_MS,
     )
 
 

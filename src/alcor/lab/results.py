@@ -172,6 +172,8 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
     """From the request to the packets of one host, for each host and change of a rule."""
     first_packets_ms: tuple[float, ...] = ()
     """By how much the first packet between two that are strangers was slower than the second."""
+    failovers_ms: tuple[float, ...] = ()
+    """From the threshold of a load balancer's member's health check until no connection went there any more."""
     faults: Campaign | None = None
     """What a campaign of faults found; None: there was none."""
 

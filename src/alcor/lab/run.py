@@ -148,6 +148,7 @@ class _Session:
         self._normal: list[float] = []
         self._rule_changes: list[float] = []
         self._first_packets: list[float] = []
+        self._failovers: list[float] = []
         self._host = HostFigures()
         self._problems: list[str] = []
 
@@ -174,6 +175,7 @@ class _Session:
                 self._normal,
                 self._rule_changes,
                 self._first_packets,
+                self._failovers,
             ),
             steps=tuple(self._stages.steps),
             scales=tuple(self._scales),
@@ -181,6 +183,7 @@ class _Session:
             normal_ms=tuple(self._normal),
             rule_changes_ms=tuple(self._rule_changes),
             first_packets_ms=tuple(self._first_packets),
+            failovers_ms=tuple(self._failovers),
             host=self._host,
             machine=machine,
             problems=tuple(self._problems),
@@ -230,7 +233,9 @@ class _Session:
         with self._stages.stage("ports with a limited rate"):
             self._proofs += quality.prove(lab.client, world, lab.check)
         with self._stages.stage("load balancers"):
-            self._proofs += balancing.prove(lab.client, world, lab.drops, lab.check)
+            balanced = balancing.prove(lab.client, world, lab.drops, lab.processes.log_of, lab.check)
+            self._proofs += balanced.proofs
+            self._failovers += balanced.failovers_ms
         with self._stages.stage("IPv6"):
             self._proofs += dualstack.prove(lab.client, lab.hosts, lab.check)
         with self._stages.stage("addresses that move between ports"):

@@ -168,8 +168,11 @@ def _replay(history: History, record: ChangeRecord, views: Views) -> None:
         changed.setdefault(network, []).append((Kind.IDENTITY, identity_id(number)))
         changed[network].extend((Kind.GROUP, group) for group in views.groups.groups_in(network))
     for policy in record.qos_policies:
-        for network in views.qos.networks_of(policy):
-            changed.setdefault(network, []).append((Kind.QOS, policy))
+        for network, named in sorted(views.qos.places_of(policy)):
+            changed.setdefault(network, []).append((Kind.QOS, named))
+    for outside in record.networks:
+        for network in views.qos.networks_of(outside):
+            changed.setdefault(network, []).append((Kind.QOS, outside))
     for network, policy in record.qos_bindings:
         changed.setdefault(network, []).append((Kind.QOS, policy))
     subnets = set(record.subnets)

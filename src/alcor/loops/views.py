@@ -34,7 +34,7 @@ class Views:
             self.subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
         self.nodes: dict[str, Node] = {node.name: node for node in store.nodes()}
         self.groups = Groups(store.security_groups(), store.security_group_rules(), store.identities())
-        self.qos = Policies(store.qos_policies(), store.qos_rules(), store.qos_bindings())
+        self.qos = Policies(store.qos_policies(), store.qos_rules(), store.qos_bindings(), self.networks.values())
         self.balancers = Balancers(row for noun in BALANCING for row in store.rows(noun))
         self.claims = Claimants(store.claiming_ports())
         routers, peerings = store.rows(Router), store.rows(Peering)
@@ -61,7 +61,7 @@ class Views:
         self._share(changes.routers, changes.deleted_routers)
         self.groups.put(changes.security_groups, changes.rules, changes.identities)
         self.groups.drop(changes.deleted_security_groups, changes.deleted_rules, changes.deleted_identities)
-        self.qos.put(changes.qos_policies, changes.qos_rules, changes.qos_bindings)
+        self.qos.put(changes.qos_policies, changes.qos_rules, changes.qos_bindings, changes.networks)
         self.qos.drop(changes.deleted_qos_policies, changes.deleted_qos_rules, changes.deleted_qos_bindings)
 
     def _share(self, routers: Iterable[Router], deleted: Iterable[Router]) -> None:

@@ -169,8 +169,9 @@ class Eip(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     prefix_length: int
     gateway: Ip | None
     """Of the external subnet: what is not in it is sent there."""
-    qos_policy_id: Id | None = None
-    """Whose bandwidth limits its packets have, beside those of the port."""
+    qos_id: Id | None = None
+    """Whose bandwidth limits its packets have, beside those of the port: a policy's, or an external network's, which
+    are those of the policy that it has (FloatingIp.qos_id)."""
 
 
 class Forwarding(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
@@ -185,7 +186,7 @@ class Forwarding(msgspec.Struct, frozen=True, gc=False, array_like=True, order=T
     prefix_length: int
     gateway: Ip | None
     """Of the external subnet, as of an Eip."""
-    qos_policy_id: Id | None = None
+    qos_id: Id | None = None
     """Of the external address, as of an Eip: the same in all its forwardings."""
 
 
@@ -330,7 +331,12 @@ class FloatingIp(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The port whose host answers for it, while it stands for a load balancer's address, which has no host of its own;
     None: nobody does."""
     qos_policy_id: Id | None = None
-    """Whose bandwidth limits its packets have; marks are for ports."""
+    """Whose bandwidth limits its packets have; marks are for ports. None: those of its external network's policy."""
+
+    @property
+    def qos_id(self) -> Id:
+        """What its Eip or Forwardings have as theirs: a change of the network's policy changes none of them."""
+        return self.qos_policy_id or self.network_id
 
 
 class PortForwarding(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -62,4 +62,5 @@ class QosBinding(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     network_id: Id
     policy_id: Id
+    """Or that of an external network: then it stands for the policy that this has, if any."""
     revision: int

@@ -128,7 +128,7 @@ def ondemand(out: Path | None) -> None:
 @ROUNDS
 @OUT
 def nat(rounds: int, out: Path | None) -> None:
-    """EIPs: a packet from EIP to EIP across two hosts beside the overlay, with 10 and 1,000 EIPs on the host."""
+    """EIPs and shared addresses: a packet across two hosts beside the overlay, with 10 and 1,000 EIPs on the host."""
     from alcor.bench.nat import run
 
     _measure("nat", out, lambda say: run(rounds, say))

@@ -238,12 +238,12 @@ class Links:
         for port_id in (fip.port_id, fip.anchor_id):
             if port_id is not None:
                 eips = self._of(self._ports[port_id])
-                eips[:] = [replace(one, qos_policy_id=fip.qos_policy_id) if one.ip == fip.ip else one for one in eips]
+                eips[:] = [replace(one, qos_id=fip.qos_id) if one.ip == fip.ip else one for one in eips]
         for one in self._indexes.forwardings_by.get(fip.id, ()):
             port = self._ports[self._indexes.port_forwardings[one].port_id]
             self._of(port)
             self._forwardings[port.id] = [
-                replace(one, qos_policy_id=fip.qos_policy_id) if one.ip == fip.ip else one for one in port.forwardings
+                replace(one, qos_id=fip.qos_id) if one.ip == fip.ip else one for one in port.forwardings
             ]
 
     def part(self, fip: FloatingIp) -> FloatingIp:
@@ -267,7 +267,7 @@ class Links:
         if self._indexes.balancing.load_balancers[balancer].network_id != port.network_id:
             raise _bad(f"Port {format_id(port_id)} is not in the load balancer's network")
         subnet = self._indexes.subnets[fip.subnet_id]
-        self._of(port).append(Eip(fip.ip, fip.fixed_ip, subnet.wire_length, subnet.gateway, fip.qos_policy_id))
+        self._of(port).append(Eip(fip.ip, fip.fixed_ip, subnet.wire_length, subnet.gateway, fip.qos_id))
         return replace(fip, anchor_id=port_id)
 
     def _take(self, fip: FloatingIp, port_id: Id) -> None:
@@ -300,7 +300,7 @@ class Links:
                 "IP."
             )
         subnet = self._indexes.subnets[fip.subnet_id]
-        eips.append(Eip(fip.ip, fixed.ip, subnet.wire_length, subnet.gateway, fip.qos_policy_id))
+        eips.append(Eip(fip.ip, fixed.ip, subnet.wire_length, subnet.gateway, fip.qos_id))
         return replace(fip, port_id=port.id, fixed_ip=fixed.ip, router_id=router)
 
     def finish(self) -> None:

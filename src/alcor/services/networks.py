@@ -26,7 +26,7 @@ from alcor.services.errors import (
     VpcPeeringOverlap,
 )
 from alcor.services.indexes import Indexes, Outcome, Stamp
-from alcor.services.qos import Bindings, default_policy
+from alcor.services.qos import Bindings, bindings_to, default_policy
 from alcor.services.revisions import changed_fields, check_if_match
 from alcor.store.base import Changes
 
@@ -108,6 +108,8 @@ def update_network(indexes: Indexes, command: UpdateNetwork, stamp: Stamp) -> Ou
     after = replace(before, **fields, updated_at=stamp.now, revision=stamp.revision)
     changes = Changes(networks=[after])
     Bindings(indexes, stamp, changes).bind(after.id, after.qos_policy_id)
+    if before.external and not after.external:
+        changes.deleted_qos_bindings += bindings_to(indexes, before.id)
     return Outcome(after, changes)
 
 
@@ -125,7 +127,11 @@ def delete_network(indexes: Indexes, command: DeleteNetwork, stamp: Stamp) -> Ou
             f"Unable to complete operation on network {format_id(network.id)}. It is peered with another VPC: delete "
             "the peering first."
         )
-    changes = Changes(deleted_networks=[network], deleted_subnets=list(indexes.subnets_of.get(network.id, {}).values()))
+    changes = Changes(
+        deleted_networks=[network],
+        deleted_subnets=list(indexes.subnets_of.get(network.id, {}).values()),
+        deleted_qos_bindings=bindings_to(indexes, network.id) if network.external else [],
+    )
     return Outcome(None, changes, ((indexes.vnis, indexes.vnis.plan(release=(network.vni,))),))
 
 

@@ -178,7 +178,7 @@ def _apply(
     own = [
         Forwarding(
             *(fip.ip, one.protocol, one.external_port, one.fixed_ip, one.internal_port),
-            *(subnet.wire_length, subnet.gateway, fip.qos_policy_id),
+            *(subnet.wire_length, subnet.gateway, fip.qos_id),
         )
         for one in now
     ]

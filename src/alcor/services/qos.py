@@ -52,9 +52,11 @@ class Bindings:
 
     def bind(self, network_id: Id, policy_id: Id | None) -> None:
         """The network's hosts will know the policy. Raises QosPolicyNotFound."""
-        if policy_id is None:
-            return
-        find_policy(self._indexes, policy_id)
+        if policy_id is not None:
+            find_policy(self._indexes, policy_id)
+            self._bind(network_id, policy_id)
+
+    def _bind(self, network_id: Id, policy_id: Id) -> None:
         bound = network_id, policy_id
         if bound in self._fresh or policy_id in self._indexes.qos.bindings.get(network_id, {}):
             return
@@ -63,13 +65,21 @@ class Bindings:
         self._changes.qos_bindings.append(binding)
 
     def bind_ports(self, ports: Iterable[Port]) -> None:
-        """Of each port the network and the policies: its own, and those of its external addresses. Raises
-        QosPolicyNotFound."""
+        """Of each port the network and the policies: its own, and those of its external addresses or their networks.
+        Raises QosPolicyNotFound."""
         for port in ports:
             self.bind(port.network_id, port.qos_policy_id)
             outer: list[Eip | Forwarding] = [*port.eips, *port.forwardings]
-            for one in outer:
-                self.bind(port.network_id, one.qos_policy_id)
+            for qos_id in (one.qos_id for one in outer if one.qos_id is not None):
+                if qos_id in self._indexes.networks:
+                    self._bind(port.network_id, qos_id)
+                else:
+                    self.bind(port.network_id, qos_id)
+
+
+def bindings_to(indexes: Indexes, policy_id: Id) -> list[QosBinding]:
+    """Of all networks those to the policy, or to that of the external network."""
+    return [known[policy_id] for known in indexes.qos.bindings.values() if policy_id in known]
 
 
 def find_policy(indexes: Indexes, policy_id: Id) -> QosPolicy:
@@ -130,11 +140,10 @@ def delete_qos_policy(indexes: Indexes, command: DeleteQosPolicy) -> Outcome:
     fip = next((one for one in indexes.floating_ips.values() if one.qos_policy_id == policy.id), None)
     if fip is not None:
         raise QosPolicyInUse(f"QoS Policy {format_id(policy.id)} is used by floating IP {format_id(fip.id)}.")
-    bindings = [known[policy.id] for known in indexes.qos.bindings.values() if policy.id in known]
     changes = Changes(
         deleted_qos_policies=[policy],
         deleted_qos_rules=list(indexes.qos.rules_of.get(policy.id, {}).values()),
-        deleted_qos_bindings=bindings,
+        deleted_qos_bindings=bindings_to(indexes, policy.id),
     )
     return Outcome(None, changes)
 

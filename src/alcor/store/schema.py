@@ -52,7 +52,7 @@ from alcor.store.tables_security import SECURITY_SCHEMA
 
 APPLICATION_ID = 0x416C6372
 """`Alcr`: what makes a SQLite file one of ours."""
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 
 BASE_SCHEMA = """
 CREATE TABLE meta (
@@ -192,8 +192,9 @@ CREATE INDEX port_claims ON ports (n) WHERE claims <> x'';
     11: NAT_LIMITS,
     # Routers' gateways have addresses of two families: an older Alcor would not read them, or lose one.
     12: "",
+    13: "",
 }
-"""From that version to the next; each in a transaction of its own."""
+"""From that version to the next; each in a transaction of its own (and with sqlite.REWRITES)."""
 
 _POOLS_ENCODER = msgspec.msgpack.Encoder()
 _POOLS_DECODER = msgspec.msgpack.Decoder(tuple[Pool, ...])

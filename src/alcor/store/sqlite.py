@@ -27,6 +27,7 @@ from alcor.model.qos import QosBinding, QosPolicy, QosRule
 from alcor.store.base import SCAN_BOUND, ChangeRecord, Changes, Location, Noun, Query, StoreError
 from alcor.store.query import PORT_SELECT, Listing
 from alcor.store.record import record_of
+from alcor.store.rewriting import inherit_policies
 from alcor.store.schema import (
     APPLICATION_ID,
     MIGRATIONS,
@@ -51,6 +52,8 @@ KEPT_COMMITS = 4096
 CACHE_KIB = 64 * 1024
 CHECKPOINT_PAGES = 4000
 BUSY_TIMEOUT_MS = 5000
+REWRITES = {13: inherit_policies}
+"""What of a migration must read rows, by the version that it starts from."""
 
 
 class SqliteStore:
@@ -530,7 +533,11 @@ def _adopt(connection: sqlite3.Connection, path: Path) -> None:
     if version not in MIGRATIONS and version < SCHEMA_VERSION:
         raise StoreError(f"{path}: schema {version} has no migration to {SCHEMA_VERSION}. Use another path.")
     for step in range(version, SCHEMA_VERSION):
-        connection.executescript(f"BEGIN; {MIGRATIONS[step]} PRAGMA user_version={step + 1}; COMMIT;")
+        connection.executescript(f"BEGIN; {MIGRATIONS[step]}")
+        if step in REWRITES:
+            REWRITES[step](connection)
+        connection.execute(f"PRAGMA user_version={step + 1}")
+        connection.execute("COMMIT")
 
 
 @lru_cache(maxsize=1024)

@@ -32,7 +32,8 @@ _QUERIES = (
     ("SELECT count(*) FROM qos_rules r WHERE NOT EXISTS (SELECT 1 FROM qos_policies q WHERE q.id = r.policy_id)",
      "{} rules are of a QoS policy that does not exist"),
     ("SELECT count(*) FROM qos_bindings b WHERE NOT EXISTS (SELECT 1 FROM networks w WHERE w.n = b.network) "
-     "OR NOT EXISTS (SELECT 1 FROM qos_policies q WHERE q.id = b.policy_id)",
+     "OR NOT EXISTS (SELECT 1 FROM qos_policies q WHERE q.id = b.policy_id) "
+     "AND NOT EXISTS (SELECT 1 FROM networks o WHERE o.external <> 0 AND o.id = b.policy_id)",
      "{} QoS bindings are of a network or a policy that does not exist (leaked)"),
     ("SELECT count(*) FROM (SELECT network AS n, qos_policy_id AS q FROM ports UNION ALL "
      "SELECT n, qos_policy_id FROM networks) u WHERE q <> x'' AND NOT EXISTS "

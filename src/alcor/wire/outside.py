@@ -20,7 +20,7 @@ TCP, UDP = 6, 17
 
 def encode_forwarding(message: pb.Port.Forwarding, one: Forwarding) -> None:
     """Fills the message in."""
-    encode_eip(message.address, Eip(one.ip, one.inside, one.prefix_length, one.gateway, one.qos_policy_id))
+    encode_eip(message.address, Eip(one.ip, one.inside, one.prefix_length, one.gateway, one.qos_id))
     message.protocol = one.protocol
     message.port = one.port
     message.inside_port = one.inside_port
@@ -42,7 +42,7 @@ def decode_forwarding(message: pb.Port.Forwarding, where: str) -> Forwarding:
         message.inside_port,
         address.prefix_length,
         address.gateway,
-        address.qos_policy_id,
+        address.qos_id,
     )
 
 
@@ -95,7 +95,7 @@ def encode_eip(message: pb.Port.Eip, eip: Eip) -> None:
     message.inside = eip.inside
     message.prefix_length = eip.prefix_length
     message.gateway = eip.gateway or b""
-    message.qos_id = eip.qos_policy_id or b""
+    message.qos_id = eip.qos_id or b""
 
 
 def decode_eip(message: pb.Port.Eip, where: str) -> Eip:
