@@ -6,30 +6,21 @@ link-local addresses are asked for by the containers' own stacks.
 
 from __future__ import annotations
 
-import os
-import secrets
-import select
-import socket
-import struct
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from alcor.dataplane.kernel import netns
 from alcor.lab.client import Client, Resource, await_true
+from alcor.lab.pings6 import ECHO_REPLY, ping6
 from alcor.lab.results import Proof
 from alcor.lab.topology import Machine
 from alcor.lab.traces import TIME_EXCEEDED, Word, hop
 from alcor.model.addresses import format_ip, link_local, parse_mac
 
 HOSTS = 4
-ECHO_REQUEST, ECHO_REPLY = 128, 129
-RESEND_S, TIMEOUT_S, SILENCE_S = 0.25, 5.0, 1.0
+SILENCE_S = 1.0
 INTERFACE = "eth0"
-_ICMP = struct.Struct("!BBHHH")
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,12 +108,12 @@ def _proofs(first: Sequence[Member], second: Sequence[Member], twins: Sequence[M
     ]
     found = []
     for name, expectation, asked in groups:
-        answered = [_ping(one, target, TIMEOUT_S) for one, target in asked]
+        answered = [_ping(one, target) for one, target in asked]
         measured = f"{sum(answered)}/{len(asked)} answered"
         found.append(Proof(name=name, expectation=expectation, measured=measured, passed=all(answered)))
     found.append(_traced(first[0], second[0]))
     # The same prefix in both networks: an address that only the first has.
-    crossed = _ping(twins[0], first[-1].ip, SILENCE_S)
+    crossed = ping6(twins[0].netns, first[-1].ip, SILENCE_S)
     found.append(
         Proof(
             name="IPv6 of another VPC does not answer",
@@ -145,40 +136,9 @@ def _traced(one: Member, other: Member) -> Proof:
     )
 
 
+def _ping(one: Member, target: str) -> bool:
+    return ping6(one.netns, target, interface=INTERFACE if target.startswith("fe80:") else "")
+
+
 def _both(one: Member, other: Member) -> list[tuple[Member, str]]:
     return [(one, other.ip), (other, one.ip)]
-
-
-def _ping(one: Member, target: str, timeout_s: float) -> bool:
-    """True when an ICMPv6 echo from the container is answered by the target itself."""
-    identifier = secrets.randbelow(1 << 16)
-    request = _ICMP.pack(ECHO_REQUEST, 0, 0, identifier, 1) + b"alcor"
-    with _socket(one) as (opened, scope):
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            with suppress(OSError):  # no answer to an earlier solicitation: told at the next send
-                opened.sendto(request, (target, 0, 0, scope if target.startswith("fe80:") else 0))
-            until = min(deadline, time.monotonic() + RESEND_S)
-            while select.select([opened], [], [], max(0.0, until - time.monotonic()))[0]:
-                message, (source, *_) = opened.recvfrom(2048)
-                kind, _code, _sum, answered, _sequence = _ICMP.unpack_from(message)
-                if (kind, answered, source.partition("%")[0]) == (ECHO_REPLY, identifier, target):
-                    return True
-    return False
-
-
-@contextmanager
-def _socket(one: Member) -> Iterator[tuple[socket.socket, int]]:
-    """A raw ICMPv6 socket inside the container, and its interface's index there."""
-
-    def open_there() -> tuple[socket.socket, int]:
-        opened = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
-        return opened, socket.if_nametoindex(INTERFACE)
-
-    fd = netns.open_path(one.netns)
-    try:
-        opened, scope = netns.call(fd, open_there)
-    finally:
-        os.close(fd)
-    with opened:
-        yield opened, scope

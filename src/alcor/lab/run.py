@@ -25,6 +25,7 @@ from alcor.lab import (
     measures,
     onehost,
     outside,
+    outside6,
     policing,
     proofs,
     quality,
@@ -252,6 +253,8 @@ class _Session:
         with self._stages.stage("floating IPs, from outside and to it"):
             abroad = outside.prove(lab.client, lab.topology, lab.hosts, lab.check)
             self._proofs += abroad.proofs
+        with self._stages.stage("IPv6, from outside and to it"):
+            self._proofs += outside6.prove(lab.client, lab.topology, lab.hosts, lab.check)
         with self._stages.stage("external addresses announced by BGP"):
             self._proofs += bgp.prove(lab)
         with self._stages.stage("agents killed under a ping"):

@@ -32,7 +32,7 @@ def echo(client: Path, server: Path, server_ip: str, size: int, seed: int = 1, *
     """Sends `size` bytes from one namespace to an echo server in another and compares what returns. `by`: the address
     that the client knows it by, when it is another."""
     (listener,) = visit([server], lambda _: _listen(server_ip))
-    (outgoing,) = visit([client], lambda _: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    (outgoing,) = visit([client], lambda _: _tcp(by or server_ip))
     with listener, outgoing:
         outgoing.settimeout(TIMEOUT_S)
         server_thread = threading.Thread(target=_serve, args=(listener,), name="echo", daemon=True)
@@ -42,7 +42,7 @@ def echo(client: Path, server: Path, server_ip: str, size: int, seed: int = 1, *
         sent, returned = hashlib.blake2b(), hashlib.blake2b()
         counted = [0]
         try:
-            address, port = listener.getsockname()
+            address, port, *_ = listener.getsockname()
             outgoing.connect((by or address, port))
             sender = threading.Thread(target=_send, args=(outgoing, block, size, sent), name="send", daemon=True)
             sender.start()
@@ -57,8 +57,12 @@ def echo(client: Path, server: Path, server_ip: str, size: int, seed: int = 1, *
     return Transfer(sent_bytes=size, returned_bytes=counted[0], equal=equal, seconds=seconds)
 
 
+def _tcp(address: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+
+
 def _listen(address: str) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = _tcp(address)
     listener.bind((address, 0))
     listener.listen(1)
     listener.settimeout(TIMEOUT_S)
