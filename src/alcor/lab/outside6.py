@@ -1,8 +1,8 @@
 """IPv6 to and from outside, untranslated, proved with real packets. Called by run.
 
 Two VPCs, each with a router whose gateway is on an external network that has an IPv6 subnet; their own subnets are
-parts of it. One more subnet is not: it stays inside. The world behind hosts' external devices has the rest of the prefix
-on its wire, and an address behind its router.
+parts of it. One more subnet is not: it stays inside. The world behind hosts' external devices has the rest of that
+prefix on its wire, and an address behind its router.
 """
 
 from __future__ import annotations
