@@ -38,7 +38,7 @@ def interface(vpc: int, cidr: str | object) -> InterfaceGoal:
 
 
 def router(number: int, *interfaces: InterfaceGoal, outer: Outside6Goal | None = OUTER, **fields: object) -> RouterGoal:
-    return RouterGoal(an_id(number), 1, interfaces, (), outer is not None, None, outer, **fields)  # type: ignore[arg-type]
+    return RouterGoal(an_id(number), 1, interfaces, (), outer is not None, None, outer, **fields)
 
 
 def vpc(number: int, *routers: RouterGoal) -> Vpc:

@@ -1,6 +1,8 @@
 """The driver contract, IPv6 outside: addresses of ports that are their own on external networks, held against every
 driver. 2001:db8:100::/40 is the external network's, a /64 of it each of two VPCs'."""
 
+from typing import Any
+
 import msgspec
 from tests.dataplane import packets
 from tests.dataplane.contract_hosts import MISS_S, WORLD_MAC, Host, World
@@ -53,7 +55,7 @@ def owned(vni: int) -> tuple[RouteKey, Route]:
     return RouteKey(OUTSIDE, parse_prefix(f"{SUBNETS[vni]}/64")), connected(vni, 1400, ROUTER)
 
 
-def ways(*vnis: int) -> dict[str, tuple[object, ...]]:
+def ways(*vnis: int) -> dict[str, tuple[Any, ...]]:
     """What a plan has for such VPCs, but for whose their subnets are outside."""
     inside = [(RouteKey(vni, parse_prefix(f"{SUBNETS[vni]}/64")), connected(vni, 1400)) for vni in vnis]
     out = [(RouteKey(vni, parse_prefix("::/0")), Route(RouteKind.OUTSIDE)) for vni in vnis]
@@ -113,7 +115,7 @@ def dropped(host: Host, one: LocalPort, reason: str) -> int:
 def test_routes_outside_are_observed_as_they_were_put(host: Host) -> None:
     """They come back equal, also for a driver that starts anew, and go without a trace."""
     lead_out(host, VNI, OTHER_VNI)
-    routes = {**dict(ways(VNI, OTHER_VNI)["put_routes"]), **dict(map(owned, (VNI, OTHER_VNI)))}  # type: ignore[call-overload]
+    routes = {**dict(ways(VNI, OTHER_VNI)["put_routes"]), **dict(map(owned, (VNI, OTHER_VNI)))}
     host.reopen()
     assert routes == host.driver.observe().routes
     put(host, remove_routes=tuple(routes))

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.loops.region import Region
@@ -67,7 +68,7 @@ async def test_a_networks_limits_are_programmed(region: Region) -> None:
         expected = [(EipLimit(fip.ip, rate, rate),) if rate else () for fip, rate in both]
         await region.until(lambda: limits() == expected)
 
-    async def policy(kbps: int) -> tuple[object, ...]:
+    async def policy(kbps: int) -> tuple[Any, ...]:
         (made,) = await region.do(CreateQosPolicies(specs=(QosPolicySpec(name="p"),)))
         rules = [
             await region.do(

@@ -114,7 +114,7 @@ def test_to_the_outside(cloud: Cloud) -> None:
     that, and if the router shares it; else nothing stands for it."""
     (router,) = [one for one in cloud.world.indexes.routers.values() if cloud.vpc.id in one.networks]
     gateway = router.gateway
-    assert gateway is not None
+    assert gateway is not None and gateway.ip is not None
     assert (Outcome.DROPPED, "no_block") == words(cloud.ask(cloud.sender, WORLD))
     carriers = (Carrier("a", cloud.world.indexes.nodes[cloud.world.indexes.node_named["a"]].underlay_ip, 1, True),)
     cloud.world.do(ShareAddress(id=router.id, gateway_port_id=gateway.port_id, carriers=carriers))

@@ -58,7 +58,7 @@ async def make_router(region: Region) -> tuple[Router, Network, Ip]:
     await region.do(CreateSubnets(specs=(pool,)))
     network, subnet = await region.add_vpc()
     router = await connect(region, outer, subnet)
-    assert router.gateway is not None
+    assert router.gateway is not None and router.gateway.ip is not None
     return router, network, router.gateway.ip
 
 

@@ -131,7 +131,9 @@ def test_a_networks_policy_is_its_floating_ips(cloud: Cloud) -> None:
     spec = PortForwardingSpec(port_id=second.id, protocol=6, external_port=80, internal_port=80)
     cloud.world.do(CreatePortForwardings(floating_ip_id=forwarded.id, specs=(spec,)))
     before = [cloud.world.stored(one) for one in (cloud.port, second)]
-    assert [cloud.outer.id] * 2 == [one.qos_id for port in before for one in (*port.eips, *port.forwardings)]
+    assert [cloud.outer.id] * 2 == [
+        one.qos_id for port in before for some in (port.eips, port.forwardings) for one in some
+    ]
     rows = cloud.now(fip), cloud.now(forwarded)
     for wanted in (policy.id, other.id, None):
         cloud.world.do(UpdateNetwork(id=cloud.outer.id, qos_policy_id=wanted))

@@ -144,7 +144,7 @@ def test_floating_ips_take_no_ipv6_address(cloud: Cloud) -> None:
     (port,) = cloud.world.store.get_ports([fip.external_port_id])
     assert [fip.ip] == [fixed.ip for fixed in port.fixed_ips]
     for fields in ({"subnet_id": cloud.pool6.id}, {"ip": parse_ip("2001:db8:100::9")}):
-        spec = FloatingIpSpec(network_id=cloud.outer.id, **fields)  # type: ignore[arg-type]
+        spec = FloatingIpSpec(network_id=cloud.outer.id, **fields)
         cloud.refused(BadRequest, "is IPv6", CreateFloatingIps(specs=(spec,)))
 
 

@@ -78,7 +78,9 @@ def test_floating_ips_of_before_name_their_network(tmp_path: Path) -> None:
         ]
         assert expected == sorted(store.list_ports(Query()), key=lambda one: one.id)
         assert [QosBinding(network_id=inner.id, policy_id=outer.id, revision=2)] == store.qos_bindings()
-        (record,) = store.changes_since(1, 10) or ()
+        found = store.changes_since(1, 10)
+        assert found is not None
+        (record,) = found
         assert tuple(one.id for one in ports[:3]) == record.ports
         assert (((inner.id, 3),), ((inner.id, outer.id),)) == (record.port_networks, record.qos_bindings)
         store.close()
