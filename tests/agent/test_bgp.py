@@ -13,12 +13,23 @@ from tests.goalstate.test_delta import whole
 from alcor.agent.bgp import Bgp, BgpStatus
 from alcor.agent.intake import Received
 from alcor.agent.reconcile import Reconciler
-from alcor.dataplane.base import LocalPort, Plan, SharedAddress
+from alcor.dataplane.base import (
+    NO_ADDRESS,
+    Address,
+    Hop,
+    LocalPort,
+    Plan,
+    Route,
+    RouteKey,
+    RouteKind,
+    SharedAddress,
+)
+from alcor.dataplane.roads import OUTSIDE
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.kit.clock import FakeClock
-from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip
+from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix
 from alcor.model.ids import Id, make_id
-from alcor.model.nouns import Eip, Forwarding, PortKind
+from alcor.model.nouns import Claim, Eip, Forwarding, PortKind
 from alcor.sim.tables import DictionaryDriver, Tables
 from alcor.wire.codec import BundleHead, encode_bundle, encode_part
 
@@ -50,12 +61,15 @@ class Table:
         self.written.append((tuple(put), tuple(remove)))
 
 
-def port(number: int, *eips: Ip, forwarded: tuple[Ip, ...] = ()) -> LocalPort:
+def port(
+    number: int, *eips: Ip, forwarded: tuple[Ip, ...] = (), own: tuple[Ip, ...] = (), claimed: tuple[Ip, ...] = ()
+) -> LocalPort:
+    mac = Mac(b"\x02\0\0\0" + number.to_bytes(2, "big"))
     return LocalPort(
         id=make_id(number, bytes(11)),
         vni=7,
-        mac=Mac(b"\x02\0\0\0" + number.to_bytes(2, "big")),
-        addresses=(),
+        mac=mac,
+        addresses=tuple(Address(ip, 64, None) for ip in own),
         mtu=1450,
         admin_state_up=True,
         routed=True,
@@ -64,7 +78,17 @@ def port(number: int, *eips: Ip, forwarded: tuple[Ip, ...] = ()) -> LocalPort:
         interface="",
         eips=tuple(Eip(ip, INSIDE, 24, None) for ip in sorted(eips)),
         forwardings=tuple(Forwarding(ip, 6, 80, INSIDE, 8080, 24, None) for ip in sorted(forwarded)),
+        claims=tuple(Claim(ip, mac) for ip in claimed),
     )
+
+
+def leads(prefix: str, vni: int = 7) -> tuple[RouteKey, Route]:
+    """A route of VNI OUTSIDE."""
+    return RouteKey(OUTSIDE, parse_prefix(prefix)), Route(RouteKind.CONNECTED, (Hop(vni, 1450, NO_ADDRESS),))
+
+
+WIRE = leads("2001:db8:100::/40", OUTSIDE)
+OWN = tuple(parse_ip(f"2001:db8:100:{number}::9") for number in (1, 2, 3))
 
 
 def shared(answerer: Ip | None) -> SharedAddress:
@@ -97,7 +121,14 @@ class Rig:
     def carried(self) -> set[Ip]:
         """Told from the data plane alone."""
         answers = {ip for ip, one in self.tables.shared.items() if one.answerer == HERE}
-        return answers | {ip for one in self.tables.ports.values() for ip in one.outer_ips()}
+        found = answers | {ip for one in self.tables.ports.values() for ip in one.outer_ips()}
+        for one in self.tables.ports.values():
+            for ip in (*(own.ip for own in one.addresses), *(claim.ip for claim in one.claims)):
+                outside = [key.prefix for key in self.tables.routes if key.vni == OUTSIDE and ip in key.prefix]
+                longest = max(outside, key=lambda prefix: prefix.length, default=None)
+                if longest and self.tables.routes[RouteKey(OUTSIDE, longest)].hops[0].vni == one.vni:
+                    found.add(ip)
+        return found
 
 
 @pytest.fixture
@@ -117,6 +148,34 @@ def test_addresses_come_and_go_with_their_ports(rig: Rig) -> None:
     assert {THREE} == rig.table.there
     rig.apply(remove_shared=(THREE,))
     assert set() == rig.table.there
+
+
+def test_own_addresses_are_outside_while_their_subnet_is_open(rig: Rig) -> None:
+    """Fixed ones and claimed ones, IPv6 only; whether the port comes first or the route. Not those of the wire's own
+    prefix, nor where the longest route leads to another VPC."""
+    own = port(1, ONE, own=(OWN[0], INSIDE), claimed=(OWN[1],))
+    rig.apply(put_ports=(own,), put_routes=(WIRE,))
+    assert {ONE} == rig.table.there
+    rig.apply(put_routes=(leads("2001:db8:100:1::/64"),))
+    assert {ONE, OWN[0]} == rig.table.there
+    rig.apply(put_routes=(leads("2001:db8:100:2::/64"), leads("2001:db8:100:3::/64", 8)), put_ports=(port(2, own=OWN),))
+    assert {ONE, OWN[0], OWN[1]} == rig.table.there
+    rig.apply(remove_ports=(own.id,))
+    assert {OWN[0], OWN[1]} == rig.table.there
+    rig.apply(put_routes=(leads("2001:db8:100:1::/80", 8),), remove_routes=(leads("2001:db8:100:2::/64")[0],))
+    assert set() == rig.table.there
+    rig.apply(remove_routes=(leads("2001:db8:100:1::/80")[0],))
+    assert {OWN[0]} == rig.table.there
+    rig.start()
+    assert {OWN[0]} == rig.table.there == rig.carried()
+
+
+def test_a_port_that_moves_on_the_host_keeps_its_own_address_announced(rig: Rig) -> None:
+    """A route that is put again as it is writes nothing."""
+    rig.apply(put_ports=(port(1, own=OWN[:1]),), put_routes=(WIRE, leads("2001:db8:100:1::/64")))
+    rig.apply(put_routes=(leads("2001:db8:100:1::/64"),))
+    rig.apply(remove_ports=(port(1).id,), put_ports=(port(2, own=OWN[:1]),))
+    assert [((OWN[0],), ())] == rig.table.written
 
 
 def test_what_moves_on_the_host_is_not_withdrawn(rig: Rig) -> None:
@@ -208,13 +267,18 @@ def test_changes_come_to_what_all_of_it_comes_to(seed: int) -> None:
         for number in dice.sample(range(6), dice.randrange(4)):
             taken = [free.pop() for _ in range(min(len(free), dice.randrange(3)))]
             split = dice.randrange(len(taken) + 1)
-            puts.append(port(number, *taken[:split], forwarded=tuple(taken[split:])))
+            own = [ip for ip in OWN if dice.random() < 0.3]
+            puts.append(port(number, *taken[:split], forwarded=tuple(taken[split:]), own=tuple(own)))
         removed = [one for one in ids if one not in {put.id for put in puts} and dice.random() < 0.2]
         rig.tables.refused_ports = {one: "no" for one in ids if dice.random() < 0.1}
         rig.tables.tables_error = "full" if dice.random() < 0.1 else ""
         rig.table.broken = "no" if dice.random() < 0.1 else ""
         answerers = [(ip, shared(dice.choice((HERE, THERE, None)))) for ip in ips if dice.random() < 0.2]
+        routes = [leads(f"2001:db8:100:{number}::/64", dice.choice((OUTSIDE, 7, 8))) for number in (1, 2, 3)]
+        some = [route for route in routes if dice.random() < 0.2]
         rig.apply(
+            put_routes=tuple(some),
+            remove_routes=tuple(key for key, _ in routes if key not in dict(some) and dice.random() < 0.1),
             put_ports=tuple(puts),
             remove_ports=tuple(removed),
             put_shared=tuple(answerers),

@@ -68,6 +68,24 @@ def test_what_is_put_is_found_and_what_is_removed_is_gone(kernel: Kernel) -> Non
     assert [] == kernel.ip("route", "show", "table", "main")
 
 
+def test_ipv6_goes_by_the_same_number(kernel: Kernel) -> None:
+    """A table of each family; a route of either comes and goes by itself, and others' are left alone."""
+    six = parse_ip("2001:db8:100:1::9")
+    kernel.table.change([ONE, six], [])
+    kernel.reopen()
+    assert {ONE, six} == kernel.table.read()
+    (shown,) = kernel.ip("-6", "route", "show", "table", str(NUMBER))
+    assert shown.startswith("blackhole 2001:db8:100:1::9 dev lo proto 137")
+    kernel.ip("-6", "route", "add", "blackhole", "2001:db8:100:1::a", "table", str(NUMBER), "proto", "static")
+    with pytest.raises(OSError, match="has a route to 2001:db8:100:1::a that is not Alcor's"):
+        kernel.table.change([parse_ip("2001:db8:100:1::a")], [])
+    kernel.table.change([], [parse_ip("2001:db8:100:1::a")])
+    for _ in range(2):
+        kernel.table.change([], [six])
+        assert {ONE} == kernel.table.read()
+    assert 1 == len(kernel.ip("-6", "route", "show", "table", str(NUMBER)))
+
+
 def test_many_go_at_once(kernel: Kernel) -> None:
     """A thousand addresses are put and removed by two calls."""
     many = [ip_from_int((198 << 24) + (18 << 16) + number, 4) for number in range(1000)]

@@ -1,9 +1,10 @@
 """Which external addresses this host answers for, told to a BGP speaker on it. Called by reconcile (what the data plane
 carries) and core (which lets it write), on the worker's thread; wired by roles where it is asked for.
 
-What is announced is what is carried: EIPs and forwarded addresses of this host's ports, and the shared addresses that
-it is the answerer of. It is written into a table that the speaker reads (dataplane.kernel.speaker), after the data
-plane and its answers: the session with the routers is the speaker's, and nothing here waits for it.
+What is announced is what is carried: EIPs and forwarded addresses of this host's ports, their own addresses in open
+subnets (IPv6), and the shared addresses that it is the answerer of. It is written into a table that the speaker reads
+(dataplane.kernel.speaker), after the data plane and its answers: the session with the routers is the speaker's, and
+nothing here waits for it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from alcor.dataplane.base import Applied, LocalPort, Observed, Plan
+from alcor.dataplane.base import Applied, LocalPort, Observed, Plan, Route, RouteKey
+from alcor.dataplane.roads import OUTSIDE
 from alcor.kit.backoff import Backoff
-from alcor.model.addresses import Ip
+from alcor.model.addresses import Ip, Prefix, ip_to_int, ip_version
 from alcor.model.ids import Id
 
 _log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ RETRY = Backoff(first_s=0.5, cap_s=30.0)
 
 
 class SpeakerTable(Protocol):
-    """Where a BGP speaker finds addresses to announce, each by itself (/32)."""
+    """Where a BGP speaker finds addresses to announce, each by itself (/32, /128)."""
 
     number: int
     """What it is called on the host."""
@@ -67,6 +69,9 @@ class Bgp:
         self._host_ip = host_ip
         self._clock = clock
         self._roll = roll
+        self._here: dict[Id, LocalPort] = {}
+        """Ports that are or may be announced: with addresses outside, or of IPv6."""
+        self._open = OpenPrefixes()
         self._outer: dict[Id, frozenset[Ip]] = {}
         """Of ports that have any."""
         self._ports: Counter[Ip] = Counter()
@@ -84,7 +89,9 @@ class Bgp:
 
     def observed(self, observed: Observed) -> None:
         """The data plane carries this, and nothing else."""
-        self._outer = {port.id: outer for port in observed.ports.values() if (outer := _outer(port))}
+        self._open = OpenPrefixes(observed.routes)
+        self._here = {port.id: port for port in observed.ports.values() if _may_be_outside(port)}
+        self._outer = {port.id: outer for port in self._here.values() if (outer := self._outer_of(port))}
         self._ports = Counter(ip for some in self._outer.values() for ip in some)
         self._answers = set(observed.answers)
         self._whole = True
@@ -94,9 +101,16 @@ class Bgp:
         puts = {port.id: port for port in plan.put_ports}
         for result in applied.ports:
             port = puts.get(result.id)
-            outer = _outer(port) if port is not None else frozenset[Ip]()
-            if not (result.error or (applied.error and port is not None)) and (outer or result.id in self._outer):
-                self._put(result.id, outer)
+            if result.error or (applied.error and port is not None):
+                continue
+            if port is not None and _may_be_outside(port):
+                self._here[port.id] = port
+                self._put(port.id, self._outer_of(port))
+            elif self._here.pop(result.id, None) is not None:
+                self._put(result.id, frozenset())
+        if not applied.error and self._open.change(plan.put_routes, plan.remove_routes):
+            for port in self._here.values():
+                self._put(port.id, self._outer_of(port))
         if not applied.error:
             mine = {ip for ip, one in plan.put_shared if one.answerer == self._host_ip}
             named = {*(ip for ip, _ in plan.put_shared), *plan.remove_shared}
@@ -163,6 +177,53 @@ class Bgp:
         """For local tooling."""
         return BgpStatus(table=self._table.number, routes=len(self._there), error=self._error)
 
+    def _outer_of(self, port: LocalPort) -> frozenset[Ip]:
+        own = (ip for ip in _own(port) if self._open.leads(ip, port.vni)) if self._open else ()
+        return frozenset((*port.outer_ips(), *own))
 
-def _outer(port: LocalPort) -> frozenset[Ip]:
-    return frozenset(port.outer_ips())
+
+class OpenPrefixes:
+    """Where the addresses of open subnets are: what of the routes of VNI OUTSIDE leads to VPCs."""
+
+    def __init__(self, routes: Mapping[RouteKey, Route] | None = None) -> None:
+        self._vnis: dict[int, dict[int, int]] = {}
+        """Prefix length -> the prefix's bits -> VNI."""
+        self.change((routes or {}).items(), ())
+
+    def __bool__(self) -> bool:
+        return bool(self._vnis)
+
+    def change(self, put: Iterable[tuple[RouteKey, Route]], remove: Iterable[RouteKey]) -> bool:
+        """Takes in routes; says whether anything is different."""
+        now: dict[Prefix, int | None] = {key.prefix: None for key in remove if key.vni == OUTSIDE}
+        now |= {key.prefix: route.hops[0].vni for key, route in put if key.vni == OUTSIDE and route.hops}
+        different = False
+        for prefix, vni in now.items():
+            known = self._vnis.setdefault(prefix.length, {})
+            bits = prefix.first >> (128 - prefix.length)
+            different = different or known.get(bits) != vni
+            if vni is None:
+                known.pop(bits, None)
+            else:
+                known[bits] = vni
+            if not known:
+                del self._vnis[prefix.length]
+        return different
+
+    def leads(self, ip: Ip, vni: int) -> bool:
+        """The longest route to the address leads to that VPC."""
+        for length in sorted(self._vnis, reverse=True):
+            found = self._vnis[length].get(ip_to_int(ip) >> (128 - length))
+            if found is not None:
+                return found == vni
+        return False
+
+
+def _own(port: LocalPort) -> list[Ip]:
+    """The port's IPv6 addresses, those that it claims, too."""
+    every = [*(one.ip for one in port.addresses), *(one.ip for one in port.claims)]
+    return [ip for ip in every if ip_version(ip) == 6]
+
+
+def _may_be_outside(port: LocalPort) -> bool:
+    return bool(port.eips or port.forwardings or _own(port))
