@@ -17,7 +17,8 @@ from alcor.services.rules import PORTED, protocol_number
 
 
 class ReachabilityQuestion(Input, kw_only=True):
-    """The first packet of a connection: from a port, or from an address outside to a floating IP's."""
+    """The first packet of a connection: from a port, or from an address outside to a floating IP's or to a port's own
+    IPv6 address there."""
 
     source_port_id: UuidText | UnsetType = UNSET
     source_ip: str | UnsetType = UNSET
@@ -80,16 +81,15 @@ def _question(body: ReachabilityQuestion, project_id: str) -> Question:
         raise FieldError("source_ip", "give source_port_id or source_ip, one of the two")
     source_ip = None if body.source_ip is UNSET else ip(body.source_ip, "source_ip")
     if source_ip is not None and body.destination_ip is UNSET:
-        raise FieldError("destination_ip", "from outside a packet comes to a floating IP: give its address")
+        raise FieldError("destination_ip", "from outside a packet comes to an address there: give it")
     if (body.destination_port_id is UNSET) == (body.destination_ip is UNSET):
         raise FieldError("destination_ip", "give destination_port_id or destination_ip, one of the two")
     protocol = protocol_number(str(body.protocol), 4)
     if protocol in PORTED and body.destination_port is None:
         raise FieldError("destination_port", f"protocol {body.protocol} has ports: say which")
     destination_ip = None if body.destination_ip is UNSET else ip(body.destination_ip, "destination_ip")
-    for given, name in ((source_ip, "source_ip"), (destination_ip, "destination_ip")):
-        if source_ip is not None and given is not None and ip_version(given) != 4:
-            raise FieldError(name, "outside is IPv4")
+    if source_ip is not None and destination_ip is not None and ip_version(source_ip) != ip_version(destination_ip):
+        raise FieldError("source_ip", "is not of the destination's family")
     return Question(
         source=None if body.source_port_id is UNSET else identifier(body.source_port_id, "source_port_id"),
         source_ip=source_ip,

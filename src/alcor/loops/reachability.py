@@ -26,7 +26,7 @@ from alcor.dataplane.fake.tables import HostConfig, Tables
 from alcor.dataplane.fake.walk import Verdict, VerdictKind
 from alcor.dataplane.roads import router_addresses
 from alcor.loops.scene import EXTERNAL, MANY, Balancer, Scene, read_balancer, vips
-from alcor.loops.surroundings import Place, Surroundings
+from alcor.loops.surroundings import Place, Surroundings, open_port
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, ip_version
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Eip, FixedIp, FloatingIp, Forwarding, Port, PortForwarding
@@ -88,9 +88,11 @@ class Reachability:
             assert question.destination_ip is not None
             target, ip = None, question.destination_ip
         eips = self._floating_ips(ip)
-        if source is None and not any(question.project_id in ("", one.project_id) for one in eips):
-            raise FloatingIPNotFound(f"Floating IP {format_ip(ip)} could not be found")
+        owner = self._owner(ip)
+        if source is None:
+            _check_seen(question, ip, [*eips, *((owner,) if owner is not None else ())])
         ports = [port for port in (source, target) if port is not None]
+        ports += [owner] if owner is not None and owner not in ports else []
         ports += self._behind(eips)
         balancer = read_balancer(self._store, source.network_id, ip) if source is not None else None
         balancer = balancer or self._balancer_behind(eips, ports)
@@ -102,6 +104,7 @@ class Reachability:
             target=target if balancer is None else None,
             ip=ip,
             eips=eips,
+            owner=owner,
             balancer=balancer,
             scene=self._scene(around, ports, [balancer] if balancer is not None else []),
             down=self._down(ports),
@@ -154,6 +157,13 @@ class Reachability:
     def _floating_ips(self, ip: Ip) -> list[FloatingIp]:
         return self._store.list_rows(FloatingIp, Query(filters={"ip": (ip,)}, limit=MANY))
 
+    def _owner(self, ip: Ip) -> Port | None:
+        """The port that has the address outside as its own. A load balancer's address is not outside by itself."""
+        port = open_port(self._store, ip) if ip_version(ip) == 6 else None
+        if port is not None and read_balancer(self._store, port.network_id, ip) is not None:
+            return None
+        return port
+
     def _behind(self, eips: Iterable[FloatingIp]) -> list[Port]:
         """The ports that external addresses stand for, as a whole or by their ports."""
         found = {port_id for one in eips for port_id in (one.port_id, one.anchor_id) if port_id is not None}
@@ -191,6 +201,15 @@ class Reachability:
         return (found[0] if found and found[0].device_owner != INTERFACE_OWNER else None), ip
 
 
+def _check_seen(question: Question, ip: Ip, found: Iterable[FloatingIp | Port]) -> None:
+    """Raises unless one of these, which have the address outside, is the asker's to see."""
+    if any(question.project_id in ("", one.project_id) for one in found):
+        return
+    if ip_version(ip) == 6:
+        raise PortNotFound(f"No port could be found that has {format_ip(ip)} outside.")
+    raise FloatingIPNotFound(f"Floating IP {format_ip(ip)} could not be found")
+
+
 def _is_wired(source: Port, around: Surroundings, ip: Ip) -> bool:
     """The address is in a subnet that the source has an address in."""
     own = {fixed.subnet_id for fixed in source.fixed_ips}
@@ -218,12 +237,15 @@ class _Case:
         target: Port | None,
         ip: Ip,
         eips: list[FloatingIp],
+        owner: Port | None,
         balancer: Balancer | None,
         scene: Scene,
         down: frozenset[str],
     ) -> None:
         self._question, self._source, self._target, self._ip = question, source, target, ip
         self._eips, self._balancer, self._scene, self._down = eips, balancer, scene, down
+        self._owner = owner
+        """Who has the address as its own outside."""
         self._steps: list[str] = []
         self._hushed = False
         """What follows is another project's business."""
@@ -272,7 +294,8 @@ class _Case:
         if self._source is None:
             assert self._question.source_ip is not None
             packet = _packet(self._question.source_ip, self._ip, self._question.protocol, self._question.port)
-            host, verdict = self._enter(frames.ethernet(EXTERNAL.mac, _WORLD_MAC, frames.TYPE_IPV4, packet))
+            ethertype = _ethertype(ip_version(self._ip))
+            host, verdict = self._enter(frames.ethernet(EXTERNAL.mac, _WORLD_MAC, ethertype, packet))
             return self._follow(host, verdict, outside=True)
         if not self._source.host:
             raise _Stop("not_bound", "the source is not bound to a host: set binding:host_id")
@@ -300,7 +323,7 @@ class _Case:
                 verdict = from_overlay(self._scene.host(host).tables, outer)
                 self._tell(host, verdict, self._receiver(host, verdict))
                 continue
-            if verdict.kind is VerdictKind.EXTERNAL and not self._eips:
+            if verdict.kind is VerdictKind.EXTERNAL and not self._eips and self._owner is None:
                 break
             frame = EXTERNAL.mac + ROUTER_MAC + verdict.frame[12:]
             host, verdict = self._enter(frame)
@@ -311,14 +334,15 @@ class _Case:
         """In at the external device of the host that answers for the destination. Raises _Stop."""
         owners = [port for port in self._scene.ports.values() if any(one.ip == self._ip for one in _outside(port))]
         # A load balancer's address has no host of its own: another port has its EIP, too.
-        owner = next((port for port in owners if port.host), owners[0] if owners else None)
+        owner = next((port for port in owners if port.host), owners[0] if owners else self._owner)
         address = format_ip(self._ip)
         if owner is not None and not owner.host and self._balancer is not None:
             raise _Stop("not_answered", f"no host that is up and has an external device answers for {address}")
         if owner is None:
             raise _Stop("not_associated", f"floating IP {address} stands for no port")
         if not owner.host:
-            raise _Stop("not_bound", f"the port of floating IP {address} is not bound to a host: set binding:host_id")
+            what = address if owner is self._owner else f"floating IP {address}"
+            raise _Stop("not_bound", f"the port of {what} is not bound to a host: set binding:host_id")
         self._up(owner.host)
         verdict = from_external(self._scene.host(owner.host).tables, EXTERNAL.ifindex, frame)
         receiver = self._receiver(owner.host, verdict)
@@ -392,8 +416,7 @@ class _Case:
         else:
             mac = ROUTER_MAC
         packet = _packet(fixed.ip, self._ip, self._question.protocol, self._question.port)
-        ethertype = frames.TYPE_IPV4 if subnet.ip_version == 4 else frames.TYPE_IPV6
-        return frames.ethernet(mac, source.mac, ethertype, packet)
+        return frames.ethernet(mac, source.mac, _ethertype(subnet.ip_version), packet)
 
     # ---- the rules ----
 
@@ -431,6 +454,10 @@ class _Case:
 
 def _outside(port: Port) -> tuple[Eip | Forwarding, ...]:
     return (*port.eips, *port.forwardings)
+
+
+def _ethertype(version: int) -> int:
+    return frames.TYPE_IPV4 if version == 4 else frames.TYPE_IPV6
 
 
 def _packet(source: Ip, destination: Ip, protocol: int, port: int) -> bytes:

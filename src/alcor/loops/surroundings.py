@@ -16,6 +16,7 @@ from alcor.goalstate.snapshot import identity_goal, peering_goal, router_goal, s
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
 from alcor.model.nouns import Network, Peering, Port, Router
+from alcor.services.routers import INTERFACE_OWNER
 from alcor.store.base import Query, Store
 
 
@@ -25,6 +26,17 @@ class Place(NamedTuple):
     network_id: Id
     ip: Ip
     behind: bool = False
+
+
+def open_port(store: Store, ip: Ip) -> Port | None:
+    """The port whose own address (IPv6) that is outside; None: nobody's."""
+    routers = [one for one in store.rows(Router) if one.admin_state_up]
+    networks = {one.network_id for router in routers for one in router.open_interfaces if ip in one.cidr}
+    if not networks:
+        return None
+    query = Query(filters={"network_id": tuple(sorted(networks)), "ip": (ip,)}, limit=1)
+    # What routers have is answered by hosts themselves, and goes nowhere.
+    return next((port for port in store.list_ports(query) if port.device_owner != INTERFACE_OWNER), None)
 
 
 class Surroundings:

@@ -35,7 +35,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     source: Id | None = None
     """A port."""
     source_ip: Ip | None = None
-    """An address outside (IPv4): then the destination is a floating IP's address."""
+    """An address outside: then the destination is a floating IP's address or, of IPv6, a port's own."""
     project_id: str = ""
     """Who asks; empty: may see everything."""
     destination_port: Id | None = None
