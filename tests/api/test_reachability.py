@@ -61,8 +61,8 @@ async def test_what_cannot_be_asked(client: httpx.AsyncClient, body: dict[str, A
     [
         ({"destination_ip": "10.0.0.3"}, "source_ip"),
         ({"source_ip": "192.0.2.1", "destination_port_id": "00000000-0000-0000-0000-000000000000"}, "destination_ip"),
-        ({"source_ip": "2001:db8::1", "destination_ip": "192.0.2.1"}, "IPv4"),
-        ({"source_ip": "192.0.2.1", "destination_ip": "2001:db8::1"}, "IPv4"),
+        ({"source_ip": "2001:db8::1", "destination_ip": "192.0.2.1"}, "family"),
+        ({"source_ip": "192.0.2.1", "destination_ip": "2001:db8::1"}, "family"),
     ],
 )
 async def test_what_cannot_be_asked_from_outside(client: httpx.AsyncClient, body: dict[str, Any], words: str) -> None:

@@ -88,7 +88,7 @@ class Reachability:
             assert question.destination_ip is not None
             target, ip = None, question.destination_ip
         eips = self._floating_ips(ip)
-        owner = open_port(self._store, ip) if ip_version(ip) == 6 else None
+        owner = self._owner(ip)
         if source is None:
             _check_seen(question, ip, [*eips, *((owner,) if owner is not None else ())])
         ports = [port for port in (source, target) if port is not None]
@@ -156,6 +156,13 @@ class Reachability:
 
     def _floating_ips(self, ip: Ip) -> list[FloatingIp]:
         return self._store.list_rows(FloatingIp, Query(filters={"ip": (ip,)}, limit=MANY))
+
+    def _owner(self, ip: Ip) -> Port | None:
+        """The port that has the address outside as its own. A load balancer's address is not outside by itself."""
+        port = open_port(self._store, ip) if ip_version(ip) == 6 else None
+        if port is not None and read_balancer(self._store, port.network_id, ip) is not None:
+            return None
+        return port
 
     def _behind(self, eips: Iterable[FloatingIp]) -> list[Port]:
         """The ports that external addresses stand for, as a whole or by their ports."""
