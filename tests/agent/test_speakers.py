@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.agent.test_bgp import HERE, ONE, THREE, TWO, port, shared
+from tests.agent.test_bgp import HERE, ONE, OWN, THREE, TWO, WIRE, leads, port, shared
 
 from alcor.agent.bgp import Bgp
 from alcor.dataplane.base import Plan
@@ -265,3 +265,65 @@ def test_a_thousand_addresses_are_announced_and_one_more(bed: Bed) -> None:
     bed.await_router(*many)
     bed.apply(Plan(put_ports=(port(301, ONE), port(1))))
     bed.await_router(*many[1:], ONE)
+
+
+HOST6, ROUTER6, LENGTH6 = "2001:db8:ff::2", "2001:db8:ff::1", 64
+BIRD6_HOST = f"""\
+router id {HOST};
+log stderr all;
+ipv6 table announced6;
+protocol device {{ }}
+protocol kernel {{
+  kernel table {TABLE};
+  learn;
+  ipv6 {{ table announced6; import all; export none; }};
+}}
+protocol bgp uplink6 {{
+  local {HOST6} as {speakers.HOSTS_AS};
+  neighbor {ROUTER6} as {speakers.ROUTER_AS};
+  connect delay time 1; connect retry time 1; error wait time 1, 2; hold time 9;
+  ipv6 {{ table announced6; import none; export all; next hop self; }};
+}}
+"""
+BIRD6_ROUTER = f"""\
+router id {ROUTER};
+log stderr all;
+protocol device {{ }}
+protocol kernel {{ ipv6 {{ import none; export all; }}; }}
+protocol bgp host6 {{
+  local {ROUTER6} as {speakers.ROUTER_AS};
+  neighbor {HOST6} as {speakers.HOSTS_AS};
+  connect delay time 1; connect retry time 1; error wait time 1, 2; hold time 9;
+  ipv6 {{ import where net.len = 128; export none; }};
+}}
+"""
+
+
+def test_ipv6_addresses_are_announced_over_ipv6() -> None:
+    """By BIRD, from the same table's IPv6 half, beside the IPv4 one: docs/rooms/bgp.md's configuration."""
+    own, lead = OWN[0], leads("2001:db8:100:1::/64")
+    with laid("bird") as bed:
+        bed.host.kill()
+        bed.router.kill()
+        for machine, address in ((bed.host, HOST6), (bed.router, ROUTER6)):
+            device = "ext0" if machine is bed.host else "w0"
+            machine.ip("-6", "address", "add", f"{address}/{LENGTH6}", "dev", device, "nodad")
+        bed.router.bird(BIRD6_ROUTER)
+        bed.host.bird(BIRD6_HOST)
+        bed.apply(Plan(put_ports=(port(1, ONE, own=(own,)),), put_routes=(WIRE, lead)))
+
+        def await_router(*ips: Ip) -> None:
+            wanted = {format_ip(ip): HOST6 for ip in ips}
+            deadline = time.monotonic() + WAIT_S
+            while True:
+                routes = json.loads(bed.router.ip("-6", "-j", "route", "show", "table", "main"))
+                found = {one["dst"]: one.get("gateway", "") for one in routes if one["protocol"] == "bird"}
+                if found == wanted:
+                    return
+                assert time.monotonic() < deadline, f"{found}\n{bed.host.said()}\n{bed.router.said()}"
+                time.sleep(0.02)
+
+        await_router(own)
+        bed.apply(Plan(remove_routes=(lead[0],)))
+        await_router()
+        assert {ONE} == bed.table.read()

@@ -42,8 +42,15 @@ class Cloud6(Cloud):
         self.theirs = self.behind(self.theirs_router, "2001:db8:100:2::/64", "q")
         self.their_group = self.make_group("q")
         for group in (self.group, self.their_group):
-            named = {"group_id": group.id, "project_id": group.project_id, "direction": Direction.INGRESS}
-            rule = SecurityGroupRuleSpec(**named, version=6, protocol=6, port_min=80, port_max=80)
+            rule = SecurityGroupRuleSpec(
+                group_id=group.id,
+                project_id=group.project_id,
+                direction=Direction.INGRESS,
+                version=6,
+                protocol=6,
+                port_min=80,
+                port_max=80,
+            )
             world.do(CreateSecurityGroupRules(specs=(rule,)))
 
     def behind(self, router: Any, cidr: str, project_id: str) -> Network:

@@ -156,7 +156,8 @@ def _gateway(world: World) -> GatewaySpec:
 async def _connect(world: World) -> None:
     router = _one(world, world.store.rows(Router))
     if router is not None:
-        await world.do(AddRouterInterface(id=router.id, subnet_id=world.dice.choice(world.subnets).id))
+        subnet = world.dice.choice([*world.subnets, *world.inside_outer])
+        await world.do(AddRouterInterface(id=router.id, subnet_id=subnet.id))
 
 
 async def _disconnect(world: World) -> None:
@@ -172,15 +173,15 @@ async def _change_router(world: World) -> None:
     router, dice = _one(world, world.store.rows(Router)), world.dice
     if router is None:
         return
-    act = dice.random()
+    act, four = dice.random(), [one for one in router.interfaces if one.cidr.version == 4]
     if act < 0.3:
         await world.do(UpdateRouter(id=router.id, gateway=_gateway(world) if dice.random() < 0.8 else None))
     elif act < 0.5:
         await world.do(UpdateRouter(id=router.id, admin_state_up=dice.random() < 0.5))
     elif router.routes and dice.random() < 0.5:
         await world.do(ChangeExtraRoutes(id=router.id, remove=(dice.choice(router.routes),)))
-    elif router.interfaces:
-        hop = ip_from_int(ip_to_int(dice.choice(router.interfaces).cidr.base) + 2 + dice.randrange(8), 4)
+    elif four:
+        hop = ip_from_int(ip_to_int(dice.choice(four).cidr.base) + 2 + dice.randrange(8), 4)
         route = ExtraRoute(AWAY, hop if dice.random() < 0.8 else None)
         await world.do(ChangeExtraRoutes(id=router.id, add=(route,)))
 

@@ -16,7 +16,7 @@ from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.loops.views import Views
-from alcor.model.addresses import Ip
+from alcor.model.addresses import Ip, Prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import FloatingIp, Network, Port, PortStatus, Router
 from alcor.sim.host import SimHost
@@ -77,6 +77,7 @@ def differences(world: World) -> list[str]:
         wrong += _ports(rows, host)
         wrong += _endpoints(rows, host)
         wrong += _shared(rows, host)
+        wrong += _open(rows, host)
     wrong += _blocks(rows, world)
     wrong += _answering(rows, world)
     wrong += _claims(rows, world)
@@ -132,6 +133,22 @@ def _shared(rows: Rows, host: SimHost) -> Iterator[str]:
             wanted[gateway.ip] = blocks, rows.underlay.get(gateway.answerer)
     if {ip: (one.blocks, one.answerer) for ip, one in host.tables.shared.items()} != wanted:
         yield f"{host.name} shares {host.tables.shared}, which is to be {wanted}"
+
+
+def _open(rows: Rows, host: SimHost) -> Iterator[str]:
+    """Outside are the IPv6 subnets of the host's VPCs that a router leads there, and the external wire."""
+    own = {port.network_id for port in rows.carried(host.name).values()}
+    wanted: dict[Prefix, int] = {}
+    for router in rows.routers:
+        outer = router.gateway.outside6 if router.gateway is not None else None
+        for one in router.interfaces if outer is not None else ():
+            if outer is not None and one.network_id in own:
+                wanted[outer.cidr] = 0
+                if outer.cidr.covers(one.cidr):
+                    wanted[one.cidr] = rows.networks[one.network_id].vni
+    there = {key.prefix: route.hops[0].vni for key, route in host.tables.routes.items() if not key.vni}
+    if there != wanted:
+        yield f"{host.name} leads {sorted(there.items())} outside, which is to be {sorted(wanted.items())}"
 
 
 def _blocks(rows: Rows, world: World) -> Iterator[str]:

@@ -52,6 +52,8 @@ COMMIT_S = (0.0005, 0.01)
 VPCS = 3
 COMMON = parse_prefix("10.0.0.0/26")
 """Every VPC has it."""
+OUTER6, COMMON6 = parse_prefix("2001:db8:100::/40"), parse_prefix("2001:db8:100:99::/64")
+"""Of the external network; every VPC has the second, inside of it, of which one at a time can be open."""
 PROBE_S = 0.25
 DEMAND = DemandPolicy(above=5, below=4)
 """So few ports make a VPC too large to be preloaded: VPCs cross it both ways all the time."""
@@ -198,6 +200,8 @@ class World:
         self.vpcs: list[Id] = []
         self.subnets: list[Subnet] = []
         """Of every VPC one with the same addresses, and one with its own."""
+        self.inside_outer: list[Subnet] = []
+        """Likewise, of IPv6: inside the external network's."""
         self.masters: dict[tuple[Id, Ip], Id] = {}
         """(network, address that is not a port's own) -> the port whose workload has it."""
         self.gateways: dict[Ip, set[Id]] = {}
@@ -230,12 +234,14 @@ class World:
         external, *networks = await self.do(CreateNetworks(specs=(outside, *vpcs)))
         self.outside = external.id
         pool = SubnetSpec(network_id=external.id, cidr=parse_prefix("203.0.113.0/24"), enable_dhcp=False)
-        specs = [pool]
+        specs = [pool, SubnetSpec(network_id=external.id, cidr=OUTER6, gateway=parse_ip("fe80::1"))]
         for number, network in enumerate(networks):
             self.vpcs.append(network.id)
-            own = parse_prefix(f"10.1.{number}.0/26")
-            specs += [SubnetSpec(network_id=network.id, cidr=cidr) for cidr in (COMMON, own)]
-        _, *self.subnets = await self.do(CreateSubnets(specs=tuple(specs)))
+            own, own6 = parse_prefix(f"10.1.{number}.0/26"), parse_prefix(f"2001:db8:100:{number + 1}::/64")
+            specs += [SubnetSpec(network_id=network.id, cidr=cidr) for cidr in (COMMON, own, COMMON6, own6)]
+        _, _, *made = await self.do(CreateSubnets(specs=tuple(specs)))
+        self.subnets = [subnet for subnet in made if subnet.ip_version == 4]
+        self.inside_outer = [subnet for subnet in made if subnet.ip_version == 6]
 
     async def start_controller(self) -> None:
         """A new life of the control plane."""
