@@ -19,6 +19,8 @@ EVERYWHERE = parse_prefix("::/0")
 NETWORKS = ("2001:db8::/32", "2001:db8::/32", "2001:db8::/64", "::/0")
 SUBNETS = ("2001:db8::/112", "2001:db8::1:0/112", "2001:db8::8/125", "2001:db8::5/128")
 GATEWAYS = ("fe80::1", "fe80::1", "2001:db8::ffff:1", "::")
+ROUTERS = ("2001:db8::fe", "2001:db8::1:fe")
+"""VPCs' own gateways."""
 OTHERS = ("2001:db9::1", "2001:db8:1::7", "2001:db8::99", "fd00::7", "fe80::7", "ff0e::1", "2001:db8::ffff:1")
 
 
@@ -57,7 +59,12 @@ def random_talk(rng: random.Random, tables: Tables) -> talks.Talk | None:
     routed = [key for key in home if tables.ports[tables.local[key].ifindex].flags & PortFlag.ROUTES]
     key = rng.choice((rng.choice(own), *(rng.choice(some) for some in (home, routed, routed, routed) if some)))
     remote = rng.choice(
-        (*map(parse_ip, OTHERS), *map(parse_ip, OTHERS[:2]), *(one.ip for one in rng.sample(home, min(6, len(home)))))
+        (
+            *map(parse_ip, OTHERS),
+            *map(parse_ip, OTHERS[:2]),
+            parse_ip(ROUTERS[1]),
+            *(one.ip for one in rng.sample(home, min(6, len(home)))),
+        )
     )
     protocol = rng.choice((packets.TCP, packets.TCP, packets.UDP, packets.ICMPV6, packets.ICMPV6, 47, 132))
     ports = rng.choice((4000, *talks.PORTS)), rng.choice(talks.PORTS)
@@ -78,7 +85,7 @@ def random_word(rng: random.Random, tables: Tables, talk: talks.Talk) -> tuple[i
 def random_frame(rng: random.Random, tables: Tables) -> bytes:
     """An IPv6 frame that the external device receives: a question, or a packet of any kind for any address."""
     home, own = [key.ip for key in _at_home(tables)], [key.ip for key in _own(tables)]
-    strangers = [parse_ip(text) for text in (OTHERS[0], "2001:db8::fe", "2001:db8::99")]
+    strangers = [parse_ip(text) for text in (OTHERS[0], "2001:db8::99", *ROUTERS, *ROUTERS)]
     target = rng.choice((*home, *home, *home, *own, *strangers))
     source = parse_ip(rng.choice((*OTHERS[:4], *OTHERS[:4], "fe80::e1", "ff02::1", "::")))
     if rng.random() < 0.5:

@@ -307,7 +307,7 @@ class EbpfDriver:
         self._outside.announce(sharing.put(program, self._config.underlay_ip, plan.put_shared))
         coming = self._outside.coming(plan.put_routes)
         routing.put(program, plan)
-        self._outside.begin(coming, [one.port for one in known.carried.values()])
+        self._outside.begin(coming, (one.port for one in known.carried.values()))
 
     def _end(self, plan: Plan) -> None:
         routing.remove(self._program, plan)

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 from alcor.dataplane.base import DataPlaneError, EndpointKey, LocalPort, Route, RouteKey, RouteKind
-from alcor.dataplane.ebpf import attaching, routes, routing, tables
+from alcor.dataplane.ebpf import attaching, routes, tables
 from alcor.dataplane.ebpf.eips import UNLIMITED, eip_rows, forwarding_rows
 from alcor.dataplane.ebpf.hands import Job
 from alcor.dataplane.ebpf.program import Program
@@ -57,7 +57,8 @@ class Outside:
             self._socket.bind((device, 0))
         self._mac = mac
         program.external.put(tables.CONFIG_KEY, tables.pack_external(self.ifindex, mac))
-        if any(_is_tenants(key, one) for key, one in routing.observe_routes(program).items()):
+        keys = ((routes.unpack_route_key(key), value) for key, value in program.routes.items() if _is_outside6(key))
+        if any(_is_tenants(key, routes.unpack_route(value)) for key, value in keys):
             self._hear_groups()
 
     def close(self) -> None:
@@ -151,6 +152,11 @@ class Outside:
         found = self._program.routes.get(routes.pack_route_key(RouteKey(OUTSIDE, Prefix(ip, 128, 6))))
         route = routes.unpack_route(found) if found is not None else None
         return route.hops[0].vni if route is not None and route.kind is RouteKind.CONNECTED else OUTSIDE
+
+
+def _is_outside6(key: bytes) -> bool:
+    """A key of `routes` is of the VNI OUTSIDE, IPv6. One look, for there may be very many."""
+    return bool(routes.ROUTE_KEY.unpack(key)[1] == OUTSIDE | routes.ROUTE_IPV6)
 
 
 def _is_tenants(key: RouteKey, route: Route) -> bool:
