@@ -22,9 +22,6 @@ from alcor.services.errors import PortNotFound
 from alcor.services.reachability import Outcome
 
 WORLD6 = "2001:4860::8888"
-NEEDS_DATA_PLANE = pytest.mark.xfail(
-    reason="the model of the data plane does not know IPv6 outside yet: remove this mark with that", strict=True
-)
 
 
 class Cloud6(Cloud):
@@ -99,19 +96,16 @@ def test_a_port_that_is_on_no_host_says_so(cloud: Cloud6) -> None:
     assert answer.decided_by == f"the port of {ip(loose)} is not bound to a host: set binding:host_id"
 
 
-@NEEDS_DATA_PLANE
 def test_from_a_subnet_that_is_not_open_nothing_leaves(cloud: Cloud6) -> None:
     """Its addresses are nobody's outside."""
     assert (Outcome.DROPPED, "no_translation") == words(cloud.ask(cloud.port("a", cloud.private), WORLD6))
 
 
-@NEEDS_DATA_PLANE
 def test_from_an_open_subnet_it_leaves(cloud: Cloud6) -> None:
     """As it is."""
     assert (Outcome.LEFT, "") == words(cloud.ask(cloud.port("a", cloud.mine), WORLD6))
 
 
-@NEEDS_DATA_PLANE
 def test_from_the_outside_it_arrives(cloud: Cloud6) -> None:
     """Where the receiver's rules decide."""
     port = cloud.port("b", cloud.mine)
@@ -121,7 +115,6 @@ def test_from_the_outside_it_arrives(cloud: Cloud6) -> None:
     assert (Outcome.DROPPED, "policy_ingress") == words(cloud.ask(WORLD6, ip(port), port=81))
 
 
-@NEEDS_DATA_PLANE
 @pytest.mark.parametrize("host", ["a", "b"])
 def test_from_one_open_subnet_to_another(cloud: Cloud6, host: str) -> None:
     """Of two VPCs that nothing connects: by the outside, on one host, too."""

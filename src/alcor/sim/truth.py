@@ -16,7 +16,7 @@ from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.loops.views import Views
-from alcor.model.addresses import Ip, Prefix
+from alcor.model.addresses import Ip, Prefix, with_link_local
 from alcor.model.ids import Id
 from alcor.model.nouns import FloatingIp, Network, Port, PortStatus, Router
 from alcor.sim.host import SimHost
@@ -51,7 +51,8 @@ class Rows:
         for port in self.ports.values():
             if port.host:
                 vni, end = self.networks[port.network_id].vni, self.underlay[port.host]
-                places = [(fixed.ip, port.mac) for fixed in port.fixed_ips]
+                own = with_link_local(tuple([fixed.ip for fixed in port.fixed_ips]), port.mac)
+                places = [(ip, port.mac) for ip in own]
                 for ip, mac in (*places, *((claim.ip, claim.mac) for claim in port.claims)):
                     self.endpoints[EndpointKey(vni, ip)] = Endpoint(mac, end, port.identity), port.host
 
