@@ -46,7 +46,7 @@ async def test_a_small_lab_with_real_packets(run_dir: Path, tmp_path: Path, need
     )
     assert result.problems == ()
     assert [proof for proof in result.proofs if not proof.passed] == []
-    assert len(result.proofs) == 88
+    assert len(result.proofs) == 95
     assert result.passed
     assert isinstance(shown.file, io.StringIO)
     assert shown.file.getvalue().splitlines()[-1] == "12/12 ports ACTIVE, all proofs passed"
