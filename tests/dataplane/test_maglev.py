@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alcor.dataplane.base import Backend
-from alcor.dataplane.maglev import TABLE_SIZE, maglev_table, place_of
+from alcor.dataplane.base import Backend, Service, ServiceKey
+from alcor.dataplane.maglev import TABLE_SIZE, maglev_table, place_of, places, usable
 from alcor.model.addresses import parse_ip
 
 
@@ -47,6 +48,45 @@ def test_weights_share_the_places() -> None:
         assert abs(places[index] - TABLE_SIZE * weight / 26) < TABLE_SIZE / 100
     many = tuple(Backend(ip, port, 256 if port else 1) for port in range(1024))
     assert 1 <= Counter(maglev_table(many))[0]
+
+
+def named(some: tuple[Backend, ...], *failed: int) -> tuple[str, ...]:
+    """Who gets the connections of each place when these have failed."""
+    changed = [msgspec.structs.replace(one, failed=at in failed) for at, one in enumerate(some)]
+    service = Service(ServiceKey(1, parse_ip("10.0.0.1"), 6, 80), tuple(changed))
+    chosen = usable(service)
+    return tuple(f"{chosen[at].ip.hex()}:{chosen[at].port}" for at in places(service))
+
+
+@given(st.integers(2, 1024), st.data())
+@settings(max_examples=15, deadline=None)
+def test_who_fails_moves_nobody_else(count: int, data: st.DataObject) -> None:
+    """Its places go to the others, which keep theirs; also when more fail; and it gets them back."""
+    some = backends(count)
+    failed = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=min(count - 1, 5), unique=True))
+    before, all_named = named(some), [named(some[at : at + 1])[0] for at in range(count)]
+    gone = {all_named[at] for at in failed}
+    after = named(some, *failed)
+    assert len(after) == TABLE_SIZE and gone.isdisjoint(after)
+    assert all(old == new for old, new in zip(before, after, strict=True) if old not in gone)
+    fewer = named(some, *failed[1:])
+    back = [(old, new) for old, new in zip(fewer, after, strict=True) if old != new]
+    assert {old for old, _ in back} <= {all_named[failed[0]]}
+    assert before == named(some)
+
+
+def test_what_the_failed_had_is_shared() -> None:
+    """Evenly, or as weights say; of many of whom few are left, too; and nobody has it when nobody is left."""
+    ten = Counter(named(backends(10), 3))
+    assert 9 == len(ten)
+    assert max(ten.values()) < 1.1 * min(ten.values())
+    ip = parse_ip("10.0.0.1")
+    weighted = Counter(named((Backend(ip, 1, 10), Backend(ip, 2, 1), Backend(ip, 3, 5), Backend(ip, 4, 10)), 0))
+    for port, weight in ((2, 1), (3, 5), (4, 10)):
+        assert abs(weighted[f"{ip.hex()}:{port}"] - TABLE_SIZE * weight / 16) < TABLE_SIZE / 50
+    few = Counter(named(backends(100), *range(2, 100)))
+    assert 2 == len(few) and max(few.values()) < 1.2 * min(few.values())
+    assert () == named(backends(2), 0, 1)
 
 
 def test_the_table_is_nobodys_memory() -> None:

@@ -35,20 +35,20 @@ def test_the_last_connection_that_nobody_answered_counts() -> None:
     def one(*calls: tuple[float, str | None]) -> Round:
         return Round(False, 10.0, tuple(Call(*call) for call in calls), 1)
 
-    assert 0 == one((8.0, None), (9.0, None), (11.0, "b")).after_ms
-    assert 250 == one((10.25, None), (9.0, None), (10.1, None), (11.0, "b")).after_ms
-    assert one((9.0, None), (11.0, "b")).proved
+    assert 0 == one((8.0, None), (9.0, None), (12.5, "b")).after_ms
+    assert 250 == one((10.25, None), (9.0, None), (10.1, None), (12.5, "b")).after_ms
+    assert one((9.0, None), (12.5, "b")).proved
 
 
 def test_what_did_not_fail_proves_nothing() -> None:
     """A member that never had a connection to lose, that took the others with it, or of which the API knows nothing."""
-    good = Round(True, 10.0, (Call(9.5, None), Call(10.5, "b")), 1)
+    good = Round(True, 10.0, (Call(9.5, None), Call(12.5, "b")), 1)
     assert judge([good, good]).passed
     for bad in (
-        good._replace(calls=(Call(9.5, "a"), Call(10.5, "b"))),
+        good._replace(calls=(Call(9.5, "a"), Call(12.5, "b"))),
         good._replace(calls=(Call(9.5, None), Call(9.7, "b"))),
         good._replace(in_error=0),
-        good._replace(calls=(Call(11.1, None), Call(10.5, "b"))),
+        good._replace(calls=(Call(12.2, None), Call(12.5, "b"))),
     ):
         assert not judge([good, bad]).passed
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from alcor.dataplane.base import DRAIN_S, MAX_BACKENDS, Service, ServiceKey
-from alcor.dataplane.maglev import TABLE_SIZE, maglev_table, usable
+from alcor.dataplane.maglev import TABLE_SIZE, places, usable
 from alcor.model.addresses import Ip
 
 SERVICE_KEY: Final = struct.Struct("=I16s2sBx")
@@ -61,7 +61,7 @@ def pack_maglev(service: Service) -> bytes:
     chosen = usable(service)
     found = bytearray(MAGLEV_BYTES)
     MAGLEV_HEAD.pack_into(found, 0, len(chosen))
-    table = maglev_table(chosen).tobytes()
+    table = places(service).tobytes()
     found[MAGLEV_HEAD.size : MAGLEV_HEAD.size + len(table)] = table
     at = MAGLEV_BYTES - BACKEND.size * MAX_BACKENDS
     for one in chosen:

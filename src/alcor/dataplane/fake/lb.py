@@ -26,7 +26,7 @@ from alcor.dataplane.fake.packet import (
     read_packet,
 )
 from alcor.dataplane.fake.policy import SECOND, FlowKey, PolicyTables, reassemble
-from alcor.dataplane.maglev import maglev_table, place_of, usable
+from alcor.dataplane.maglev import place_of, places, usable
 from alcor.model.addresses import Ip, format_ip
 
 MAX_BALANCED = 262_144
@@ -227,7 +227,7 @@ def _pick(tables: BalanceTables, named: ServiceKey, packet: Packet) -> Balanced 
     if not backends:
         return NO_BACKEND
     place = place_of(packet.source, 0 if row.service.affinity else packet.source_port)
-    one: Backend = backends[maglev_table(backends)[place]]
+    one: Backend = backends[places(row.service)[place]]
     flags = BalancedFlag.HAIRPIN if one.ip == packet.source else BalancedFlag(0)
     return Balanced(one.ip, one.port, flags, row.slot, tables.epochs.get(row.slot, 0), 0)
 
