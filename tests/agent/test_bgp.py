@@ -15,6 +15,7 @@ from alcor.agent.intake import Received
 from alcor.agent.reconcile import Reconciler
 from alcor.dataplane.base import (
     NO_ADDRESS,
+    OUTSIDE,
     Address,
     Hop,
     LocalPort,
@@ -24,7 +25,6 @@ from alcor.dataplane.base import (
     RouteKind,
     SharedAddress,
 )
-from alcor.dataplane.roads import OUTSIDE
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.kit.clock import FakeClock
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip, parse_prefix

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from alcor.agent.roads import roads
 from alcor.agent.state import Desired, Touched
-from alcor.dataplane.base import NO_ADDRESS, Hop, Route, RouteKey, RouteKind
-from alcor.dataplane.roads import EVERYWHERE, EVERYWHERE6, OUTSIDE, Vpc, open_routes, routes_of
+from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, Hop, Route, RouteKey, RouteKind
+from alcor.dataplane.roads import EVERYWHERE, EVERYWHERE6, Vpc, open_routes, routes_of
 from alcor.goalstate.objects import (
     HOST_SCOPE,
     Goal,

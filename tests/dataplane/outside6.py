@@ -10,9 +10,9 @@ import struct
 from tests.dataplane import packets, talks
 from tests.dataplane.outside import IFINDEX, MAC
 
-from alcor.dataplane.base import NO_ADDRESS, EndpointKey, Hop, Route, RouteKey, RouteKind
+from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, EndpointKey, Hop, Route, RouteKey, RouteKind
 from alcor.dataplane.fake.outside6 import owner
-from alcor.dataplane.fake.tables import OUTSIDE, PortFlag, Tables
+from alcor.dataplane.fake.tables import PortFlag, Tables
 from alcor.model.addresses import Ip, ip_version, parse_ip, parse_prefix
 
 EVERYWHERE = parse_prefix("::/0")

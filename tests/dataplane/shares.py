@@ -5,11 +5,11 @@ import struct
 
 from tests.dataplane import outside, packets, talks
 
-from alcor.dataplane.base import Hop, Route, RouteKey, RouteKind, SharedAddress
+from alcor.dataplane.base import OUTSIDE, Hop, Route, RouteKey, RouteKind, SharedAddress
 from alcor.dataplane.fake.hashing import finalize, hash_end
 from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.sharing import Binding, BindingKey
-from alcor.dataplane.fake.tables import OUTSIDE, PortFlag, Tables
+from alcor.dataplane.fake.tables import PortFlag, Tables
 from alcor.model.addresses import Ip, ip_version, parse_ip
 from alcor.model.blocks import BLOCK_PORTS
 

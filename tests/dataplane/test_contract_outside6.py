@@ -10,6 +10,7 @@ from tests.dataplane.test_contract import OTHER_VNI, VNI, Pair, host, pair, port
 
 from alcor.dataplane.base import (
     NO_ADDRESS,
+    OUTSIDE,
     Address,
     Endpoint,
     EndpointKey,
@@ -24,7 +25,6 @@ from alcor.dataplane.base import (
 from alcor.model.addresses import parse_ip, parse_prefix
 
 __all__ = ["host", "pair"]  # fixtures
-OUTSIDE = 0
 NETWORK, ROUTER = "2001:db8:100::/40", "fe80::1"
 SUBNETS = {VNI: "2001:db8:1a0::", OTHER_VNI: "2001:db8:1b0::"}
 NEIGHBOUR, STRANGER = "2001:db8:100::77", "2001:db8:ffff::7"

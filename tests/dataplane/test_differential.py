@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 from tests.dataplane import balances, outside, talks, worlds
 
-from alcor.dataplane.base import Endpoint, Miss, Request
+from alcor.dataplane.base import OUTSIDE, Endpoint, Miss, Request
 from alcor.dataplane.ebpf import routes, services, sharing
 from alcor.dataplane.ebpf import tables as rows
 from alcor.dataplane.ebpf.balancing import Balancing
@@ -36,7 +36,7 @@ from alcor.dataplane.fake.nat import from_eip_queue, from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.sharing import Binding, BindingKey
-from alcor.dataplane.fake.tables import OUTSIDE, EipRow, RemoteRow, Sender, Tables
+from alcor.dataplane.fake.tables import EipRow, RemoteRow, Sender, Tables
 from alcor.dataplane.fake.walk import Direction, DropReason, Verdict, VerdictKind
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.libbpf import RingBuffer

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from tests.dataplane import balances, packets
 from tests.dataplane.talks import PORTS
 
-from alcor.dataplane.base import EndpointKey, ServiceKey
+from alcor.dataplane.base import OUTSIDE, EndpointKey, ServiceKey
 from alcor.dataplane.fake.lb import Way
 from alcor.dataplane.fake.policy import FlowKey
-from alcor.dataplane.fake.tables import OUTSIDE, EipRow, LocalFlag, Tables
+from alcor.dataplane.fake.tables import EipRow, LocalFlag, Tables
 from alcor.dataplane.fake.vip import FROM_OUTSIDE, TO_OUTSIDE
 from alcor.model.addresses import Ip, ip_version, parse_ip
 

@@ -18,8 +18,7 @@ from typing import Protocol
 
 import msgspec
 
-from alcor.dataplane.base import Applied, LocalPort, Observed, Plan, Route, RouteKey
-from alcor.dataplane.roads import OUTSIDE
+from alcor.dataplane.base import OUTSIDE, Applied, LocalPort, Observed, Plan, Route, RouteKey
 from alcor.kit.backoff import Backoff
 from alcor.model.addresses import Ip, Prefix, ip_to_int, ip_version
 from alcor.model.ids import Id

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from alcor.agent.state import Desired, ScopeKey
 from alcor.dataplane import roads as ways
-from alcor.dataplane.base import EndpointKey, Route, RouteKey, SharedAddress, TranslationKey
+from alcor.dataplane.base import OUTSIDE, EndpointKey, Route, RouteKey, SharedAddress, TranslationKey
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
 
@@ -43,7 +43,7 @@ def roads(desired: Desired) -> Roads:
         for other in near.values():
             found.translations.update(ways.translations_of(vpc, other))
     open_routes = ways.open_routes(carried)
-    found.routes.update((RouteKey(ways.OUTSIDE, prefix), route) for prefix, route in open_routes.items())
+    found.routes.update((RouteKey(OUTSIDE, prefix), route) for prefix, route in open_routes.items())
     return found
 
 

@@ -208,9 +208,9 @@ class SharedAddress(msgspec.Struct, frozen=True, gc=False):
         return int.from_bytes(blake2b(msgspec.msgpack.encode(self), digest_size=8).digest(), "little")
 
 
-MAX_OWN_BLOCKS = 16
-MAX_HOPS = 8
-NO_ADDRESS = Ip(bytes(16))
+MAX_OWN_BLOCKS, MAX_HOPS = 16, 8
+NO_ADDRESS, OUTSIDE = Ip(bytes(16)), 0
+"""An address that says: none. The VNI that says: external networks."""
 
 
 class TranslationKey(NamedTuple):

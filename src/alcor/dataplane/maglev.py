@@ -7,7 +7,7 @@ every host makes the same table, backends have equally many places (or as their 
 few places change hands beside its own.
 
 Who fails is expected back, and must lose its new connections at once: its places are dealt out among the others, which
-keep theirs, in some 2 ms (decision 0034).
+keep theirs, in a quarter to a tenth of the time of another table (decision 0034).
 """
 
 from __future__ import annotations

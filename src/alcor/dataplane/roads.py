@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from alcor.dataplane.base import NO_ADDRESS, Hop, Route, RouteKind, SharedAddress, TranslationKey
+from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, Hop, Route, RouteKind, SharedAddress, TranslationKey
 from alcor.goalstate.objects import IdentityGoal, PeeringGoal, RouterGoal, SubnetGoal, VpcGoal
 from alcor.model.addresses import Ip, Prefix, parse_prefix
 from alcor.model.ids import Id
 
 EVERYWHERE = parse_prefix("0.0.0.0/0")
 EVERYWHERE6 = parse_prefix("::/0")
-OUTSIDE = 0
-"""The VNI of what is outside."""
 
 
 class Vpc(NamedTuple):

@@ -18,6 +18,7 @@ import msgspec
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.netlink import Netlink
 from alcor.lab.client import Client, Resource, await_true
+from alcor.lab.outside import Check, Undo
 from alcor.lab.pings6 import ping6
 from alcor.lab.results import Proof
 from alcor.lab.topology import EXTERNAL_DEVICE, Machine, Topology, world
@@ -34,11 +35,6 @@ TRANSFER_BYTES = 8 << 20
 MOVES = 4
 MOVE_GOAL_MS = 1000.0
 BRIDGE = "world"
-
-
-Check = Callable[[], None]
-Undo = tuple[str, str, object]
-"""A request that takes away what was made."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from alcor.dataplane import roads
-from alcor.dataplane.base import Hop, RouteKey, RouteKind, TranslationKey
+from alcor.dataplane.base import OUTSIDE, Hop, RouteKey, RouteKind, TranslationKey
 from alcor.dataplane.fake.packet import Packet
 from alcor.dataplane.fake.routing import choose, longest
 from alcor.dataplane.fake.tables import Tables
@@ -77,7 +77,7 @@ class Surroundings:
             tables.translations.update(self.translations())
             tables.sharing.shared.update(roads.shared_of(self.own, self.vpcs))
             outer = roads.open_routes([self.own])
-            tables.routes.update((RouteKey(roads.OUTSIDE, prefix), route) for prefix, route in outer.items())
+            tables.routes.update((RouteKey(OUTSIDE, prefix), route) for prefix, route in outer.items())
 
     def translations(self) -> dict[TranslationKey, int]:
         """What stands for whose groups elsewhere."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from alcor.dataplane.base import LocalPort
-from alcor.dataplane.ebpf.tables import OUTSIDE
+from alcor.dataplane.base import OUTSIDE, LocalPort
 from alcor.model.addresses import Ip, Mac, format_ip, format_mac
 from alcor.model.ids import Id, format_id
 

@@ -58,8 +58,6 @@ FORWARDING: Final = struct.Struct("=16sII4s4s2s2x")
 SHARED: Final = struct.Struct("=4s4sIII32s4xQ")
 BLOCK_KEY: Final = struct.Struct("=16sI")
 BINDING: Final = struct.Struct("=16sIIQ2sB5x")
-OUTSIDE: Final = 0
-"""The VNI of an external address, in a key of `eips`."""
 
 VXLAN_PORT: Final = 4789
 """RFC 7348's UDP port."""

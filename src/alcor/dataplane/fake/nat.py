@@ -6,7 +6,7 @@ both ways and without a memory. Policy sees the addresses inside.
 
 from __future__ import annotations
 
-from alcor.dataplane.base import EndpointKey, SharedAddress
+from alcor.dataplane.base import OUTSIDE, EndpointKey, SharedAddress
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ARP_REPLY, ARP_REQUEST, ETHERNET_LENGTH, IPV4_LENGTH, Header
 from alcor.dataplane.fake.lb import has_checksum
@@ -26,7 +26,6 @@ from alcor.dataplane.fake.sharing import (
 )
 from alcor.dataplane.fake.tables import (
     DSCP_MARKED,
-    OUTSIDE,
     EipRow,
     ForwardingKey,
     ForwardingRow,

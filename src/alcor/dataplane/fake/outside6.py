@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alcor.dataplane.base import NO_ADDRESS, EndpointKey, Hop, LocalPort, Route, RouteKey, RouteKind
+from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, EndpointKey, Hop, LocalPort, Route, RouteKey, RouteKind
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, IPV6_LENGTH, Header
 from alcor.dataplane.fake.misses import check_length
@@ -22,7 +22,7 @@ from alcor.dataplane.fake.neighbours import (
 from alcor.dataplane.fake.packet import read_packet
 from alcor.dataplane.fake.policy import Party
 from alcor.dataplane.fake.routing import longest
-from alcor.dataplane.fake.tables import DSCP_MARKED, OUTSIDE, LocalFlag, LocalRow, PortRow, Tables
+from alcor.dataplane.fake.tables import DSCP_MARKED, LocalFlag, LocalRow, PortRow, Tables
 from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, ip_version
 

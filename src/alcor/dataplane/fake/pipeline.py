@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.base import OUTSIDE, EndpointKey
 from alcor.dataplane.fake import frames, lb
 from alcor.dataplane.fake.frames import (
     ETHERNET_LENGTH,
@@ -42,7 +42,6 @@ from alcor.dataplane.fake.routing import Outside, find_way, translate
 from alcor.dataplane.fake.services import service
 from alcor.dataplane.fake.tables import (
     DSCP_MARKED,
-    OUTSIDE,
     HostConfig,
     LocalFlag,
     LocalRow,

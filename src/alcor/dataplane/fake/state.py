@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from alcor.dataplane.base import (
+    OUTSIDE,
     DataPlaneError,
     EipLimit,
     Endpoint,
@@ -36,7 +37,6 @@ from alcor.dataplane.fake.queues import Queue
 from alcor.dataplane.fake.sharing import SharingTables
 from alcor.dataplane.fake.tables import (
     DSCP_MARKED,
-    OUTSIDE,
     EipRow,
     ExternalDevice,
     ForwardingKey,

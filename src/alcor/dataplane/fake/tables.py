@@ -116,10 +116,6 @@ class HostConfig(msgspec.Struct, frozen=True, gc=False):
     vxlan_port: int
 
 
-OUTSIDE = 0
-"""The VNI of an external address, in a key of `eips`."""
-
-
 class ExternalDevice(msgspec.Struct, frozen=True, gc=False):
     """The row of `external`: where this host meets external networks."""
 

@@ -4,11 +4,11 @@ Pure. Called by the pipeline model: nat.py and vip.py.
 
 from __future__ import annotations
 
-from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.base import OUTSIDE, EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import IPV4_LENGTH
 from alcor.dataplane.fake.packet import Packet, Part
-from alcor.dataplane.fake.tables import OUTSIDE, EipRow, ExternalDevice, Tables
+from alcor.dataplane.fake.tables import EipRow, ExternalDevice, Tables
 from alcor.dataplane.fake.walk import Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip
 
