@@ -31,6 +31,7 @@ STREAMS = 5
 INTERVAL_S = 0.005
 SETTLE_S = 0.5
 FIRST_PACKETS = 300
+NO_STRANGERS = "not tried: no two ports are left that never spoke; take four ports a host, or more"
 BURSTS, BURST = 20, 20
 CONNECTS, CONNECT_BYTES, LOST_SYN_S = 20, 256 << 10, 0.9
 TRANSFER_BYTES = 8 << 20
@@ -206,7 +207,7 @@ def _bursts(pairs: Sequence[Pair]) -> Proof:
     return Proof(
         name="bursts on demand",
         expectation=f"{BURST} packets at once to an unknown address: all are answered, in order",
-        measured=f"{whole}/{len(pairs)} whole, {ordered}/{len(pairs)} in order",
+        measured=f"{whole}/{len(pairs)} whole, {ordered}/{len(pairs)} in order" if pairs else NO_STRANGERS,
         passed=whole == ordered == len(pairs) > 0,
     )
 
@@ -220,7 +221,7 @@ def _connects(pairs: Sequence[Pair]) -> Proof:
     return Proof(
         name="TCP between strangers on demand",
         expectation=f"routed between subnets, {CONNECT_BYTES >> 10} KiB there and back: no SYN is lost",
-        measured=f"{equal}/{len(pairs)} equal, slowest {1000 * slowest:.0f} ms",
+        measured=f"{equal}/{len(pairs)} equal, slowest {1000 * slowest:.0f} ms" if pairs else NO_STRANGERS,
         passed=equal == len(pairs) > 0 and slowest < LOST_SYN_S,
     )
 
