@@ -10,9 +10,10 @@ import pytest
 from tests.dataplane import packets
 
 from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import program, tables
 from alcor.dataplane.ebpf.program import MAPS, OBJECT_PATH, PROGRAMS, Program
-from alcor.dataplane.ebpf.tables import DropReason, HostConfig, Traffic, Verdict
+from alcor.dataplane.ebpf.tables import HostConfig, Traffic, Verdict
 from alcor.dataplane.kernel import bpf
 from alcor.dataplane.kernel.bpf import BpfError, BpfMap
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip

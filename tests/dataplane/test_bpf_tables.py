@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alcor.dataplane.base import Address, EipLimit, Endpoint, EndpointKey, LocalPort, RateLimit, RouteKind
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import routes, rules, tables
 from alcor.dataplane.ebpf.tables import (
-    DropReason,
     EndpointFlag,
     EndpointUse,
     HostConfig,

@@ -25,6 +25,7 @@ import pytest
 from tests.dataplane import balances, outside, talks, worlds
 
 from alcor.dataplane.base import OUTSIDE, Endpoint, Miss, Request
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import routes, services, sharing
 from alcor.dataplane.ebpf import tables as rows
 from alcor.dataplane.ebpf.balancing import Balancing
@@ -37,7 +38,7 @@ from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.sharing import Binding, BindingKey
 from alcor.dataplane.fake.tables import EipRow, RemoteRow, Sender, Tables
-from alcor.dataplane.fake.walk import Direction, DropReason, Verdict, VerdictKind
+from alcor.dataplane.fake.walk import Direction, Verdict, VerdictKind
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.libbpf import RingBuffer
 from alcor.dataplane.kernel.netlink import Netlink

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from tests.dataplane import packets, worlds
 
 from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake.pipeline import from_overlay, from_port
 from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables
-from alcor.dataplane.fake.walk import Count, Direction, DropReason, Verdict, VerdictKind
+from alcor.dataplane.fake.walk import Count, Direction, Verdict, VerdictKind
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip
 from alcor.model.ids import Id
 

@@ -29,6 +29,7 @@ from alcor.dataplane.base import (
     ServiceCounters,
     ServiceKey,
 )
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import attaching, eips, routing, sharing, sorting, tables, wiring
 from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.hands import Change, Hands, Job
@@ -45,7 +46,6 @@ from alcor.dataplane.ebpf.requests import EbpfRequests
 from alcor.dataplane.ebpf.sorting import Carried, Leftover, Snapshot, Sorted, is_peer
 from alcor.dataplane.ebpf.tables import (
     VXLAN_PORT,
-    DropReason,
     EndpointUse,
     HostConfig,
     LocalRow,

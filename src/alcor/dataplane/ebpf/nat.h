@@ -260,16 +260,9 @@ static __noinline int inward(struct __sk_buff *skb, __u32 overlay)
 	if (refused)
 		return refused;
 	/* P */
-	if (here->identity) {
-		on->party.vni = to->vni;
-		on->party.ifindex = ifindex;
-		on->party.identity = here->identity;
-		on->party.remote_identity = 0;
-		on->party.egress = 0;
-		refused = permit(skb, ETH_HLEN);
-		if (refused)
-			return blame(skb, ifindex, refused);
-	}
+	refused = admit(skb, on, to->vni, here, 0);
+	if (refused)
+		return refused;
 	eth = hop(skb);
 	if (!eth)
 		return -DROP_MALFORMED;

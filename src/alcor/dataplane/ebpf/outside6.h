@@ -150,16 +150,9 @@ static __noinline int inward6(struct __sk_buff *skb, const struct local_endpoint
 	if (length > port->mtu)
 		return too_big6(skb, port->mtu, skb->ifindex);
 	/* P */
-	if (here->identity) {
-		on->party.vni = port->vni;
-		on->party.ifindex = ifindex;
-		on->party.identity = here->identity;
-		on->party.remote_identity = 0;
-		on->party.egress = 0;
-		refused = permit(skb, ETH_HLEN);
-		if (refused)
-			return blame(skb, ifindex, refused);
-	}
+	refused = admit(skb, on, port->vni, here, 0);
+	if (refused)
+		return refused;
 	/* 6 */
 	eth = frame(skb, ETH_HLEN + sizeof(struct ipv6hdr));
 	if (!eth)

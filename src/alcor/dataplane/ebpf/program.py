@@ -22,8 +22,9 @@ from types import TracebackType
 from typing import Final
 
 from alcor.dataplane.base import DataPlaneError
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import routes, rules, services, tables
-from alcor.dataplane.ebpf.tables import DropReason, HostConfig, Traffic
+from alcor.dataplane.ebpf.tables import HostConfig, Traffic
 from alcor.dataplane.kernel import bpf, libbpf
 from alcor.dataplane.kernel.bpf import BpfError, BpfMap
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Miss, PortCounters, Request
+from alcor.dataplane.drops import DropReason
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, with_link_local
 from alcor.model.ids import Id
 
@@ -85,51 +86,6 @@ class EndpointFlag(IntFlag):
     DOWN = 4
     VIP = 8
     BALANCED = 16
-
-
-class DropReason(IntEnum):
-    """Why a packet was dropped; the names in lower case are those of docs/pipeline.md."""
-
-    NO_PORT = 1
-    PORT_DOWN = 2
-    MALFORMED = 3
-    SPOOFED_MAC = 4
-    SPOOFED_IP = 5
-    NOT_SUPPORTED = 6
-    ARP_IGNORED = 7
-    ARP_UNKNOWN = 8
-    MULTICAST = 9
-    NO_ENDPOINT = 10
-    NOT_ROUTED = 11
-    GATEWAY = 12
-    TTL_EXCEEDED = 13
-    NO_UNDERLAY = 14
-    ENCAP_FAILED = 15
-    ND_IGNORED = 16
-    ND_UNKNOWN = 17
-    POLICY_EGRESS = 18
-    POLICY_INGRESS = 19
-    INVALID_STATE = 20
-    FRAGMENT = 21
-    FLOWS_FULL = 22
-    MISS_LIMIT = 23
-    UNRESOLVED = 24
-    TOO_BIG = 25
-    NO_ROUTE = 26
-    BLACKHOLE = 27
-    NO_EXTERNAL = 32
-    NO_TRANSLATION = 33
-    NO_LISTENER = 38
-    NO_BACKEND = 39
-    DHCP_SERVER = 44
-    NO_SERVICE = 45
-    UNSERVED = 46
-    SERVICE_LIMIT = 47
-    RATE_LIMIT = 48
-    EIP_RATE_LIMIT = 49
-    SNAT_FULL = 50
-    NO_BLOCK = 51
-    UNSOLICITED = 52
 
 
 class EndpointUse(IntEnum):

@@ -115,6 +115,24 @@ static __always_inline int find_target(struct __sk_buff *skb, const struct port 
 	return 0;
 }
 
+/* Policy of the port of this host that the packet, which was read, is for. `remote`: its sender's identity; 0: that has none.
+ * 0, or a negative drop reason. */
+static __always_inline int admit(struct __sk_buff *skb, struct scratch *on, __u32 vni, const struct local_endpoint *here,
+				 __u32 remote)
+{
+	int refused;
+
+	if (!here->identity)
+		return 0;
+	on->party.vni = vni;
+	on->party.ifindex = here->ifindex;
+	on->party.identity = here->identity;
+	on->party.remote_identity = remote;
+	on->party.egress = 0;
+	refused = permit(skb, ETH_HLEN);
+	return refused ? blame(skb, here->ifindex, refused) : 0;
+}
+
 /* Policy of the sender, then of a receiver on this host. 0, or a negative drop reason. */
 static __always_inline int permit_sent(struct __sk_buff *skb, const struct port *port, __u32 ifindex,
 				       const struct target *target, __u32 version)
@@ -145,16 +163,9 @@ static __always_inline int permit_sent(struct __sk_buff *skb, const struct port 
 		if (refused)
 			return refused;
 	}
-	if (here && here->identity) {
-		on->party.vni = target->vni;
-		on->party.ifindex = here->ifindex;
-		on->party.identity = here->identity;
-		on->party.remote_identity = translate(port->vni, port->identity, target->vni);
-		on->party.egress = 0;
-		refused = permit(skb, ETH_HLEN);
-		return refused ? blame(skb, here->ifindex, refused) : 0;
-	}
-	return 0;
+	if (!here || !here->identity)
+		return 0;
+	return admit(skb, on, target->vni, here, translate(port->vni, port->identity, target->vni));
 }
 
 #endif

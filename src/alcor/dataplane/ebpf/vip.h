@@ -219,15 +219,10 @@ static __noinline int balance_outside(struct __sk_buff *skb, const struct eip *t
 	if (!on)
 		return -DROP_FLOWS_FULL;
 	/* P */
-	if (target.here && target.here->identity && !on->balancing.related) {
-		on->party.vni = to->vni;
-		on->party.ifindex = target.here->ifindex;
-		on->party.identity = target.here->identity;
-		on->party.remote_identity = 0;
-		on->party.egress = 0;
-		done = permit(skb, ETH_HLEN);
+	if (target.here && !on->balancing.related) {
+		done = admit(skb, on, to->vni, target.here, 0);
 		if (done)
-			return blame(skb, target.here->ifindex, done);
+			return done;
 	}
 	if (balance(skb))
 		return -DROP_MALFORMED;

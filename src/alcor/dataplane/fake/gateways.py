@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, ICMP_LENGTH, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Header
 from alcor.dataplane.fake.packet import ECHO_REPLY, ECHO_REQUEST
-from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.dataplane.fake.walk import Verdict, Walk
 from alcor.model.addresses import Mac, format_ip
 
 

@@ -5,10 +5,11 @@ T, what a sender is told whose packet is too large, or goes nowhere. Pure. Calle
 from __future__ import annotations
 
 from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Header
 from alcor.dataplane.fake.packet import Part, read_packet
-from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.dataplane.fake.walk import Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, ip_version
 
 UNREACHABLE, FRAGMENTATION_NEEDED, TOO_BIG_V6 = 3, 4, 2

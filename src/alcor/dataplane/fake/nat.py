@@ -7,13 +7,14 @@ both ways and without a memory. Policy sees the addresses inside.
 from __future__ import annotations
 
 from alcor.dataplane.base import OUTSIDE, EndpointKey, SharedAddress
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ARP_REPLY, ARP_REQUEST, ETHERNET_LENGTH, IPV4_LENGTH, Header
 from alcor.dataplane.fake.lb import has_checksum
 from alcor.dataplane.fake.misses import check_length
 from alcor.dataplane.fake.outside6 import from_external6
 from alcor.dataplane.fake.packet import Packet, Part, read_packet
-from alcor.dataplane.fake.policy import Party, reassemble
+from alcor.dataplane.fake.policy import reassemble
 from alcor.dataplane.fake.sharing import (
     BindingFlag,
     Wanted,
@@ -25,7 +26,6 @@ from alcor.dataplane.fake.sharing import (
     refresh,
 )
 from alcor.dataplane.fake.tables import (
-    DSCP_MARKED,
     EipRow,
     ForwardingKey,
     ForwardingRow,
@@ -40,12 +40,13 @@ from alcor.dataplane.fake.translating import (
     SOURCE_AT,
     answers,
     leave,
+    may_leave,
     next_hop,
     readdress,
     readdress_quoted,
 )
 from alcor.dataplane.fake.vip import balance_outside
-from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.dataplane.fake.walk import Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip
 from alcor.model.blocks import BLOCK_PORTS
 
@@ -82,17 +83,10 @@ def to_external(walk: Walk, port: PortRow, ip: Header, shares: Ip | None) -> Ver
         return walk.drop(
             DropReason.NO_EXTERNAL, f"X1: the external subnet has no gateway to {format_ip(ip.destination)}"
         )
-    if port.identity:
-        if packet is None:
-            return walk.drop(DropReason.MALFORMED, "P: headers cut short or inconsistent")
-        refused = walk.permit(packet, data, Party(port.vni, walk.ifindex, port.identity, 0, egress=True))
-        if refused is not None:
-            return refused
-    refused = check_length(walk, port.mtu, ip)
-    if refused is not None:
-        return refused
-    if port.dscp:
-        data = frames.with_dscp(data, 4, port.dscp & ~DSCP_MARKED)
+    leaving = may_leave(walk, port, packet, ip, data)
+    if isinstance(leaving, Verdict):
+        return leaving
+    data = leaving
     if packet is None:
         return walk.drop(DropReason.MALFORMED, "X2: headers cut short or inconsistent")
     if shares is not None:
@@ -290,10 +284,9 @@ def _hand_in(walk: Walk, packet: Packet, ip: Header, row: EipRow, inner_port: in
     elif inner_port and packet.is_icmp and not packet.is_icmp_error and packet.part is not Part.LATER:
         packet.source_port = packet.destination_port = inner_port
     walk.steps.append(f"6: {format_ip(ip.destination)} is {format_ip(row.ip)} of VNI {row.vni} inside")
-    if local.identity:
-        refused = walk.permit(packet, changed, Party(row.vni, local.ifindex, local.identity, 0, egress=False))
-        if refused is not None:
-            return refused
+    refused = walk.admit(packet, changed, row.vni, local)
+    if refused is not None:
+        return refused
     header = local.mac + ROUTER_MAC + walk.frame[12:ETHERNET_LENGTH]
     return walk.deliver(local, header + frames.with_ttl(changed, 4, ip.ttl - 1))
 

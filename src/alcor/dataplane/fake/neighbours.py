@@ -6,6 +6,7 @@ Called by the pipeline model: steps 6 (ARP, RFC 826) and 6b (ND, RFC 4861) of do
 from __future__ import annotations
 
 from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import (
     ARP_REPLY,
@@ -19,7 +20,7 @@ from alcor.dataplane.fake.frames import (
 from alcor.dataplane.fake.misses import unknown
 from alcor.dataplane.fake.services import ROUTER_SOLICITATION, service_row, solicit
 from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, PortRow
-from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.dataplane.fake.walk import Verdict, Walk
 from alcor.model.addresses import Ip, Mac, format_ip, format_mac
 
 UNSPECIFIED = Ip(frames.mapped(b"\0\0\0\0"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, EndpointKey, Hop, LocalPort, Route, RouteKey, RouteKind
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, IPV6_LENGTH, Header
 from alcor.dataplane.fake.misses import check_length
@@ -20,10 +21,10 @@ from alcor.dataplane.fake.neighbours import (
     advertisement,
 )
 from alcor.dataplane.fake.packet import read_packet
-from alcor.dataplane.fake.policy import Party
 from alcor.dataplane.fake.routing import longest
-from alcor.dataplane.fake.tables import DSCP_MARKED, LocalFlag, LocalRow, PortRow, Tables
-from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortRow, Tables
+from alcor.dataplane.fake.translating import may_leave
+from alcor.dataplane.fake.walk import Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, ip_version
 
 
@@ -80,20 +81,11 @@ def to_external6(walk: Walk, port: PortRow, ip: Header) -> Verdict:
     if next_hop == NO_ADDRESS or _stays(ip.destination):
         return walk.drop(DropReason.NO_EXTERNAL, f"X1: there is no way to {format_ip(ip.destination)}")
     data = walk.frame[ETHERNET_LENGTH:]
-    if port.identity:
-        packet = read_packet(data, 6)
-        if packet is None:
-            return walk.drop(DropReason.MALFORMED, "P: headers cut short or inconsistent")
-        refused = walk.permit(packet, data, Party(port.vni, walk.ifindex, port.identity, 0, egress=True))
-        if refused is not None:
-            return refused
-    refused = check_length(walk, port.mtu, ip)
-    if refused is not None:
-        return refused
-    if port.dscp:
-        data = frames.with_dscp(data, 6, port.dscp & ~DSCP_MARKED)
+    leaving = may_leave(walk, port, read_packet(data, 6), ip, data)
+    if isinstance(leaving, Verdict):
+        return leaving
     walk.steps.append(f"X2: {format_ip(ip.source)} is its own address outside, hop limit now {ip.ttl - 1}")
-    data = frames.with_ttl(data, 6, ip.ttl - 1)
+    data = frames.with_ttl(leaving, 6, ip.ttl - 1)
     if at_home(tables, ip.destination) is not None:
         turned = device.mac + ROUTER_MAC + walk.frame[12:ETHERNET_LENGTH] + data
         return walk.turn(device.ifindex, turned, f"X3: {format_ip(ip.destination)} is on this host")
@@ -135,10 +127,9 @@ def from_external6(walk: Walk, ether: frames.Ethernet) -> Verdict:
     refused = check_length(walk, port.mtu, ip)
     if refused is not None:
         return refused
-    if local.identity:
-        refused = walk.permit(packet, data, Party(port.vni, local.ifindex, local.identity, 0, egress=False))
-        if refused is not None:
-            return refused
+    refused = walk.admit(packet, data, port.vni, local)
+    if refused is not None:
+        return refused
     walk.steps.append(f"6: for {format_ip(destination)} of VNI {port.vni}")
     header = local.mac + ROUTER_MAC + walk.frame[12:ETHERNET_LENGTH]
     return walk.deliver(local, header + frames.with_ttl(data, 6, ip.ttl - 1))

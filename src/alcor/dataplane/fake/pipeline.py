@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from alcor.dataplane.base import OUTSIDE, EndpointKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames, lb
 from alcor.dataplane.fake.frames import (
     ETHERNET_LENGTH,
@@ -52,7 +53,7 @@ from alcor.dataplane.fake.tables import (
     Tables,
 )
 from alcor.dataplane.fake.vip import FROM_OUTSIDE, TO_OUTSIDE, answer_outside, came_in, find_chosen, leave_balanced
-from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind, Walk
+from alcor.dataplane.fake.walk import Verdict, VerdictKind, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, format_mac, ip_version
 
 OUTER_END = ETHERNET_LENGTH + IPV4_LENGTH + UDP_LENGTH
@@ -259,9 +260,7 @@ def _permit_sent(walk: Walk, port: PortRow, found: _Target, version: int, choice
         if refused is not None:
             return refused
     if receiver is not None:
-        other = translate(walk.tables, port.vni, port.identity, vni)
-        party = Party(vni, receiver.ifindex, receiver.identity, other, egress=False)
-        return walk.permit(packet, data, party)
+        return walk.admit(packet, data, vni, receiver, translate(walk.tables, port.vni, port.identity, vni))
     return None
 
 
@@ -350,7 +349,7 @@ def _permit_received(walk: Walk, vni: int, local: LocalRow, sender: int, data: b
     if packet is None:
         walk.ifindex = local.ifindex
         return walk.drop(DropReason.MALFORMED, "P: inner headers cut short or inconsistent")
-    return walk.permit(packet, data, Party(vni, local.ifindex, local.identity, sender, egress=False))
+    return walk.admit(packet, data, vni, local, sender)
 
 
 def _is_ours(config: HostConfig, headers: bytes) -> bool:

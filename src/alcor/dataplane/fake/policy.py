@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from alcor.dataplane.base import Policy, PolicyKey, Rule
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake.frames import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP
 from alcor.dataplane.fake.packet import (
     PORTED,
@@ -92,19 +93,10 @@ class PolicyTables(msgspec.Struct, gc=False):
     generation: int = 0
 
 
-class Refusal(IntEnum):
-    """Why a packet may not pass; the numbers are those of pipeline.DropReason."""
-
-    EGRESS = 18
-    INGRESS = 19
-    INVALID_STATE = 20
-    FRAGMENT = 21
-
-
 class Permission(NamedTuple):
     """The answer, and why in words."""
 
-    refusal: Refusal | None
+    refusal: DropReason | None
     why: str
 
 
@@ -128,7 +120,7 @@ def permit(tables: PolicyTables, packet: Packet, data: bytes, party: Party, now_
     """May the packet (whose bytes are `data`) pass the party's port? Follows its connection."""
     way = "leave" if party.egress else "enter"
     if packet.part is not Part.WHOLE and not reassemble(tables, packet, party.vni):
-        return Permission(Refusal.FRAGMENT, "P: a later fragment of a datagram whose first was not seen")
+        return Permission(DropReason.FRAGMENT, "P: a later fragment of a datagram whose first was not seen")
     if packet.is_icmp_error and _is_related(tables, packet, data, party, now_ns):
         return Permission(None, f"P: may {way}: an ICMP error about a connection")
     key = _flow_key(packet, party.ifindex, egress=party.egress)
@@ -230,11 +222,11 @@ def _open(tables: PolicyTables, key: FlowKey, packet: Packet, party: Party, now_
     way = "leave" if party.egress else "enter"
     flags = packet.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)
     if packet.is_tcp and flags != TCP_SYN and (not flags & TCP_ACK or flags & (TCP_SYN | TCP_RST)):
-        return Permission(Refusal.INVALID_STATE, f"P: TCP flags {flags:#04x} begin no connection")
+        return Permission(DropReason.INVALID_STATE, f"P: TCP flags {flags:#04x} begin no connection")
     policy = tables.policies.get(PolicyKey(party.vni, party.identity))
     rule = allowing_rule(policy, packet, party, egress=party.egress, selector=packet.selector)
     if rule is None:
-        refusal = Refusal.EGRESS if party.egress else Refusal.INGRESS
+        refusal = DropReason.POLICY_EGRESS if party.egress else DropReason.POLICY_INGRESS
         remote = format_ip(packet.destination if party.egress else packet.source)
         what = f"protocol {packet.protocol} {packet.selector} with {remote} (identity {party.remote_identity})"
         return Permission(refusal, f"P: no rule of identity {party.identity} lets {what} {way}")

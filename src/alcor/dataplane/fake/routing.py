@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from alcor.dataplane.base import EndpointKey, Hop, Route, RouteKind, TranslationKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, Header
 from alcor.dataplane.fake.hashing import WORD, finalize, hash_end
 from alcor.dataplane.fake.packet import Packet, Part, read_packet
 from alcor.dataplane.fake.tables import PortRow, Tables
-from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.dataplane.fake.walk import Verdict, Walk
 from alcor.model.addresses import Ip, format_ip
 
 

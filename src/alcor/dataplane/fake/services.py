@@ -6,6 +6,7 @@ may send. The service address is 169.254.169.254, and fe80::a9fe:a9fe.
 
 from __future__ import annotations
 
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import (
     ETHERNET_LENGTH,
@@ -16,7 +17,7 @@ from alcor.dataplane.fake.frames import (
     Header,
 )
 from alcor.dataplane.fake.tables import LocalRow, PortFlag, PortRow
-from alcor.dataplane.fake.walk import DropReason, Verdict, Walk
+from alcor.dataplane.fake.walk import Verdict, Walk
 from alcor.model.addresses import ROUTER_MAC, SERVICE_IPS, Ip, format_ip, format_mac
 
 ROUTER_SOLICITATION = 133

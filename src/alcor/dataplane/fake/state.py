@@ -29,6 +29,7 @@ from alcor.dataplane.base import (
     SharedAddress,
     TranslationKey,
 )
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import queues
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH
 from alcor.dataplane.fake.lb import BalanceTables, ServiceRow
@@ -52,7 +53,7 @@ from alcor.dataplane.fake.tables import (
     Tables,
     Use,
 )
-from alcor.dataplane.fake.walk import ENCAP_MAX_LENGTH, Count, Direction, DropReason
+from alcor.dataplane.fake.walk import ENCAP_MAX_LENGTH, Count, Direction
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip, format_mac, ip_version, with_link_local
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import Eip, PortKind

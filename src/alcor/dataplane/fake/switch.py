@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss, Request, Route, RouteKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames, state
 from alcor.dataplane.fake.nat import from_eip_queue, from_external
 from alcor.dataplane.fake.outside6 import beyond, coming
@@ -31,7 +32,7 @@ from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port
 from alcor.dataplane.fake.requests import FakeRequests
 from alcor.dataplane.fake.state import Carried, State
 from alcor.dataplane.fake.tables import ExternalDevice, HostConfig, PortFlag, RemoteRow, Use
-from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind
+from alcor.dataplane.fake.walk import Verdict, VerdictKind
 from alcor.dataplane.fake.workload import Echo, Workload
 from alcor.kit.bell import Bell
 from alcor.kit.sockets import set_receive_buffer

@@ -1,16 +1,19 @@
 """Other addresses in IPv4 packets, and the way out of the external device: X2 and X3 of docs/pipeline.md, executed.
-Pure. Called by the pipeline model: nat.py and vip.py.
+Pure. Called by the pipeline model: nat.py, outside6.py and vip.py.
 """
 
 from __future__ import annotations
 
 from alcor.dataplane.base import OUTSIDE, EndpointKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames
-from alcor.dataplane.fake.frames import IPV4_LENGTH
+from alcor.dataplane.fake.frames import IPV4_LENGTH, Header
+from alcor.dataplane.fake.misses import check_length
 from alcor.dataplane.fake.packet import Packet, Part
-from alcor.dataplane.fake.tables import EipRow, ExternalDevice, Tables
+from alcor.dataplane.fake.policy import Party
+from alcor.dataplane.fake.tables import DSCP_MARKED, EipRow, ExternalDevice, PortRow, Tables
 from alcor.dataplane.fake.walk import Verdict, Walk
-from alcor.model.addresses import ROUTER_MAC, Ip, format_ip
+from alcor.model.addresses import ROUTER_MAC, Ip, format_ip, ip_version
 
 CHECKSUM_AT = {frames.PROTOCOL_TCP: 16, frames.PROTOCOL_UDP: 6, 33: 6, 136: 6}
 """Where in its header TCP, UDP, DCCP and UDP-Lite have the checksum that covers the addresses too."""
@@ -40,6 +43,21 @@ def leave(walk: Walk, device: ExternalDevice, destination: Ip, hop: Ip, frame: b
         turned = device.mac + ROUTER_MAC + frame[12:]
         return walk.turn(device.ifindex, turned, f"X3: {format_ip(destination)} is on this host")
     return walk.leave(device.ifindex, hop, frame)
+
+
+def may_leave(walk: Walk, port: PortRow, packet: Packet | None, ip: Header, data: bytes) -> bytes | Verdict:
+    """Steps P, M and D, of what a port sends to the outside: the packet with its port's mark, or why it stays."""
+    version = ip_version(ip.source)
+    if port.identity:
+        if packet is None:
+            return walk.drop(DropReason.MALFORMED, "P: headers cut short or inconsistent")
+        refused = walk.permit(packet, data, Party(port.vni, walk.ifindex, port.identity, 0, egress=True))
+        if refused is not None:
+            return refused
+    refused = check_length(walk, port.mtu, ip)
+    if refused is not None:
+        return refused
+    return frames.with_dscp(data, version, port.dscp & ~DSCP_MARKED) if port.dscp else data
 
 
 def readdress(data: bytes, packet: Packet, at: int, before: Ip, after: Ip, port: int) -> bytes | None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from alcor.dataplane.base import NO_ADDRESS, EndpointKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames, lb, translating
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, Header
 from alcor.dataplane.fake.gateways import to_gateway
 from alcor.dataplane.fake.lb import BalancedFlag, Choice, balance, choose, remember_way, unbalance, way_out
 from alcor.dataplane.fake.misses import check_length, unknown
 from alcor.dataplane.fake.packet import ECHO_REQUEST, Packet, Part, read_packet
-from alcor.dataplane.fake.policy import Party
 from alcor.dataplane.fake.tables import (
-    DSCP_MARKED,
     EipRow,
     LocalFlag,
     LocalRow,
@@ -26,7 +25,7 @@ from alcor.dataplane.fake.tables import (
     PortRow,
     RemoteRow,
 )
-from alcor.dataplane.fake.walk import DropReason, Verdict, VerdictKind, Walk
+from alcor.dataplane.fake.walk import Verdict, VerdictKind, Walk
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, format_ip
 
 FROM_OUTSIDE, TO_OUTSIDE = 1, 2
@@ -85,9 +84,8 @@ def balance_outside(walk: Walk, row: EipRow, ip: Header, packet: Packet) -> Verd
     choice, target = found
     if choice.chosen.flags & (BalancedFlag.HAIRPIN | BalancedFlag.HAIRPIN_BACK):
         return walk.drop(DropReason.SPOOFED_IP, "V: nobody outside has a backend's address")
-    if isinstance(target, LocalRow) and target.identity and choice.quoted is None:
-        party = Party(row.vni, target.ifindex, target.identity, 0, egress=False)
-        refused = walk.permit(choice.packet, changed, party)
+    if isinstance(target, LocalRow) and choice.quoted is None:
+        refused = walk.admit(choice.packet, changed, row.vni, target)
         if refused is not None:
             return refused
     frame = balance(tables.balance, choice, walk.frame, walk.now_ns)
@@ -121,17 +119,10 @@ def answer_outside(walk: Walk, port: PortRow, ip: Header) -> Verdict | None:
     walk.steps.append("O: it answers what came from outside")
     if ip.ttl <= 1:
         return walk.drop(DropReason.TTL_EXCEEDED, f"10: TTL {ip.ttl} runs out at the router")
-    packet = read_packet(data, 4)
-    if port.identity and packet is not None:
-        refused = walk.permit(packet, data, Party(port.vni, walk.ifindex, port.identity, 0, egress=True))
-        if refused is not None:
-            return refused
-    refused = check_length(walk, port.mtu, ip)
-    if refused is not None:
-        return refused
-    if port.dscp:
-        data = frames.with_dscp(data, 4, port.dscp & ~DSCP_MARKED)
-    data = frames.with_ttl(data, 4, ip.ttl - 1)
+    leaving = translating.may_leave(walk, port, read_packet(data, 4), ip, data)
+    if isinstance(leaving, Verdict):
+        return leaving
+    data = frames.with_ttl(leaving, 4, ip.ttl - 1)
     if via == NO_ADDRESS:
         return leave_balanced(walk, port.vni, walk.frame[:ETHERNET_LENGTH] + data)
     frame = walk.frame[:6] + ROUTER_MAC + walk.frame[12:ETHERNET_LENGTH] + data

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.drops import DropReason
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import IPV4_LENGTH, PROTOCOL_UDP, UDP_LENGTH, VXLAN_LENGTH
 from alcor.dataplane.fake.lb import unbalance
@@ -49,62 +50,6 @@ class VerdictKind(IntEnum):
     """Sent through the external device, interface `ifindex`, to the neighbour `next_hop`."""
     TURN = 10
     """For an external address of this very host: it comes in again at the external device, interface `ifindex`."""
-
-
-class DropReason(IntEnum):
-    """Why a packet was dropped; numbers and meanings as in docs/pipeline.md."""
-
-    NO_PORT = 1
-    PORT_DOWN = 2
-    MALFORMED = 3
-    SPOOFED_MAC = 4
-    SPOOFED_IP = 5
-    NOT_SUPPORTED = 6
-    ARP_IGNORED = 7
-    ARP_UNKNOWN = 8
-    MULTICAST = 9
-    NO_ENDPOINT = 10
-    NOT_ROUTED = 11
-    GATEWAY = 12
-    TTL_EXCEEDED = 13
-    NO_UNDERLAY = 14
-    ENCAP_FAILED = 15
-    """A kernel refuses for many reasons; the model only when the outer packet would not fit IPv4's 16-bit length."""
-
-    ND_IGNORED = 16
-    ND_UNKNOWN = 17
-    POLICY_EGRESS = 18
-    POLICY_INGRESS = 19
-    INVALID_STATE = 20
-    FRAGMENT = 21
-    FLOWS_FULL = 22
-    """A kernel without memory; the model never."""
-    MISS_LIMIT = 23
-    """A port that sends too many packets to unknown addresses; the model has no clock for that."""
-    UNRESOLVED = 24
-    TOO_BIG = 25
-    NO_ROUTE = 26
-    BLACKHOLE = 27
-    NO_EXTERNAL = 32
-    NO_TRANSLATION = 33
-    NO_LISTENER = 38
-    NO_BACKEND = 39
-    DHCP_SERVER = 44
-    NO_SERVICE = 45
-    UNSERVED = 46
-    SERVICE_LIMIT = 47
-    """A port that asks too much; the model has no clock for that."""
-    RATE_LIMIT = 48
-    EIP_RATE_LIMIT = 49
-    """By a queue that is full, not by a step."""
-    SNAT_FULL = 50
-    NO_BLOCK = 51
-    UNSOLICITED = 52
-
-    @property
-    def word(self) -> str:
-        """The reason as counters and docs spell it."""
-        return self.name.lower()
 
 
 class Direction(IntEnum):
@@ -321,6 +266,14 @@ class Walk:
             self.tables.remote[key] = replace(row, use=int(Use.RECENT))
         return row
 
+    def admit(self, packet: Packet, data: bytes, vni: int, to: LocalRow, remote: int = 0) -> Verdict | None:
+        """Policy of the port of this host that a packet is for. `remote`: its sender's identity; 0: that has none."""
+        return (
+            self.permit(packet, data, Party(vni, to.ifindex, to.identity, remote, egress=False))
+            if to.identity
+            else None
+        )
+
     def permit(self, packet: Packet, data: bytes, party: Party) -> Verdict | None:
         """Policy of one party; a verdict when it refuses."""
         answer = permit(self.tables.policy, packet, data, party, self.now_ns)
@@ -329,4 +282,4 @@ class Walk:
             return None
         if not party.egress:
             self.ifindex = party.ifindex
-        return self.drop(DropReason(answer.refusal), answer.why)
+        return self.drop(answer.refusal, answer.why)
