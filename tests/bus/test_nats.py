@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 from msgspec import structs
 from tests.bus.servers import (
     client,
@@ -340,3 +341,142 @@ def test_an_open_bus_stays_on_loopback(tmp_path: Path) -> None:
     """Without credentials nobody else may reach it."""
     with pytest.raises(BusError, match="loopback only"):
         configuration(EmbeddedOptions(directory=tmp_path, host="0.0.0.0"))
+
+
+def test_who_is_cut_off_in_the_middle_of_a_word_speaks_again(tmp_path: Path) -> None:
+    """Clients that say much while their server is killed, several times, all hear and are heard in the end, on the
+    event loop of the real programs, too: uvloop has errors of its own for a socket that is closed."""
+
+    async def clients() -> None:
+        server = open_server(tmp_path)
+        await server.start()
+        inbox, over = Inbox(), asyncio.Event()
+        buses = [NatsBus(NatsOptions(servers=[server.url], name=f"{n}", reconnect_s=0.02)) for n in range(20)]
+
+        async def talk(bus: NatsBus) -> None:
+            while not over.is_set():
+                for _ in range(50):
+                    bus.publish("noise", bytes(2000))
+                await asyncio.sleep(0.001)
+
+        for number, bus in enumerate(buses):
+            bus.start()
+            assert await bus.started(5)
+            await bus.subscribe(f"to.{number}", inbox)
+        talking = [asyncio.create_task(talk(bus)) for bus in buses]
+        try:
+            for _ in range(6):
+                await asyncio.sleep(0.2)
+                while not (pid := server.pid):
+                    await asyncio.sleep(0.01)
+                os.kill(pid, signal.SIGKILL)
+            over.set()
+            await asyncio.gather(*talking)
+            for bus in buses:
+                assert await bus.started(10)
+            for number, bus in enumerate(buses):
+                bus.publish(f"to.{(number + 1) % len(buses)}", b"%d" % number)
+            assert {data for _, data in await inbox.wait(len(buses))} == {b"%d" % one for one in range(len(buses))}
+        finally:
+            over.set()
+            for bus in buses:
+                await bus.close()
+            await server.stop()
+
+    uvloop.run(clients())
+
+
+class Moody:
+    """A server of NATS' protocol (INFO, CONNECT, PING) that says to its first client what nats-py does not expect."""
+
+    def __init__(self, *, word: bytes = b"", silent_s: float = 0.0) -> None:
+        self.word, self.silent_s = word, silent_s
+        """Said after the first subscription; and how late its PINGs are answered from then on."""
+        self.clients = 0
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.clients += 1
+        self._writers.append(writer)
+        first, late_s = self.clients == 1, 0.0
+        writer.write(b'INFO {"max_payload": 1048576}\r\n')
+        with suppress(OSError):
+            while line := await reader.readline():
+                if line.startswith(b"PING"):
+                    await asyncio.sleep(late_s)
+                    writer.write(b"PONG\r\n")
+                elif line.startswith(b"SUB"):
+                    _, subject, number = line.split()
+                    if first:
+                        late_s = self.silent_s
+                        writer.write(self.word)
+                    writer.write(b"MSG %s %s 2\r\nhi\r\n" % (subject, number))
+
+
+async def test_a_client_that_is_given_up_is_made_anew() -> None:
+    """The server says an error of which nats-py closes the client for good; the bus comes back, and is told of its
+    subscriptions again."""
+    inbox, states, moody = Inbox(), [], Moody(word=b"-ERR 'Out Of Sorts'\r\n")
+    async with moody as url:
+        bus = NatsBus(NatsOptions(servers=[url], name="patient", reconnect_s=0.02))
+        bus.on_state(states.append)
+        bus.start()
+        try:
+            assert await bus.started(5)
+            await bus.subscribe("a", inbox)
+            async with asyncio.timeout(5):
+                while states != [True, False, True]:
+                    await asyncio.sleep(0.01)
+            assert {("a", b"hi")} == set(await inbox.wait(1))
+            assert moody.clients == 2
+        finally:
+            await bus.close()
+
+
+async def test_a_late_answer_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscription that was not confirmed in time is one; the late confirmation does not end the reading."""
+    monkeypatch.setattr("alcor.bus.nats.FLUSH_S", 0.05)
+    inbox, moody = Inbox(), Moody(silent_s=0.2)
+    async with moody as url:
+        bus = NatsBus(NatsOptions(servers=[url], name="hasty", reconnect_s=0.02))
+        bus.start()
+        try:
+            assert await bus.started(5)
+            for subject in ("a", "b", "c"):
+                await bus.subscribe(subject, inbox)
+                await asyncio.sleep(0.3)
+            assert {"a", "b", "c"} == {subject for subject, _ in await inbox.wait(3)}
+            assert bus.connected
+            assert moody.clients == 1
+        finally:
+            await bus.close()
+
+
+async def test_a_client_that_hears_nothing_is_made_anew(server: EmbeddedBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nats-py's reading has ended, and it says that it is connected."""
+    monkeypatch.setattr("alcor.bus.nats.WATCH_S", 0.2)
+    inbox, states = Inbox(), []
+    async with connection(server.url) as deaf, connection(server.url) as publisher:
+        deaf.on_state(states.append)
+        await deaf.subscribe("a", inbox)
+        for task in (deaf._client._reading_task, deaf._client._ping_interval_task):
+            assert task is not None
+            task.cancel()
+        async with asyncio.timeout(5):
+            while states != [False, True]:
+                await asyncio.sleep(0.01)
+        publisher.publish("a", b"again")
+        assert ("a", b"again") in await inbox.wait(1)

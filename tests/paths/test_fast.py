@@ -124,12 +124,7 @@ class Stage:
     async def start(self, *behaviours: Behaviour, limits: DeliveryLimits | None = None) -> None:
         """The first stream gets the first behaviour, and so on; further streams the last."""
         self.behaviours = list(behaviours)
-        self.server = grpc.aio.server(options=SERVER_OPTIONS)
-        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._serve)
-        self.server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})])
-        of_server = load_credentials(self._directory / "agent", "agent").for_server()
-        self.port = self.server.add_secure_port("127.0.0.1:0", of_server)
-        await self.server.start()
+        await self.listen(0)
         credentials = load_credentials(self._directory / "tls", CONTROLLER)
         self.path = Delivery(
             partition=1,
@@ -142,6 +137,15 @@ class Stage:
         self.events.path = self.path
         self.task = asyncio.create_task(self.path.run())
         self.path.connect(self.node())
+
+    async def listen(self, port: int) -> None:
+        """The agent, at that port or the kernel's choice."""
+        self.server = grpc.aio.server(options=SERVER_OPTIONS)
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._serve)
+        self.server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})])
+        of_server = load_credentials(self._directory / "agent", "agent").for_server()
+        self.port = self.server.add_secure_port(f"127.0.0.1:{port}", of_server)
+        await self.server.start()
 
     def node(self) -> Node:
         return Node(
@@ -350,6 +354,28 @@ async def test_a_forgotten_host_is_left_alone(stage: Stage) -> None:
     assert (stage.path.connected(), stage.path.listening("host-a")) == ([], False)
     stage.path.connect(stage.node())
     await stage.events.until(lambda: stage.events.of("acknowledged") == [1, 1])
+
+
+async def test_a_host_that_is_not_there_costs_no_channel(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a first dial that failed it is only knocked at; once somebody listens again it is in session."""
+    channels, real = 0, GrpcDialer.channel
+
+    def count(dialer: GrpcDialer, target: str, name: str) -> grpc.aio.Channel:
+        nonlocal channels
+        channels += 1
+        return real(dialer, target, name)
+
+    monkeypatch.setattr(GrpcDialer, "channel", count)
+    await stage.start(good)
+    await stage.events.until(lambda: stage.path.failures() == {} and stage.path.connected() == ["host-a"])
+    await stage.server.stop(0)
+    async with asyncio.timeout(PATIENCE_S):
+        while stage.path.failures().get("host-a", 0) < 6:
+            await asyncio.sleep(0.01)
+    assert channels <= 3  # the session's, one that failed, and one that was under way as the server stopped
+    await stage.listen(stage.port)
+    await stage.events.until(lambda: len(stage.events.of("greeted")) == 2)
+    assert stage.path.connected() == ["host-a"]
 
 
 def test_roles_are_read_from_spiffe_ids() -> None:

@@ -91,6 +91,45 @@ def test_who_gives_up_waiting_takes_neither_place_nor_time() -> None:
     on_virtual_time(work())
 
 
+def test_who_failed_least_goes_first() -> None:
+    """Whoever has waited for long; of those that failed as often, who came first."""
+
+    async def work() -> None:
+        turns, order = Turns(10, 60.0, 1.0), list[str]()
+
+        async def come(name: str, rank: int) -> None:
+            async with turns.turn(rank):
+                order.append(name)
+
+        async with asyncio.TaskGroup() as group:
+            for name, rank in (("old", 9), ("older", 12), ("as old", 9), ("new", 2)):
+                group.create_task(come(name, rank))
+        assert ["new", "old", "as old", "older"] == order
+
+    on_virtual_time(work())
+
+
+def test_who_gives_up_as_it_may_begin_gives_its_place_back() -> None:
+    """It was told so, and did not come to hear it."""
+
+    async def work() -> None:
+        turns = Turns(1, 60.0, 0.0)
+        loop = asyncio.get_running_loop()
+
+        async def come() -> None:
+            async with turns.turn():
+                pytest.fail("it gave up")
+
+        first = loop.create_task(come())
+        await asyncio.sleep(0)
+        loop.call_soon(first.cancel)  # in the round in which it is told
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await beginnings(turns, 1, nothing) == pytest.approx([0.0], abs=0.001)
+
+    on_virtual_time(work())
+
+
 def test_answers_free_who_waits_already() -> None:
     """A network that heals lets all come back as fast as they answer, those in the queue as well."""
 

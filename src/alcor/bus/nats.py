@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,16 @@ MAX_UNREAD_MESSAGES = 65_536
 MAX_UNREAD_BYTES = 256 << 20
 """Received and not yet handled, by subscription; beyond either messages are dropped."""
 FLUSH_S = 5.0
+WATCH_S = 15.0
+"""Between two looks whether nats-py still carries."""
+AWAY_S = 30.0
+"""A client that has found no server for so long may be stuck."""
 CLOSE_S = 0.25
 """For the last words, and again for closing, which over a network that is cut would take TLS half a minute."""
+
+
+BROKEN = (nats.errors.Error, OSError, TimeoutError, RuntimeError)
+"""What nats-py lets out of a connection that broke. The last is uvloop's, of a socket that is closed already."""
 
 
 class NatsOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +87,12 @@ class _Client(Client):
             raise nats.errors.Error("the server does not speak TLS: nothing is said to it")
         await super()._process_info(info, initial_connection)
 
+    async def _process_pong(self) -> None:
+        """An answer to somebody who waits no more must not end nats-py's reading (it would, by InvalidStateError)."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
 
 class NatsBus:
     """See the module. `start` it on its event loop; `close` it there."""
@@ -85,6 +100,11 @@ class NatsBus:
     def __init__(self, options: NatsOptions) -> None:
         self._options = options
         self._client = _Client()
+        self._up = asyncio.Event()
+        """Connected, and the listeners know."""
+        self._away_since = 0.0
+        self._closed = asyncio.Event()
+        """nats-py gave the client up."""
         self._interests: list[_Interest] = []
         self._outgoing: deque[tuple[str, bytes]] = deque()
         self._waiting_bytes = 0
@@ -102,7 +122,7 @@ class NatsBus:
     def start(self) -> None:
         """Begins to connect."""
         self._tasks = [
-            asyncio.create_task(self._connect(), name="bus connect"),
+            asyncio.create_task(self._keep(), name="bus keep"),
             asyncio.create_task(self._send(), name="bus send"),
         ]
 
@@ -110,7 +130,7 @@ class NatsBus:
         """Waits until connected, for at most so long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await asyncio.shield(self._tasks[0])
+                await self._up.wait()
         return self.connected
 
     @property
@@ -142,7 +162,7 @@ class NatsBus:
                 await interest.enter(self._client)
                 for _ in range(2):  # seen: the word about a refusal came after the first answer
                     await self._client.flush(timeout=FLUSH_S)  # type: ignore[arg-type]
-            except (nats.errors.Error, OSError, TimeoutError) as error:
+            except BROKEN as error:
                 if not isinstance(error, nats.errors.TimeoutError | nats.errors.ConnectionClosedError):
                     _log.warning("bus: cannot subscribe %s now: %s", subject, error)
             refusal = self._refused.pop(subject.lower(), "")
@@ -157,21 +177,26 @@ class NatsBus:
 
     async def close(self) -> None:
         """See base.Bus."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while pending := [task for task in self._tasks if not task.done()]:
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=CLOSE_S)  # nats-py swallows a cancellation at times
         self._listeners.clear()
-        for parting in (self._part, self._client.close):
-            # AssertionError: nats-py's own, of a client that was closed before it began to connect.
-            with suppress(nats.errors.Error, OSError, TimeoutError, AssertionError):
-                async with asyncio.timeout(CLOSE_S):
-                    await parting()
-        self._abort()
+        with suppress(*BROKEN):
+            async with asyncio.timeout(CLOSE_S):
+                await self._part()
+        await self._end(self._client)
 
-    def _abort(self) -> None:
+    async def _end(self, client: _Client) -> None:
+        with suppress(*BROKEN, AssertionError):  # nats-py's own, of a client that never began to connect
+            async with asyncio.timeout(CLOSE_S):
+                await client.close()
+        self._abort(client)
+
+    def _abort(self, client: _Client) -> None:
         """Ends the connection's socket, if it has one: nats-py leaves what it could not close in time, and a connection
         that failed half made, to the garbage collector."""
-        writer: asyncio.StreamWriter | None = getattr(self._client._transport, "_bare_io_writer", None)
+        writer: asyncio.StreamWriter | None = getattr(client._transport, "_bare_io_writer", None)
         if writer is not None:
             writer.transport.abort()
 
@@ -182,19 +207,67 @@ class NatsBus:
                 await self._client.publish(*self._outgoing.popleft())
             await self._client.flush(timeout=FLUSH_S)  # type: ignore[arg-type]
 
-    async def _connect(self) -> None:
+    async def _keep(self) -> None:
+        """Connects; with a new client when nats-py has given the old one up, or it is stuck."""
+        self._away_since = asyncio.get_running_loop().time()
+        while True:
+            client = self._client
+            try:
+                await self._connect(client)
+                await self._until_stuck(client)
+            except Exception as error:  # whatever it is, the bus is wanted
+                await self._failed(client, error)
+            self._tell(False)
+            await self._end(client)
+            await asyncio.sleep(self._options.reconnect_s)
+            self._closed.clear()
+            self._client = _Client()
+            for interest in self._interests:
+                interest.leave()
+            self._away_since = asyncio.get_running_loop().time()
+
+    async def _until_stuck(self, client: _Client) -> None:
+        """Seen: its reading, writing or reconnecting had ended by what it does not expect, and it said that all was
+        well."""
+        loop = asyncio.get_running_loop()
+        while not client.is_closed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):
+                    await self._closed.wait()
+            if client.is_connected:
+                try:
+                    await client.rtt(WATCH_S)  # type: ignore[arg-type]
+                except BROKEN:
+                    if client.is_connected:
+                        _log.warning("bus: the connection is stuck: it is made anew")
+                        return
+            elif loop.time() - self._away_since > AWAY_S:
+                return
+
+    async def _connect(self, client: _Client) -> None:
         options = self._options
         extra: dict[str, object] = {}
         if options.credentials is not None:
             extra["user_credentials"] = str(options.credentials)
         if options.tls is not None:
             extra["tls"] = options.tls
-        await self._client.connect(
+
+        async def lost() -> None:
+            self._tell(False)
+
+        async def closed() -> None:
+            self._closed.set()
+
+        async def found() -> None:
+            self._tell(True)
+
+        await client.connect(
             servers=list(options.servers),
             name=options.name,
-            error_cb=self._failed,
-            disconnected_cb=self._disconnected,
-            reconnected_cb=self._connected,
+            error_cb=partial(self._failed, client),
+            disconnected_cb=lost,
+            closed_cb=closed,
+            reconnected_cb=found,
             allow_reconnect=True,
             max_reconnect_attempts=-1,
             reconnect_time_wait=options.reconnect_s,  # type: ignore[arg-type]
@@ -206,8 +279,9 @@ class NatsBus:
             **extra,  # type: ignore[arg-type]
         )
         for interest in list(self._interests):
-            await interest.enter(self._client)
-        await self._connected()
+            await interest.enter(client)
+        if client.is_connected:  # else it will be again
+            self._tell(True)
 
     async def _send(self) -> None:
         while True:
@@ -218,24 +292,27 @@ class NatsBus:
                 self._waiting_bytes -= len(data)
                 try:
                     await self._client.publish(subject, data)
-                except (nats.errors.Error, OSError):
-                    self.dropped += 1  # the server went away: on_state tells
+                except Exception:  # the server went away: on_state tells; who says nothing more would not be missed
+                    self.dropped += 1
 
-    async def _connected(self) -> None:
-        self._complained = ""
+    def _tell(self, up: bool) -> None:
+        if up == self._up.is_set():
+            return
+        if up:
+            self._complained = ""
+            self._up.set()
+        else:
+            self._up.clear()
+            self._away_since = asyncio.get_running_loop().time()
+            self._outgoing.clear()
+            self._waiting_bytes = 0
         for listener in list(self._listeners):
-            listener(True)
+            listener(up)
 
-    async def _disconnected(self) -> None:
-        self._outgoing.clear()
-        self._waiting_bytes = 0
-        for listener in list(self._listeners):
-            listener(False)
-
-    async def _failed(self, error: Exception) -> None:
+    async def _failed(self, client: _Client, error: Exception) -> None:
         text = str(error)
-        if self._client.is_connecting or self._client.is_reconnecting:
-            self._abort()  # the next attempt would forget it
+        if client.is_connecting or client.is_reconnecting:
+            self._abort(client)  # the next attempt would forget it
         if isinstance(error, nats.errors.SlowConsumerError):
             self.dropped += 1
             text = f"messages of {error.subject} are dropped: they come faster than they are handled"
@@ -269,13 +346,17 @@ class _Interest:
                 pending_bytes_limit=MAX_UNREAD_BYTES,
             )
 
+    def leave(self) -> None:
+        """The client that was told of it is no more."""
+        self._entered = None
+
     async def cancel(self) -> None:
         """See base.Subscription."""
         with suppress(ValueError):
             self._bus._interests.remove(self)
         entered, self._entered = self._entered, None
         if entered is not None:
-            with suppress(nats.errors.Error, OSError):
+            with suppress(*BROKEN):
                 await entered.unsubscribe()
 
     async def _take(self, message: Msg) -> None:

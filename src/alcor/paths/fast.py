@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
@@ -14,21 +14,33 @@ from alcor.paths.base import Line, LineEnded
 from alcor.paths.link import EPOCH_HEADER, PARTITION_HEADER, Credentials, client_options
 from alcor.wire.codec import SYNC_METHOD
 
+MAX_ABSENT = 65_536
+"""Hosts that are known not to have been there; of those beyond that are not, a dial costs more."""
+
 
 class GrpcDialer:
-    """Opens Sync streams."""
+    """Opens Sync streams. At who was not there last time it knocks first: a TCP connection that is refused costs a
+    thirtieth of a gRPC channel to nobody (4 ms of a core), and a partition always has some hosts that are dead."""
 
     def __init__(self, *, partition: int, epoch: int, credentials: Credentials) -> None:
         self.metadata = ((PARTITION_HEADER, str(partition)), (EPOCH_HEADER, str(epoch)))
         self._credentials = credentials.for_client()
+        self._absent: set[str] = set()
 
     def open(self, node: Node) -> bool:
         """See base.Dialer: only dialling tells."""
         return True
 
-    def dial(self, node: Node) -> AbstractAsyncContextManager[Line]:
+    @asynccontextmanager
+    async def dial(self, node: Node) -> AsyncIterator[Line]:
         """See base.Dialer."""
-        return self.dial_at(address(node), node.name)
+        target = address(node)
+        if target in self._absent:
+            await _knock(node)
+        elif len(self._absent) < MAX_ABSENT:
+            self._absent.add(target)
+        async with self.dial_at(target, node.name) as line:
+            yield _Answering(line, lambda: self._absent.discard(target))
 
     def channel(self, target: str, name: str) -> grpc.aio.Channel:
         """A channel to the agent of that name."""
@@ -70,6 +82,35 @@ class GrpcLine:
             raise LineEnded(f"{error.code().name}: {error.details()}") from None
         except asyncio.InvalidStateError:
             raise LineEnded("the stream was gone before all was sent") from None
+
+
+class _Answering:
+    """A line that tells of the first word that comes. Fills base.Line."""
+
+    def __init__(self, line: Line, tell: Callable[[], None]) -> None:
+        self._line = line
+        self._tell: Callable[[], None] | None = tell
+
+    async def read(self) -> bytes:
+        """See base.Line."""
+        data = await self._line.read()
+        if self._tell is not None:
+            self._tell()
+            self._tell = None
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """See base.Line."""
+        await self._line.write(data)
+
+
+async def _knock(node: Node) -> None:
+    """Raises LineEnded if nobody listens there."""
+    try:
+        _, writer = await asyncio.open_connection(node.agent_host, node.agent_port)
+    except OSError as error:
+        raise LineEnded(f"UNAVAILABLE: {error}") from None
+    writer.transport.abort()
 
 
 def address(node: Node) -> str:

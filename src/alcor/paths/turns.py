@@ -1,14 +1,17 @@
-"""Turns: a bounded number at a time, first come first served, and nobody's turn lasts for ever. Called by delivery.
+"""Turns: a bounded number at a time, who has failed least first, and nobody's turn lasts for ever. Called by delivery.
 
 A dial that gets no answer would hold its place for seconds; it costs nothing by then, so its place goes to the next.
 What such a dial costs is its beginning, so beginnings are spaced: whatever else the event loop does comes in between.
+No time is promised to who waits, so none is lost with who gives up, or comes all at once after a standstill.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from itertools import count
 
 
 class Turn:
@@ -36,25 +39,33 @@ class Turns:
 
     def __init__(self, places: int, lapse_s: float, pace_s: float) -> None:
         """`places` at a time, each for `lapse_s` at most; from one beginning to the next at least `pace_s`."""
-        self._places = asyncio.Semaphore(places)
+        self._places = places
         self._most_free = places
         self._lapse_s = lapse_s
         self._pace_s = pace_s
-        self._gate = asyncio.Lock()
         self._next = 0.0
         """When the next may begin, by the event loop's clock."""
         self._free = 0
         """So many need not wait for that."""
-        self._refunded = asyncio.Event()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        """A heap of (rank, who came first, told to begin)."""
+        self._numbers = count()
+        self._look: asyncio.Handle | None = None
+        """When it is looked at next who may begin."""
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[Turn]:
-        """Waits for a place and its time; it is over after `lapse_s`, on leaving, or when its holder says so."""
-        await self._places.acquire()
+    async def turn(self, rank: int = 0) -> AsyncIterator[Turn]:
+        """Waits for a place and its time, behind those of a lower rank and those of its own that were there before; it
+        is over after `lapse_s`, on leaving, or when its holder says so."""
+        told = asyncio.get_running_loop().create_future()
+        heappush(self._waiting, (rank, next(self._numbers), told))
+        self._look_soon()
         try:
-            await self._time()
-        except BaseException:
-            self.free()
+            await told
+        except asyncio.CancelledError:
+            if told.done() and not told.cancelled():
+                self.free()
+            told.cancel()
             raise
         turn = Turn(self, self._lapse_s)
         try:
@@ -64,25 +75,35 @@ class Turns:
 
     def free(self) -> None:
         """For its turns: a place is."""
-        self._places.release()
+        self._places += 1
+        self._look_soon()
 
     def refund(self) -> None:
         """For its turns: one was no waste of time."""
         self._free = min(self._free + 1, self._most_free)
-        self._refunded.set()
+        self._look_soon()
 
-    async def _time(self) -> None:
-        """Until the next may begin, which is the caller. One waits, the others wait for it: no time is promised, so
-        none is lost with who gives up, or comes all at once after a standstill."""
+    def _look_soon(self, after_s: float = 0.0) -> None:
+        if self._look is not None:
+            self._look.cancel()
         loop = asyncio.get_running_loop()
-        async with self._gate:
-            await asyncio.sleep(0)  # one in each round of the event loop
-            while not self._free and (wait_s := self._next - loop.time()) > 0:
-                self._refunded.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._refunded.wait()
-            if self._free:
-                self._free -= 1
-            else:
-                self._next = loop.time() + self._pace_s
+        self._look = loop.call_later(after_s, self._let_in) if after_s > 0 else loop.call_soon(self._let_in)
+
+    def _let_in(self) -> None:
+        """One, if it may begin; one in each round of the event loop."""
+        self._look = None
+        while self._waiting and self._waiting[0][2].done():
+            heappop(self._waiting)  # it gave up
+        if not self._waiting or not self._places:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._free:
+            self._free -= 1
+        elif now < self._next:
+            self._look_soon(self._next - now)
+            return
+        else:
+            self._next = now + self._pace_s
+        self._places -= 1
+        heappop(self._waiting)[2].set_result(None)
+        self._look_soon()
