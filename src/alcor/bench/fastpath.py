@@ -30,6 +30,8 @@ class FastPathBench(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
     driver: str
     hosts: int
+    pool: int
+    """Ready namespaces per agent; 0: each port's is made with it."""
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -43,6 +45,7 @@ def run(
     samples: int = SAMPLES,
     progress: Progress | None = None,
     *,
+    pool: int = 0,
     driver: str = "ebpf",
     run_dir: Path = DEFAULT_RUN_DIR,
 ) -> FastPathBench:
@@ -51,7 +54,7 @@ def run(
         raise LabError("samples must be at least 1")
     say = progress or (lambda _: None)
     stages = Stages(Console(quiet=True), threading.Event())
-    options = LabOptions(hosts=hosts, ports=hosts * WARM_UP, driver=driver, run_dir=run_dir)
+    options = LabOptions(hosts=hosts, ports=hosts * WARM_UP, driver=driver, pool=pool, run_dir=run_dir)
     say(f"a lab of {hosts} hosts")
     with LiveLab(options, driver, stages) as lab:
         scenario.register_nodes(lab.client, lab.hosts)
@@ -71,6 +74,7 @@ def run(
         kernel=os.uname().release,
         driver=driver,
         hosts=hosts,
+        pool=pool,
         p50_ms=percentile(found, 0.5),
         p90_ms=percentile(found, 0.9),
         p99_ms=percentile(found, 0.99),
