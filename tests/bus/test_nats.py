@@ -429,7 +429,8 @@ class Moody:
 async def test_a_client_that_is_given_up_is_made_anew() -> None:
     """The server says an error of which nats-py closes the client for good; the bus comes back, and is told of its
     subscriptions again."""
-    inbox, states, moody = Inbox(), [], Moody(word=b"-ERR 'Out Of Sorts'\r\n")
+    inbox, moody = Inbox(), Moody(word=b"-ERR 'Out Of Sorts'\r\n")
+    states: list[bool] = []
     async with moody as url:
         bus = NatsBus(NatsOptions(servers=[url], name="patient", reconnect_s=0.02))
         bus.on_state(states.append)
@@ -468,7 +469,8 @@ async def test_a_late_answer_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_a_client_that_hears_nothing_is_made_anew(server: EmbeddedBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """nats-py's reading has ended, and it says that it is connected."""
     monkeypatch.setattr("alcor.bus.nats.WATCH_S", 0.2)
-    inbox, states = Inbox(), []
+    inbox = Inbox()
+    states: list[bool] = []
     async with connection(server.url) as deaf, connection(server.url) as publisher:
         deaf.on_state(states.append)
         await deaf.subscribe("a", inbox)
