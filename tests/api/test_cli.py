@@ -58,6 +58,12 @@ def test_networks_groups_and_qos(server: str) -> None:
         _ = network create cli-dual
         _ = subnet create cli-six --network cli-dual --ip-version 6 --subnet-range 2001:db8:77::/64
         member = port create cli-member --network cli-dual --security-group cli-web
+        slaac = subnet create cli-slaac --network cli-dual --ip-version 6 --subnet-range 2001:db8:78::/64 \
+            --ipv6-ra-mode slaac --ipv6-address-mode slaac
+        stateful = subnet create cli-stateful --network cli-dual --ip-version 6 --subnet-range 2001:db8:79::/64 \
+            --ipv6-ra-mode dhcpv6-stateful --ipv6-address-mode dhcpv6-stateful
+        subnet set cli-subnet --host-route destination=198.51.100.0/24,gateway=10.8.0.1
+        told = subnet show cli-subnet
         policy = network qos policy create cli-gold --share
         limit = network qos rule create --type bandwidth-limit --max-kbps 1000 --max-burst-kbits 100 --egress cli-gold
         _ = network qos rule create --type dscp-marking --dscp-mark 46 cli-gold
@@ -68,6 +74,9 @@ def test_networks_groups_and_qos(server: str) -> None:
         """,
     )
     network, subnet, port = found["network"], found["subnet"], found["port"]
+    modes = [(found[name]["ipv6_ra_mode"], found[name]["ipv6_address_mode"]) for name in ("slaac", "stateful")]
+    assert [("slaac", "slaac"), ("dhcpv6-stateful", "dhcpv6-stateful")] == modes
+    assert [{"destination": "198.51.100.0/24", "nexthop": "10.8.0.1"}] == found["told"]["host_routes"]
     assert ("cli-net", 1400, "cli.example.") == (network["name"], network["mtu"], network["dns_domain"])
     assert (network["id"], "10.8.0.1", ["192.0.2.53"]) == (
         *(subnet["network_id"], subnet["gateway_ip"]),
@@ -120,9 +129,12 @@ def test_routers_and_the_outside(server: str) -> None:
         interfaces = router show cli-router
         _ = router add route cli-router --route destination=192.0.2.0/24,gateway=10.77.0.9
         router set cli-router --route destination=198.51.100.0/24,gateway=10.77.0.8
+        router set cli-router --route destination=198.51.100.0/24,gateway=10.77.0.7
         routed = router show cli-router
         external = network create cli-ext --external
         _ = subnet create cli-pool --network cli-ext --subnet-range 203.0.113.0/24 --no-dhcp
+        router set cli-router --external-gateway cli-ext --enable-snat
+        shared = router show cli-router
         router set cli-router --external-gateway cli-ext --disable-snat
         port = port create cli-eip-port --network cli-routed
         _ = port create cli-pf-port --network cli-routed --fixed-ip ip-address=10.77.0.50
@@ -142,7 +154,10 @@ def test_routers_and_the_outside(server: str) -> None:
     router, shown, forwarded = found["router"], found["shown"], found["forwarded"]
     assert ("cli-router", True, "ACTIVE") == (router["name"], router["distributed"], router["status"])
     assert ["10.77.0.1"] == [one["ip_address"] for one in found["interfaces"]["interfaces_info"]]
-    assert {"192.0.2.0/24", "198.51.100.0/24"} == {one["destination"] for one in found["routed"]["routes"]}
+    hops = {(one["destination"], one["nexthop"]) for one in found["routed"]["routes"]}
+    two = {("198.51.100.0/24", "10.77.0.7"), ("198.51.100.0/24", "10.77.0.8")}
+    assert {("192.0.2.0/24", "10.77.0.9"), *two} == hops
+    assert found["shared"]["external_gateway_info"]["enable_snat"] is True
     assert found["external"]["router:external"] is True
     port = found["port"]["id"], found["port"]["fixed_ips"][0]["ip_address"]
     assert (found["made"]["id"], *port) == (shown["id"], shown["port_id"], shown["fixed_ip_address"])
@@ -169,7 +184,7 @@ def test_routers_and_the_outside(server: str) -> None:
         addresses = floating ip list
         """,
     )
-    assert ["198.51.100.0/24"] == [one["destination"] for one in found["one"]["routes"]]
+    assert two == {(one["destination"], one["nexthop"]) for one in found["one"]["routes"]}
     assert not {"cli-router", "cli-renamed"} & {row["Name"] for row in found["routers"]}
     gone = {"203.0.113.50", "203.0.113.60"}
     assert not gone & {row["Floating IP Address"] for row in found["addresses"]}
@@ -190,6 +205,13 @@ def test_load_balancers(server: str) -> None:
         member = loadbalancer member create --name cli-one --address 10.7.0.9 --protocol-port 8080 --weight 3 cli-pool
         monitor = loadbalancer healthmonitor create --delay 5 --timeout 2 --max-retries 2 --type TCP \
             --name cli-hm cli-pool
+        _ = loadbalancer listener create --name cli-dns --protocol UDP --protocol-port 53 cli-lb
+        udp = loadbalancer pool create --name cli-udp --listener cli-dns --protocol UDP --lb-algorithm SOURCE_IP
+        connect = loadbalancer healthmonitor create --delay 5 --timeout 2 --max-retries 2 --type UDP-CONNECT cli-udp
+        _ = loadbalancer pool create --name cli-http --loadbalancer cli-lb --protocol TCP --lb-algorithm ROUND_ROBIN
+        http = loadbalancer healthmonitor create --delay 5 --timeout 2 --max-retries 2 --type HTTP \
+            --url-path /health --expected-codes 200-204 cli-http
+        of_listener = loadbalancer listener stats show cli-web
         shown = loadbalancer pool show cli-pool
         loadbalancer member set cli-pool cli-one --weight 0
         draining = loadbalancer member show cli-pool cli-one
@@ -210,7 +232,10 @@ def test_load_balancers(server: str) -> None:
     assert found["monitor"]["id"] == found["shown"]["healthmonitor_id"]
     assert "DRAINING" == found["draining"]["operating_status"]
     assert [made["id"]] == [row["id"] for row in found["listed"]]
-    (listener,) = found["tree"]["loadbalancer"]["listeners"]
+    assert ("SOURCE_IP", "UDP-CONNECT") == (found["udp"]["lb_algorithm"], found["connect"]["type"])
+    assert ("HTTP", "/health", "200-204") == tuple(found["http"][key] for key in ("type", "url_path", "expected_codes"))
+    assert 0 == found["of_listener"]["total_connections"]
+    (listener,) = [one for one in found["tree"]["loadbalancer"]["listeners"] if one["name"] == "cli-web"]
     assert ("cli-web", "cli-pool") == (listener["name"], listener["pools"][0]["name"])
     assert 0 == found["stats"]["total_connections"]
     assert (made["vip_port_id"], "10.7.0.100") == (found["eip"]["port_id"], found["eip"]["fixed_ip_address"])

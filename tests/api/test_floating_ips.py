@@ -124,6 +124,27 @@ async def test_what_cannot_be_is_refused(
     assert (status, kind) == refused[:2], refused
 
 
+async def test_an_address_has_one_floating_ip(client: httpx.AsyncClient) -> None:
+    """A second one for it is refused, made with it or moved there; another address of the port may have one."""
+    network, _ = await outside(client)
+    _, one = await inside(client, network["id"])
+    subnet_id = one["fixed_ips"][0]["subnet_id"]
+    places = [{"subnet_id": subnet_id, "ip_address": ip} for ip in ("10.5.0.10", "10.5.0.11")]
+    port = await make(client, "port", network_id=one["network_id"], fixed_ips=places)
+    mine = {"floating_network_id": network["id"], "port_id": port["id"]}
+    await make(client, "floatingip", **mine, fixed_ip_address="10.5.0.10")
+    body = {"floatingip": {**mine, "fixed_ip_address": "10.5.0.10"}}
+    refused = error(await client.post("/v2.0/floatingips", json=body))
+    assert (409, "FloatingIPPortAlreadyAssociated") == refused[:2]
+    free = await make(client, "floatingip", floating_network_id=network["id"])
+    where = f"/v2.0/floatingips/{free['id']}"
+    moved = {"floatingip": {"port_id": port["id"], "fixed_ip_address": "10.5.0.10"}}
+    assert (409, "FloatingIPPortAlreadyAssociated") == error(await client.put(where, json=moved))[:2]
+    assert free == (await client.get(where)).json()["floatingip"]
+    assert 2 == len((await client.get("/v2.0/floatingips")).json()["floatingips"])
+    await make(client, "floatingip", **mine, fixed_ip_address="10.5.0.11")
+
+
 async def test_what_hosts_do_not_do_is_refused(client: httpx.AsyncClient) -> None:
     """Floating IPs of IPv6, advertisements outside, a switch that is neither on nor off."""
     network, _ = await outside(client)

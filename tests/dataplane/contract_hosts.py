@@ -38,6 +38,7 @@ from alcor.dataplane.base import (
 from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
 from alcor.dataplane.fake.driver import FakeDriver
 from alcor.dataplane.fake.switch import Switch
+from alcor.dataplane.fake.walk import VerdictKind
 from alcor.dataplane.kernel import bpf, links, netns
 from alcor.dataplane.kernel.netlink import Netlink
 from alcor.model.addresses import Ip, Mac, format_ip, ip_version, parse_ip
@@ -72,6 +73,8 @@ class World(Protocol):
 
     asked: set[Ip]
     """IPv6 neighbours that packets left to."""
+    arp: list[bytes]
+    """ARP frames that left, but for questions about neighbours: seen while it waits."""
 
     def wait(self, source: str, wait_s: float = WAIT_S) -> bytes | None:
         """The next IP packet with that source that leaves through it; None: none does."""
@@ -158,10 +161,13 @@ class _FakeWorld:
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self.asked: set[Ip] = set()
+        self.arp: list[bytes] = []
         switch.sent_outside.clear()
 
     def send(self, frame: bytes) -> None:
-        self._switch.receive_outside(frame)
+        verdict = self._switch.receive_outside(frame)
+        if verdict.kind is VerdictKind.REPLY and verdict.frame[12:14] == b"\x08\x06":
+            self.arp.append(verdict.frame)
 
     def wait(self, source: str, wait_s: float = WAIT_S) -> bytes | None:
         deadline = time.monotonic() + wait_s
@@ -271,6 +277,7 @@ class _RealWorld:
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
         self.asked: set[Ip] = set()
+        self.arp: list[bytes] = []
 
     def send(self, frame: bytes) -> None:
         self._socket.send(frame)
@@ -282,6 +289,8 @@ class _RealWorld:
             if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\1" and frame[28:32] != frame[38:42]:
                 asked, asker = frame[38:42], frame[22:32]
                 self._socket.send(packets.arp(WORLD_MAC, asked, asker[6:], opcode=2, target_mac=asker[:6]))
+            elif frame[12:14] == b"\x08\x06":
+                self.arp.append(frame)
             elif frame[12:14] == b"\x86\xdd" and frame[20] == packets.ICMPV6 and frame[54] == SOLICITATION:
                 self._tell(frame)
             elif frame[12:14] in (b"\x08\0", b"\x86\xdd") and _is_from(frame[14:], source):

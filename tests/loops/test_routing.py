@@ -123,15 +123,21 @@ async def test_extra_routes_and_the_router_down(region: Region) -> None:
 
 
 async def test_a_peering_and_its_end(region: Region) -> None:
-    """All subnets of both, those that come later too; nothing is left of it; restarts of agents lose nothing."""
-    a, b = await region.add_host("host-a"), await region.add_host("host-b")
+    """All subnets of both, those that come later too; nothing is left of it; restarts of agents lose nothing. A host
+    that carries neither hears nothing of it."""
+    a, b, c = [await region.add_host(f"host-{letter}") for letter in "abc"]
     one, two = await region.add_vpc("10.1.0.0/16"), await region.add_vpc("10.2.0.0/16")
+    other = await region.add_vpc("10.3.0.0/16")
     (pa,) = await region.add_ports(one[0], ["host-a"])
     (pb,) = await region.add_ports(two[0], ["host-b"])
+    await region.add_ports(other[0], ["host-c"])
+    await region.until(lambda: len(c.tables.ports) == 1)
+    before = c.tables.written.copy()
     spec = PeeringSpec(network_id=one[0].id, peer_network_id=two[0].id)
     (peering,) = await region.do(CreatePeerings(specs=(spec,)))
     assert isinstance(peering, Peering)
     await region.until(lambda: set(a.tables.endpoints) == {where(two[0], pb)} and len(a.tables.routes) == 2)
+    assert ({}, before) == (c.tables.routes, c.tables.written)
     await a.stop()
     await a.start()
     (late,) = await region.add_ports(two[0], ["host-b"])
