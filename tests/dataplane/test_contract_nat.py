@@ -94,8 +94,8 @@ def test_the_host_says_where_its_eips_are(host: Host) -> None:
         inside = packets.ipv4(CLIENT, "10.0.0.1", packets.icmp_echo(), protocol=packets.ICMP, ttl=63)
         wire.wait(packets.ethernet(one.mac, packets.ROUTER, inside))
         assert world.wait("198.51.100.1", MISS_S) is None  # nobody's: it only listens
-        answer = {"opcode": 2, "target_mac": WORLD_MAC, "ethernet_destination": WORLD_MAC}
-        assert [packets.arp(world.mac, EIP, CLIENT, **answer)] == world.arp
+        to = WORLD_MAC
+        assert [packets.arp(world.mac, EIP, CLIENT, opcode=2, target_mac=to, ethernet_destination=to)] == world.arp
 
 
 def test_a_port_reaches_its_own_eip_and_its_neighbours(host: Host) -> None:
