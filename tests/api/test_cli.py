@@ -58,12 +58,6 @@ def test_networks_groups_and_qos(server: str) -> None:
         _ = network create cli-dual
         _ = subnet create cli-six --network cli-dual --ip-version 6 --subnet-range 2001:db8:77::/64
         member = port create cli-member --network cli-dual --security-group cli-web
-        slaac = subnet create cli-slaac --network cli-dual --ip-version 6 --subnet-range 2001:db8:78::/64 \
-            --ipv6-ra-mode slaac --ipv6-address-mode slaac
-        stateful = subnet create cli-stateful --network cli-dual --ip-version 6 --subnet-range 2001:db8:79::/64 \
-            --ipv6-ra-mode dhcpv6-stateful --ipv6-address-mode dhcpv6-stateful
-        subnet set cli-subnet --host-route destination=198.51.100.0/24,gateway=10.8.0.1
-        told = subnet show cli-subnet
         policy = network qos policy create cli-gold --share
         limit = network qos rule create --type bandwidth-limit --max-kbps 1000 --max-burst-kbits 100 --egress cli-gold
         _ = network qos rule create --type dscp-marking --dscp-mark 46 cli-gold
@@ -74,9 +68,6 @@ def test_networks_groups_and_qos(server: str) -> None:
         """,
     )
     network, subnet, port = found["network"], found["subnet"], found["port"]
-    modes = [(found[name]["ipv6_ra_mode"], found[name]["ipv6_address_mode"]) for name in ("slaac", "stateful")]
-    assert [("slaac", "slaac"), ("dhcpv6-stateful", "dhcpv6-stateful")] == modes
-    assert [{"destination": "198.51.100.0/24", "nexthop": "10.8.0.1"}] == found["told"]["host_routes"]
     assert ("cli-net", 1400, "cli.example.") == (network["name"], network["mtu"], network["dns_domain"])
     assert (network["id"], "10.8.0.1", ["192.0.2.53"]) == (
         *(subnet["network_id"], subnet["gateway_ip"]),
@@ -117,6 +108,31 @@ def test_networks_groups_and_qos(server: str) -> None:
     assert "cli-gold" not in {row["Name"] for row in found["policies"]}
 
 
+def test_subnets_tell_ports_how_they_get_addresses(server: str) -> None:
+    """SLAAC, DHCPv6, and host routes."""
+    found = openstack(
+        server,
+        """
+        _ = network create cli-told
+        _ = subnet create cli-routes --network cli-told --subnet-range 10.8.0.0/24
+        slaac = subnet create cli-slaac --network cli-told --ip-version 6 --subnet-range 2001:db8:78::/64 \
+            --ipv6-ra-mode slaac --ipv6-address-mode slaac
+        stateful = subnet create cli-stateful --network cli-told --ip-version 6 --subnet-range 2001:db8:79::/64 \
+            --ipv6-ra-mode dhcpv6-stateful --ipv6-address-mode dhcpv6-stateful
+        subnet set cli-routes --host-route destination=198.51.100.0/24,gateway=10.8.0.1
+        told = subnet show cli-routes
+        network delete cli-told
+        """,
+    )
+    modes = [(found[name]["ipv6_ra_mode"], found[name]["ipv6_address_mode"]) for name in ("slaac", "stateful")]
+    assert [("slaac", "slaac"), ("dhcpv6-stateful", "dhcpv6-stateful")] == modes
+    assert [{"destination": "198.51.100.0/24", "nexthop": "10.8.0.1"}] == found["told"]["host_routes"]
+
+
+def _hops(router: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(one["destination"], one["nexthop"]) for one in router["routes"]}
+
+
 def test_routers_and_the_outside(server: str) -> None:
     """Routers with interfaces and extra routes, external networks and gateways, floating IPs, port forwardings."""
     found = openstack(
@@ -154,9 +170,8 @@ def test_routers_and_the_outside(server: str) -> None:
     router, shown, forwarded = found["router"], found["shown"], found["forwarded"]
     assert ("cli-router", True, "ACTIVE") == (router["name"], router["distributed"], router["status"])
     assert ["10.77.0.1"] == [one["ip_address"] for one in found["interfaces"]["interfaces_info"]]
-    hops = {(one["destination"], one["nexthop"]) for one in found["routed"]["routes"]}
     two = {("198.51.100.0/24", "10.77.0.7"), ("198.51.100.0/24", "10.77.0.8")}
-    assert {("192.0.2.0/24", "10.77.0.9"), *two} == hops
+    assert {("192.0.2.0/24", "10.77.0.9"), *two} == _hops(found["routed"])
     assert found["shared"]["external_gateway_info"]["enable_snat"] is True
     assert found["external"]["router:external"] is True
     port = found["port"]["id"], found["port"]["fixed_ips"][0]["ip_address"]
@@ -184,7 +199,7 @@ def test_routers_and_the_outside(server: str) -> None:
         addresses = floating ip list
         """,
     )
-    assert two == {(one["destination"], one["nexthop"]) for one in found["one"]["routes"]}
+    assert two == _hops(found["one"])
     assert not {"cli-router", "cli-renamed"} & {row["Name"] for row in found["routers"]}
     gone = {"203.0.113.50", "203.0.113.60"}
     assert not gone & {row["Floating IP Address"] for row in found["addresses"]}
