@@ -2,11 +2,13 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from alcor.dataplane.ebpf import pool as pool_module
 from alcor.dataplane.ebpf.pool import Pool
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.netlink import Netlink
@@ -163,6 +165,25 @@ class TestPool:
             assert pool.wait_full(FILL_TIMEOUT_S)
             for fd in taken:
                 os.close(fd)
+        finally:
+            pool.close()
+
+    def test_it_rests_after_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was taken is replaced only when nothing was done for a while: each piece of work begins it anew."""
+        monkeypatch.setattr(pool_module, "REST_S", 0.0)
+        pool = Pool(1)
+        try:
+            assert pool.wait_full(FILL_TIMEOUT_S)
+            monkeypatch.setattr(pool_module, "REST_S", 0.6)
+            began = time.monotonic()
+            for _ in range(3):
+                with pool.paused():
+                    for fd in pool.take(1):
+                        os.close(fd)
+                time.sleep(0.1)
+            assert not pool.wait_full(0.0)
+            assert pool.wait_full(FILL_TIMEOUT_S)
+            assert time.monotonic() - began >= 0.8
         finally:
             pool.close()
 

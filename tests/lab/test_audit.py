@@ -183,7 +183,7 @@ def test_a_port_that_no_host_carries_is_found(world: World) -> None:
 
 def test_a_port_that_is_not_active_is_found(world: World) -> None:
     """With its reason."""
-    world.region.rows["a"] = {**ROWS["a"], "status": "DOWN", "binding:vif_details": {"status_reason": "no room"}}
+    world.region.rows["a"] = {**ROWS["a"], "status": "DOWN", "binding:vif_details": {"error": "no room"}}
     assert world.auditor.look().unsettled == ("a on host-1 is DOWN (no room)",)
 
 

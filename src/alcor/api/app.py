@@ -38,6 +38,7 @@ from alcor.services.commands import Control
 from alcor.services.health import HealthView
 from alcor.services.reachability import ReachabilityView
 from alcor.services.traffic import Traffic
+from alcor.services.waiting import Waits
 from alcor.store.base import Store
 
 MEMBER = "/{member}"
@@ -57,9 +58,10 @@ def create_app(
     metrics: Callable[[], bytes] | None = None,
     reachability: ReachabilityView | None = None,
     traffic: Traffic | None = None,
+    waits: Waits | None = None,
 ) -> Starlette:
     """The application. `health` answers how hosts are, `metrics` makes the page for Prometheus, `reachability` says why
-    packets arrive or not, `traffic` what load balancers carried.
+    packets arrive or not, `traffic` what load balancers carried, `waits` when ports have left BUILD.
 
     It owns its reader threads (they end with the lifespan), not `control` and not `store`.
     """
@@ -73,7 +75,7 @@ def create_app(
         finally:
             readers.shutdown(wait=True, cancel_futures=True)
 
-    context = Context(control, store, readers, health, metrics, reachability, traffic)
+    context = Context(control, store, readers, health, metrics, reachability, traffic, waits)
     endpoints = {path: Endpoint(methods, limits) for path, methods in handlers(context).items()}
     tree = lbaas.make_tree(context, limits)
     return Application(

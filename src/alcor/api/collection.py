@@ -77,13 +77,18 @@ class Collection(ABC, Generic[Noun]):
 
     async def _created(self, command: Command, *, bulk: bool) -> Reply:
         """Submits a creation and answers it."""
-        views = await self._views(cast(Sequence[Noun], await self._context.control.submit(command)))
-        return Reply(201, _encode({self.listing.collection: views} if bulk else {self.one: views[0]}))
+        rows = cast(Sequence[Noun], await self._context.control.submit(command))
+        return await self._answer(201, rows, bulk=bulk)
 
     async def _updated(self, command: Command) -> Reply:
         """Submits an update and answers it."""
-        (view,) = await self._views((cast(Noun, await self._context.control.submit(command)),))
-        return Reply(200, _encode({self.one: view}))
+        row = cast(Noun, await self._context.control.submit(command))
+        return await self._answer(200, (row,), bulk=False)
+
+    async def _answer(self, status: int, rows: Sequence[Noun], *, bulk: bool) -> Reply:
+        """What was done, as it is shown."""
+        views = await self._views(rows)
+        return Reply(status, _encode({self.listing.collection: views} if bulk else {self.one: views[0]}))
 
     def _member(self, call: Call) -> Id:
         return member(call, self.listing.not_found, self.noun)

@@ -11,6 +11,7 @@ from alcor.services.commands import Control
 from alcor.services.health import HealthView
 from alcor.services.reachability import ReachabilityView
 from alcor.services.traffic import Traffic
+from alcor.services.waiting import Waits
 from alcor.store.base import Store
 
 Found = TypeVar("Found")
@@ -28,6 +29,7 @@ class Context:
         metrics: Callable[[], bytes] | None = None,
         reachability: ReachabilityView | None = None,
         traffic: Traffic | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self.control = control
         self.store = store
@@ -39,6 +41,8 @@ class Context:
         """None: nobody answers."""
         self.traffic = traffic or Traffic()
         """What load balancers carried."""
+        self.waits = waits
+        """None: nobody waits."""
         self._readers = readers
 
     async def read(self, question: Callable[[], Found]) -> Found:

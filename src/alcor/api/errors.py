@@ -20,12 +20,16 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
+Headers = tuple[tuple[bytes, bytes], ...]
+"""Names, in lower case, and values."""
+
+
 class Reply(NamedTuple):
     """What goes back."""
 
     status: int
     body: bytes = b""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()
     content_type: bytes = b"application/json"
 
 

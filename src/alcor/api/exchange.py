@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from alcor.api import errors
 from alcor.api.errors import BadRequest, BodyTooLarge, Reply
+from alcor.services.waiting import MAX_WAIT_S
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a request body, by default: some 150,000 ports in one POST."""
@@ -26,6 +27,8 @@ _PROCESS = os.urandom(10).hex()
 _NUMBERS = count(1)
 _IF_MATCH = re.compile(r'(?:W/)?"?revision_number=([^",]*)"?')
 _LARGEST_REVISION = 2**63 - 1
+_WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?=[;,]|$)', re.IGNORECASE)
+"""RFC 7240, 4.3, among a `Prefer` header's other preferences."""
 
 
 class Limits(NamedTuple):
@@ -109,6 +112,14 @@ class Call:
         if not (match[1].isascii() and match[1].isdigit()) or int(match[1][:20]) > _LARGEST_REVISION:
             raise BadRequest("Revision number must be an integer.")
         return int(match[1])
+
+    def wait_s(self) -> int:
+        """How long the client would have its answer wait (RFC 7240's `Prefer: wait=N`), at most MAX_WAIT_S; 0: not at
+        all. What is not understood is ignored, as the RFC has it."""
+        for key, value in self.scope["headers"]:
+            if key == b"prefer" and (match := _WAIT.search(str(value, "latin-1"))):
+                return min(int(match[1]), MAX_WAIT_S)
+        return 0
 
 
 Handler = Callable[[Call], Awaitable[Reply]]

@@ -99,7 +99,7 @@ from alcor.api.security_bodies import (
 RESOURCES = (
     Resource("network", networks.LISTING, NetworkCreate, NetworkUpdate, NetworkView, True, (404, 409), (409,)),
     Resource("subnet", subnets.LISTING, SubnetCreate, SubnetUpdate, SubnetView, True, (404, 409), (409,)),
-    Resource("port", ports.LISTING, PortCreate, PortUpdate, PortView, True, (404, 409), ()),
+    Resource("port", ports.LISTING, PortCreate, PortUpdate, PortView, True, (404, 409), (), waits=True),
     Resource(
         *("security_group", security_groups.GROUPS, SecurityGroupCreate, SecurityGroupUpdate, SecurityGroupView),
         *(True, (409,), (409,)),

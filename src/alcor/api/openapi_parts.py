@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from alcor.api.bodies import Input, View
 from alcor.api.listing import Compound, Constant, Filter, Listing, boolean
+from alcor.services.waiting import MAX_WAIT_S
 
 Json = dict[str, Any]
 Refusals = Callable[..., Json]
@@ -34,6 +35,8 @@ class Resource(NamedTuple):
     """Empty: the collection, with dashes."""
     inside: str = ""
     """The parameter in its path, of what it is in."""
+    waits: bool = False
+    """Its answers wait for hosts when the client would have them."""
 
 
 ERRORS = {
@@ -141,10 +144,10 @@ def create_operation(resource: Resource) -> Json:
         f"create_{many}",
         f"Makes one of the {many}, or any number of them: all or none, in one transaction.",
         {
-            "201": answer("Made, and durable. A bulk answers in its own order.", {"oneOf": got}),
+            "201": _waited(resource, answer("Made, and durable. A bulk answers in its own order.", {"oneOf": got})),
             **errors(400, 413, 503, *resource.create_errors),
         },
-        **({"parameters": [shared("project")]} if resource.owned else {}),
+        **({"parameters": found} if (found := _of_creation(resource)) else {}),
         requestBody={"required": True, "content": content({"oneOf": sent})},
     )
 
@@ -157,8 +160,8 @@ def show_operation(resource: Resource, refusals: Refusals = errors) -> Json:
         resource.listing.collection,
         f"show_{one}",
         f"Shows a {one}.",
-        {"200": answer(f"The {one}.", body), **refusals(400, 404)},
-        parameters=[shared("fields")],
+        {"200": _waited(resource, answer(f"The {one}.", body)), **refusals(400, 404)},
+        parameters=[shared("fields"), *_wait(resource)],
     )
 
 
@@ -170,10 +173,12 @@ def update_operation(resource: Resource, update: type[Input]) -> Json:
         f"update_{one}",
         f"Changes what is given of a {one}.",
         {
-            "200": answer("Changed, and durable.", object_of({one: ref(resource.view.__name__)}, [one])),
+            "200": _waited(
+                resource, answer("Changed, and durable.", object_of({one: ref(resource.view.__name__)}, [one]))
+            ),
             **errors(400, 404, 409, 412, 413, 503),
         },
-        parameters=[shared("if_match")],
+        parameters=[shared("if_match"), *_wait(resource)],
         requestBody={
             "required": True,
             "content": content(object_of({one: ref(update.__name__)}, [one], closed=True)),
@@ -233,7 +238,29 @@ def parameters() -> Json:
         "if_match": header(
             "If-Match", "Do it only to that revision.", {**text, "pattern": r"^(\*|revision_number=[0-9]{1,18})$"}
         ),
+        "prefer": header(
+            "Prefer",
+            f"`wait=N` (RFC 7240): the answer waits until none of its ports is in BUILD, N seconds at most, and "
+            f"{MAX_WAIT_S} in any case.",
+            text,
+        ),
     }
+
+
+def _wait(resource: Resource) -> list[Json]:
+    return [shared("prefer")] if resource.waits else []
+
+
+def _of_creation(resource: Resource) -> list[Json]:
+    return [*([shared("project")] if resource.owned else []), *_wait(resource)]
+
+
+def _waited(resource: Resource, found: Json) -> Json:
+    """The answer, with the header that says how long it would have waited."""
+    if not resource.waits:
+        return found
+    said: Json = {"description": "`wait=N`, if it was asked for.", "schema": {"type": "string"}}
+    return {**found, "headers": {"Preference-Applied": said}}
 
 
 def _sorting(listing: Listing) -> list[Json]:

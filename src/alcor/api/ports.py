@@ -26,7 +26,7 @@ from alcor.api.bodies import (
 )
 from alcor.api.collection import Collection
 from alcor.api.convert import each, id_text, identifier, ip, mac, only, project, time_text
-from alcor.api.errors import FieldError, Reply
+from alcor.api.errors import FieldError, Headers, Reply
 from alcor.api.exchange import Call
 from alcor.api.listing import (
     OWNED,
@@ -93,11 +93,34 @@ class Ports(Collection[Port]):
         bodies, bulk = _creates.read(call.body)
         owner = call.project_id()
         specs = await each(bodies, lambda body: _spec(body, owner), self.listing.collection, bulk=bulk)
-        return await self._created(CreatePorts(specs=tuple(specs)), bulk=bulk)
+        rows = cast(Sequence[Port], await self._context.control.submit(CreatePorts(specs=tuple(specs))))
+        rows, applied = await self._built(call, rows)
+        return (await self._answer(201, rows, bulk=bulk))._replace(headers=applied)
 
     async def update(self, call: Call) -> Reply:
-        identifier = self._member(call)
-        return await self._updated(_change(identifier, _updates.read(call.body), call.if_match()))
+        change = _change(self._member(call), _updates.read(call.body), call.if_match())
+        row = cast(Port, await self._context.control.submit(change))
+        rows, applied = await self._built(call, (row,))
+        return (await self._answer(200, rows, bulk=False))._replace(headers=applied)
+
+    async def show(self, call: Call) -> Reply:
+        _, applied = await self._built(call, self._get(self._member(call)))
+        return (await super().show(call))._replace(headers=applied)
+
+    async def _built(self, call: Call, rows: Sequence[Port]) -> tuple[Sequence[Port], Headers]:
+        """The rows as they are once their hosts have answered, if the client would wait for that; and what says so."""
+        waits, seconds = self._context.waits, call.wait_s()
+        if waits is None or not seconds:
+            return rows, ()
+        ids = [row.id for row in rows if row.status is PortStatus.BUILD]
+        if ids:
+            found = {row.id: row for row in await waits.until_built(ids, lambda: self._read(ids), seconds)}
+            rows = [found.get(row.id, row) for row in rows]  # one that was deleted meanwhile is shown as it was made
+        return rows, ((b"preference-applied", b"wait=%d" % seconds),)
+
+    async def _read(self, ids: Sequence[Id]) -> Sequence[Port]:
+        get = self._context.store.get_ports
+        return get(ids) if len(ids) == 1 else await self._context.read(lambda: get(ids))
 
     def _find(self, query: Query) -> Sequence[Port]:
         return self._context.store.list_ports(query)

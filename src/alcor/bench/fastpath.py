@@ -45,7 +45,7 @@ def run(
     samples: int = SAMPLES,
     progress: Progress | None = None,
     *,
-    pool: int = 0,
+    pool: int = 2,
     driver: str = "ebpf",
     run_dir: Path = DEFAULT_RUN_DIR,
 ) -> FastPathBench:

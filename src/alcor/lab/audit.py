@@ -19,6 +19,7 @@ from alcor.dataplane.fake.tables import LocalFlag
 from alcor.dataplane.kernel.bpf import BpfMap
 from alcor.lab.client import ApiError, Client, Resource
 from alcor.lab.ledger import FILL, Ledger, address_of
+from alcor.lab.scenario import reason
 from alcor.lab.topology import Machine
 from alcor.model.addresses import Ip, Mac, parse_ip, parse_mac
 from alcor.model.ids import format_id
@@ -253,5 +254,5 @@ def _in(row: Resource, subnet: str) -> bool:
 
 
 def _why(row: Resource) -> str:
-    reason = (row.get("binding:vif_details") or {}).get("status_reason", "")
-    return f" ({reason})" if reason else ""
+    said = reason(row)
+    return f" ({said})" if said else ""

@@ -41,14 +41,17 @@ class Client:
         """Closes the connection. Idempotent."""
         self._connection.close()
 
-    def request(self, method: str, path: str, body: object = None) -> Any:
+    def request(self, method: str, path: str, body: object = None, *, wait_s: int = 0) -> Any:
         """The decoded answer (None when it has no body). Raises ApiError, or LabError when nobody answers.
 
-        A GET on a connection that the server closed meanwhile is tried again, once; nothing else ever is.
+        `wait_s`: the answer is to wait so long for hosts (RFC 7240's `Prefer: wait`). A GET on a connection that the
+        server closed meanwhile is tried again, once; nothing else ever is.
         """
         content = None if body is None else json.dumps(body).encode()
         # http.client sets TCP_NODELAY itself: the body does not wait for the delayed ACK of the headers.
         headers = {"Content-Type": "application/json"} if content is not None else {}
+        if wait_s:
+            headers["Prefer"] = f"wait={wait_s}"
         for attempt in (1, 2):
             try:
                 self._connection.request(method, path, content, headers)
@@ -67,15 +70,17 @@ class Client:
         """GET with a query."""
         return self.request("GET", f"{path}?{urlencode(query, doseq=True)}" if query else path)
 
-    def create(self, collection: str, body: Resource) -> Resource:
+    def create(self, collection: str, body: Resource, *, wait_s: int = 0) -> Resource:
         """POST of one resource; `collection` is its plural."""
         singular = collection.removesuffix("s")
-        created: Resource = self.request("POST", f"/v2.0/{collection}", {singular: body})[singular]
+        answer = self.request("POST", f"/v2.0/{collection}", {singular: body}, wait_s=wait_s)
+        created: Resource = answer[singular]
         return created
 
-    def create_many(self, collection: str, bodies: list[Resource]) -> list[Resource]:
+    def create_many(self, collection: str, bodies: list[Resource], *, wait_s: int = 0) -> list[Resource]:
         """POST of many resources, all or nothing."""
-        created: list[Resource] = self.request("POST", f"/v2.0/{collection}", {collection: bodies})[collection]
+        answer = self.request("POST", f"/v2.0/{collection}", {collection: bodies}, wait_s=wait_s)
+        created: list[Resource] = answer[collection]
         return created
 
     def delete(self, collection: str, identifier: str) -> None:

@@ -46,8 +46,8 @@ class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Directory for report.html and report.json."""
     driver: str = "auto"
     """`ebpf`, `fake`, or `auto`: ebpf if this machine can, else fake."""
-    pool: int = 0
-    """Ready namespaces per agent."""
+    pool: int = 2
+    """Ready namespaces per agent; as many as an agent keeps by default."""
     run_dir: Path = DEFAULT_RUN_DIR
     api_port: int | None = None
     """None: 9696 when free, else one that the system chooses."""

@@ -81,7 +81,7 @@ def port_bodies(vpc: Vpc, hosts: Sequence[Machine], count: int, *, name: str = "
 
 
 def provision(
-    client: Client, bodies: list[Resource], *, progress: Progress, check: Check, poll_s: float = POLL_S
+    client: Client, bodies: list[Resource], *, progress: Progress, check: Check
 ) -> tuple[list[Resource], Provisioned]:
     """One POST with all of `bodies`, then waits until none of that network's ports is in BUILD.
 
@@ -106,7 +106,7 @@ def provision(
             shown[0] = time.monotonic()
 
     patience_s = ACTIVE_TIMEOUT_S + ACTIVE_TIMEOUT_PER_PORT_S * len(bodies)
-    await_true(settled, f"{len(bodies)} ports to leave BUILD", patience_s, poll_s, look)
+    await_true(settled, f"{len(bodies)} ports to leave BUILD", patience_s, POLL_S, look)
     active_ms = (time.perf_counter() - started) * 1000
     ports = {port["id"]: port for port in client.pages("ports", network_id=network) if port["id"] in ids}
     if missing := ids - ports.keys():
@@ -125,7 +125,7 @@ def provision(
 
 def reason(port: Resource) -> str:
     """Why a port is not ACTIVE, as it says itself."""
-    return str((port.get("binding:vif_details") or {}).get("status_reason", ""))
+    return str((port.get("binding:vif_details") or {}).get("error", ""))
 
 
 def count_active(client: Client, network: str) -> int:

@@ -65,7 +65,7 @@ def host(size: tuple[int, ...], repeats: int, out: Path | None) -> None:
 @app.command()
 @click.option("--hosts", type=click.IntRange(1, 100), default=10, help="Hosts of the lab.")
 @click.option("--samples", type=click.IntRange(10, 10_000), default=200, help="Ports, one at a time.")
-@click.option("--pool", type=click.IntRange(0, 1000), default=0, help="Ready namespaces per agent.")
+@click.option("--pool", type=click.IntRange(0, 1000), default=2, show_default=True, help="Ready namespaces per agent.")
 @OUT
 def fastpath(hosts: int, samples: int, pool: int, out: Path | None) -> None:
     """One port at a time through the fast path: POST to ACTIVE."""

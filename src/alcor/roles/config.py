@@ -75,8 +75,8 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     vxlan_port: int = 4789
     pin_dir: Path = Path("/sys/fs/bpf/alcor")
     netns_dir: Path = Path("/run/netns")
-    pool_size: int = 0
-    """How many ready namespaces to keep for containers to come."""
+    pool_size: int = 2
+    """How many ready namespaces to keep for containers to come: a single port then waits for none to be made."""
     remote_entries: int = 4_194_304
     """How many endpoints on other hosts the data plane has room for; 16 bytes of kernel memory each, used or not."""
     flow_entries: int = 262_144

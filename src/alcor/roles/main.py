@@ -92,7 +92,7 @@ def agent(
 @click.option("--clean", is_flag=True, help="Only remove what an earlier lab left, kept ones too.")
 @click.option("--report", type=Path, help="Directory for report.html and report.json.")
 @click.option("--driver", default="auto", help="ebpf, fake, or auto: ebpf if this machine can.")
-@click.option("--pool", type=click.IntRange(0, 1000), default=0, help="Ready namespaces per agent.")
+@click.option("--pool", type=click.IntRange(0, 1000), default=2, show_default=True, help="Ready namespaces per agent.")
 @click.option("--quick", is_flag=True, help="Provision and prove only; leave the measurements out.")
 @click.option("--faults", is_flag=True, help="Inject faults instead of measuring; 10 hosts.")
 @click.option("--seed", type=int, default=1, help="Of --faults: decides which fault strikes whom, when.")

@@ -35,6 +35,7 @@ from alcor.loops.publish import Publisher
 from alcor.loops.reachability import Reachability
 from alcor.loops.sharing import SharingLoop
 from alcor.loops.status import StatusLoop
+from alcor.loops.waiting import PortWaits
 from alcor.paths.link import CONTROLLER, Credentials, CredentialsError, load_credentials
 from alcor.roles import ways
 from alcor.roles.activation import notify_ready, take_sockets
@@ -92,10 +93,12 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
     store = SqliteStore(config.database)
     publisher = Publisher(store)
     anchors = Anchors(store)
+    waits = PortWaits()
 
     def committed(revision: int, changes: Changes) -> None:
         publisher.committed(revision, changes)
         anchors.committed(changes)
+        waits.committed(changes)
 
     committer = Committer(
         store,
@@ -140,8 +143,9 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
                 metrics=metrics.render,
                 reachability=Reachability(store, monitor),
                 traffic=publisher.traffic,
+                waits=waits,
             )
-            await _serve_api(app, sockets)
+            await _serve_api(app, sockets, waits)
             for loop in loops:
                 loop.cancel()
     finally:
@@ -149,8 +153,8 @@ async def _serve(config: ServerConfig, credentials: Credentials, sockets: list[s
         store.close()
 
 
-async def _serve_api(app: Starlette, sockets: list[socket.socket]) -> None:
-    """Answers REST until SIGTERM or SIGINT; requests under way are answered first."""
+async def _serve_api(app: Starlette, sockets: list[socket.socket], waits: PortWaits) -> None:
+    """Answers REST until SIGTERM or SIGINT; requests under way are answered first, and who waits, at once."""
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -178,4 +182,5 @@ async def _serve_api(app: Starlette, sockets: list[socket.socket]) -> None:
     try:
         await server.main_loop()
     finally:
+        waits.close()
         await server.shutdown(sockets=sockets)

@@ -3,7 +3,7 @@
 A pooled namespace has no name, only a file descriptor held by this process and `lo` up; whoever takes it gives it its
 name by one bind mount. So there is nothing to find again or to sweep after a crash: the kernel drops the namespaces of
 a process that ended, and the next agent fills its pool anew. Refilling runs on the pool's own thread, never while the
-driver works (`paused`): both would wait for the same kernel lock (RTNL).
+driver works (`paused`), nor just after it: both would wait for the same kernel lock (RTNL), and so may a neighbour.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,8 @@ from alcor.dataplane.kernel.netlink import Netlink
 MAX_SIZE = 16384
 RESERVED_DESCRIPTORS = 256
 """Left to the rest of the process: the pool takes at most what its limit (RLIMIT_NOFILE) has beyond these."""
+REST_S = 1.0
+"""Without work before namespaces are made: by then a burst is over, and on the other hosts of a test machine, too."""
 RETRY_S = 10.0
 """Between tries when the kernel refuses to make namespaces."""
 
@@ -32,7 +35,7 @@ class Pool:
     """Ready namespaces, at most `size` of them; size 0 turns the pool off. Safe to use from several threads."""
 
     def __init__(self, size: int) -> None:
-        """Starts filling at once, in the background. A size beyond the limit of open files is cut down to it."""
+        """Fills in the background, REST_S from now. A size beyond the limit of open files is cut down to it."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         allowed = MAX_SIZE if limit == resource.RLIM_INFINITY else min(MAX_SIZE, max(0, limit - RESERVED_DESCRIPTORS))
         if size > allowed:
@@ -41,6 +44,7 @@ class Pool:
         self._ready: list[int] = []
         self._changed = threading.Condition()
         self._pauses = 0
+        self._worked_at = time.monotonic()
         self._closed = False
         self._thread: threading.Thread | None = None
         if self.size:
@@ -76,6 +80,7 @@ class Pool:
         finally:
             with self._changed:
                 self._pauses -= 1
+                self._worked_at = time.monotonic()
                 self._changed.notify_all()
 
     def close(self) -> None:
@@ -89,17 +94,23 @@ class Pool:
         for fd in self.take(len(self._ready)):
             os.close(fd)
 
-    def _wanted(self) -> bool:
-        return self._closed or (not self._pauses and len(self._ready) < self.size)
+    def _await_turn(self) -> bool:
+        """Waits until one more is to be made; False: the pool is closed."""
+        with self._changed:
+            while not self._closed:
+                rest_s = self._worked_at + REST_S - time.monotonic()
+                if self._pauses or len(self._ready) >= self.size:
+                    self._changed.wait()
+                elif rest_s > 0:
+                    self._changed.wait(rest_s)
+                else:
+                    return True
+            return False
 
     def _refill(self) -> None:
         home = netns.open_own()
         try:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(self._wanted)
-                    if self._closed:
-                        return
+            while self._await_turn():
                 try:
                     fd = make_ready()
                     # Idle inside a namespace, this thread would keep it alive after its port is gone.
