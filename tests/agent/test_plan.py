@@ -11,7 +11,7 @@ from tests.goalstate.test_delta import of, whole
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import EndpointKey, LocalPort, Observed, Plan, PolicyKey
-from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate, VpcGoal
+from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, ScopeUpdate, VpcGoal
 from alcor.goalstate.snapshot import host_snapshot, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import parse_ip
 from alcor.model.ids import Id
@@ -208,6 +208,23 @@ def test_an_address_that_changes_hands_is_never_lost() -> None:
     ):
         world.take(part)
         assert world.driver.tables.endpoints[key].host_ip == parse_ip("172.16.0.3")
+
+
+def test_endpoints_that_came_before_their_vpc_are_put_with_it() -> None:
+    """News may come before the snapshot, which tells them again; what is new in it does not hide them."""
+    early, late = play([[("port", 0, 1, 0), ("port", 2, 0, 1)], [("port", 4, 2, 2)]])
+    world, vpc = make_world(), network_id(0)
+    goals = whole(early.after, vpc).objects
+    news = [goal for goal in goals if isinstance(goal, EndpointGoal)]
+    world.take(
+        host_snapshot(2, early.after.of_host("a")),
+        ScopeUpdate(scope=vpc, revision=2, snapshot=False, objects=tuple(news)),
+    )
+    assert not world.driver.tables.endpoints
+    world.take(whole(late.after, vpc))
+    remote = {goal.ips[0] for goal in whole(late.after, vpc).objects if isinstance(goal, EndpointGoal)}
+    here = {fixed.ip for port in late.after.of_host("a") for fixed in port.fixed_ips}
+    assert remote - here == {key.ip for key in world.driver.tables.endpoints} and len(remote - here) >= 2
 
 
 def test_ports_of_this_host_are_not_remote() -> None:

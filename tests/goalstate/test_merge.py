@@ -8,8 +8,8 @@ from tests.goalstate.test_delta import of, whole
 
 from alcor.goalstate import merge
 from alcor.goalstate.digest import digest, object_digest
-from alcor.goalstate.merge import Change, ScopeState
-from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Kind, ScopeUpdate, Tombstone
+from alcor.goalstate.merge import Change, Merged, ScopeState
+from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, Goal, Key, Kind, ScopeUpdate, Tombstone
 from alcor.goalstate.snapshot import host_snapshot
 from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
@@ -31,6 +31,11 @@ def partial(rows: Rows, vpc: Id) -> ScopeUpdate:
     return ScopeUpdate(scope=vpc, revision=1, snapshot=False, partial=True, objects=bare)
 
 
+def told(merged: Merged) -> list[Change]:
+    """All that an update changed, one by one."""
+    return [*(Change(Kind.ENDPOINT, goal.id, None, goal) for goal in merged.loaded), *merged.changes]
+
+
 def grave(number: int, revision: int) -> Tombstone:
     return Tombstone(Kind.ENDPOINT, endpoint(number, 1).id, revision)
 
@@ -40,13 +45,18 @@ def converge(truth: ScopeUpdate, deltas: list[ScopeUpdate], snapshots: list[Scop
     extra = data.draw(st.lists(st.sampled_from([*deltas, *snapshots]), max_size=6)) if deltas else []
     order = data.draw(st.permutations([*deltas, *extra]))
     state = ScopeState(truth.scope)
+    mirror: dict[Key, Goal] = {}
     for one in order:
-        state.merge(one)
+        for change in told(state.merge(one)):
+            assert mirror.pop(Key(change.kind, change.id), None) == change.before
+            if change.after is not None:
+                mirror[change.after.key] = change.after
+        assert mirror == {goal.key: goal for goal in state.objects()}
     assert list(state.objects()) == sorted(truth.objects, key=lambda goal: goal.key)
     assert state.digest == digest(truth.objects)
     before = list(state.objects())
     for one in order:
-        assert state.merge(one) == []
+        assert told(state.merge(one)) == []
     assert list(state.objects()) == before
 
 
@@ -103,15 +113,17 @@ def test_a_late_snapshot_repairs_whatever_was_lost(history: list[list[Action]], 
     state.merge(truth)
     assert (list(state.objects()), state.digest) == (list(truth.objects), digest(truth.objects))
     for one in data.draw(st.permutations(deltas)):
-        assert state.merge(one) == []
+        assert told(state.merge(one)) == []
 
 
 def test_an_older_object_is_refused() -> None:
     """Newest revision of each object wins; the same one twice changes nothing."""
     state = ScopeState(VPC)
-    assert state.merge(update(5, endpoint(1, 5))) == [Change(Kind.ENDPOINT, endpoint(1, 5).id, None, endpoint(1, 5))]
-    assert state.merge(update(5, endpoint(1, 5))) == []
-    assert state.merge(update(4, endpoint(1, 4))) == []
+    assert told(state.merge(update(5, endpoint(1, 5)))) == [
+        Change(Kind.ENDPOINT, endpoint(1, 5).id, None, endpoint(1, 5))
+    ]
+    assert told(state.merge(update(5, endpoint(1, 5)))) == []
+    assert told(state.merge(update(4, endpoint(1, 4)))) == []
     assert state.endpoints[endpoint(1, 1).id].revision == 5
 
 
@@ -119,10 +131,10 @@ def test_a_tombstone_keeps_the_dead_dead() -> None:
     """A delta older than the deletion, or of the same commit, does not bring the object back; a newer one does."""
     state = ScopeState(VPC)
     state.merge(update(7, gone=(grave(1, 7),)))
-    assert state.merge(update(6, endpoint(1, 6), endpoint(2, 6))) != []
+    assert told(state.merge(update(6, endpoint(1, 6), endpoint(2, 6)))) != []
     assert list(state.endpoints) == [endpoint(2, 6).id]
-    assert state.merge(update(7, endpoint(1, 7))) == []
-    assert state.merge(update(8, endpoint(1, 8))) != []
+    assert told(state.merge(update(7, endpoint(1, 7)))) == []
+    assert told(state.merge(update(8, endpoint(1, 8)))) != []
     assert list(state.tombstones()) == []
 
 
@@ -133,7 +145,7 @@ def test_a_snapshot_buries_what_it_lacks_and_only_up_to_its_revision() -> None:
     state.merge(update(9, endpoint(3, 9), gone=(grave(4, 4), grave(5, 9))))
     state.merge(update(5, endpoint(1, 3), snapshot=True))
     assert set(state.endpoints) == {endpoint(1, 1).id, endpoint(3, 1).id}
-    assert state.merge(update(4, endpoint(2, 4))) == []
+    assert told(state.merge(update(4, endpoint(2, 4)))) == []
     assert list(state.tombstones()) == [grave(5, 9)]
     assert (state.revision, state.floor, state.complete) == (9, 5, True)
 
@@ -145,7 +157,7 @@ def test_tombstones_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1, 6):
         state.merge(update(number, gone=(grave(number, number),)))
     assert list(state.tombstones()) == [grave(4, 4), grave(5, 5)]
-    assert state.merge(update(2, endpoint(2, 2))) == []
+    assert told(state.merge(update(2, endpoint(2, 2)))) == []
     state.merge(update(6, endpoint(2, 2), snapshot=True))
     assert list(state.endpoints) == [endpoint(2, 2).id]
 

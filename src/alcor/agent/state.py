@@ -311,25 +311,12 @@ class Desired:
             for tombstone in update.tombstones:
                 touched.mentioned[tombstone.id] = (key.partition, tombstone.revision)
                 self._follow(key.partition, state, tombstone, touched)
-        addresses = touched.addresses.get(key) or dict[Ip, None]()
-        fresh = touched.fresh.setdefault(key, set())
-        owners = self._owners.get(key, {})
-        for change in state.merge(update):
+        changes, loaded = state.merge(update)
+        if loaded:
+            changes = [*self._load(key, loaded, touched), *changes]
+        for change in changes:
             if change.kind is Kind.ENDPOINT:
-                before, after = change.before, change.after
-                if before is None and isinstance(after, EndpointGoal) and len(after.ips) == 1 and not after.claims:
-                    # Nearly all of a large VPC: a new endpoint with one address, which nobody had.
-                    (ip,) = after.ips
-                    if not ip[0] and ip not in owners and ip not in addresses:
-                        owners[ip] = change.id
-                        fresh.add(ip)
-                        addresses[ip] = None
-                        continue
-                self._endpoint(owners, change, addresses, fresh)
-                if isinstance(after, EndpointGoal) and after.claims:
-                    known = before.claims if isinstance(before, EndpointGoal) else ()
-                    new = {claim.ip: claim for claim in after.claims if claim not in known}
-                    touched.claims.setdefault(key, {}).update(new)
+                self._endpoint(key, change, touched)
             elif change.kind is Kind.PORT:
                 self._port(key.partition, change, touched, left)
             elif change.kind is Kind.VPC:
@@ -349,8 +336,20 @@ class Desired:
                 touched.vpcs.add(key)
                 touched.roads = True
                 touched.ports.update(self.ports_of(key))
-        if addresses:
-            touched.addresses[key] = addresses
+
+    def _load(self, key: ScopeKey, goals: tuple[EndpointGoal, ...], touched: Touched) -> Iterable[Change]:
+        """A VPC's first endpoints. If each has one address, IPv4, that nobody else has, as is usual, they are
+        taken whole columns at a time; else the answer is what has to be looked at one by one."""
+        owners, addresses = self._owners[key], touched.addresses.setdefault(key, {})
+        plain = {
+            goal.ips[0]: goal.id for goal in goals if len(goal.ips) == 1 and not goal.claims and not goal.ips[0][0]
+        }
+        if len(plain) != len(goals) or owners or not addresses.keys().isdisjoint(plain):
+            return [Change(Kind.ENDPOINT, goal.id, None, goal) for goal in goals]
+        owners.update(plain)
+        addresses.update(dict.fromkeys(plain))
+        touched.fresh.setdefault(key, set()).update(plain)
+        return ()
 
     def _follow(self, partition: int, state: ScopeState, tombstone: Tombstone, touched: Touched) -> None:
         """A port that is still here leaves for another host: what still comes for it is to be sent after it."""
@@ -363,7 +362,8 @@ class Desired:
                 where = Endpoint(successor.mac_at(ip), successor.host_ip, successor.identity)
                 touched.forwards[EndpointKey(vpc.vni, ip)] = where
 
-    def _endpoint(self, owners: Owners, change: Change, addresses: dict[Ip, None], fresh: set[Ip]) -> None:
+    def _endpoint(self, key: ScopeKey, change: Change, touched: Touched) -> None:
+        owners, addresses = self._owners[key], touched.addresses.setdefault(key, {})
         before, after = change.before, change.after
         if isinstance(before, EndpointGoal):
             ips = before.places()
@@ -377,10 +377,14 @@ class Desired:
                 if held is None:
                     owners[ip] = change.id
                     if ip not in addresses:
-                        fresh.add(ip)
+                        touched.fresh.setdefault(key, set()).add(ip)
                 else:
                     owners[ip] = tuple(sorted({*_all(held), change.id}))
             addresses.update(dict.fromkeys(ips))
+            if after.claims:
+                known = before.claims if isinstance(before, EndpointGoal) else ()
+                new = {claim.ip: claim for claim in after.claims if claim not in known}
+                touched.claims.setdefault(key, {}).update(new)
 
     def _port(self, partition: int, change: Change, touched: Touched, left: set[ScopeKey]) -> None:
         touched.ports.add(change.id)

@@ -15,10 +15,11 @@ and a snapshot without them means nothing once a newer word has it preloaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import NamedTuple, cast
 
-from alcor.goalstate.digest import DIGEST_MODULUS, object_digest
+from alcor.goalstate.digest import DIGEST_MODULUS, digest_of_many, object_digest
 from alcor.goalstate.objects import (
     HOST_SCOPE,
     BalancerGoal,
@@ -88,6 +89,14 @@ class Change(NamedTuple):
     after: Goal | None
 
 
+class Merged(NamedTuple):
+    """What an update did to a scope: `loaded`, then `changes`."""
+
+    changes: list[Change]
+    loaded: tuple[EndpointGoal, ...] = ()
+    """New endpoints of a scope that had none: they may be a million, and are not told of one by one."""
+
+
 class ScopeState:
     """The objects of one scope, and what is remembered of those that went."""
 
@@ -139,11 +148,11 @@ class ScopeState:
         self.qos: dict[Id, QosGoal] = {}
         self._tombstones: dict[tuple[Kind, Id], int] = {}
 
-    def merge(self, update: ScopeUpdate) -> list[Change]:
+    def merge(self, update: ScopeUpdate) -> Merged:
         """Takes in what is newer than what is held; returns what changed. Idempotent."""
         changes: list[Change] = []
         held_before = len(self)
-        self._merge_objects(update, changes)
+        loaded = self._merge_objects(update, changes)
         if self.endpoints and changes and changes[0].kind is Kind.VPC:
             self._drop_endpoints(changes)
         for tombstone in update.tombstones:
@@ -161,7 +170,7 @@ class ScopeState:
         if len(self._tombstones) > MAX_TOMBSTONES:
             self._raise_floor(sorted(self._tombstones.values())[len(self._tombstones) // 2])
         self._update_digest(changes)
-        return changes
+        return Merged(changes, loaded)
 
     def after(self, update: ScopeUpdate) -> int:
         """The digest that merging it would lead to; nothing is changed. Costs a copy of the tables."""
@@ -205,16 +214,40 @@ class ScopeState:
         table: dict[Id, Goal] = getattr(self, _TABLES[kind])
         return table
 
-    def _merge_objects(self, update: ScopeUpdate, changes: list[Change]) -> None:
+    def _merge_objects(self, update: ScopeUpdate, changes: list[Change]) -> tuple[EndpointGoal, ...]:
         floor = 0 if update.snapshot and update.revision >= self.floor else self.floor
-        tombstones = self._tombstones
-        kind_of: type[Goal] | None = None
-        for goal in update.objects:
-            if type(goal) is not kind_of:  # objects come sorted by kind: once per kind, not once per object
-                kind_of = type(goal)
-                kind = KIND_OF[kind_of]
-                table = self._table(kind)
-                least = max(floor, self._on_demand_as_of()) if kind is Kind.ENDPOINT else floor
+        loaded: tuple[EndpointGoal, ...] = ()
+        goals: Iterable[Goal]
+        for kind_of, goals in groupby(update.objects, type):  # they come sorted by kind
+            kind = KIND_OF[kind_of]
+            least = floor
+            if kind is Kind.ENDPOINT:
+                least = max(floor, self._on_demand_as_of())
+                if not self.endpoints and not self._tombstones:
+                    goals = endpoints = cast(tuple[EndpointGoal, ...], tuple(goals))
+                    if self._load(endpoints, least):
+                        loaded = endpoints
+                        continue
+            self._merge_some(kind, goals, least, changes)
+        return loaded
+
+    def _load(self, goals: tuple[EndpointGoal, ...], least: int) -> bool:
+        """Takes all of them, whole columns at a time; False: they have to be looked at one by one."""
+        identifiers = [goal.id for goal in goals]
+        revisions = [goal.revision for goal in goals]
+        if min(revisions) <= least:
+            return False
+        self.endpoints.update(zip(identifiers, goals, strict=True))
+        if len(self.endpoints) != len(goals):
+            self.endpoints.clear()
+            return False
+        self.digest = (self.digest + digest_of_many(Kind.ENDPOINT, identifiers, revisions)) % DIGEST_MODULUS
+        return True
+
+    def _merge_some(self, kind: Kind, goals: Iterable[Goal], least: int, changes: list[Change]) -> None:
+        """Objects of one kind. Of what is not held, what is no newer than `least` is known to be gone."""
+        tombstones, table = self._tombstones, self._table(kind)
+        for goal in goals:
             identifier = goal.id
             held = table.get(identifier)
             if (goal.revision <= least) if held is None else (held.revision >= goal.revision):
