@@ -131,6 +131,20 @@ async def test_a_change_is_waited_for(region: Region) -> None:
     assert ("DOWN", "wait=30") == (unbound.json()["port"]["status"], unbound.headers["preference-applied"])
 
 
+async def test_a_list_is_answered_when_its_page_is_carried(region: Region) -> None:
+    """What was in BUILD when it was asked has left it, and the list is as it is then; what is beyond the page may wait."""
+    await (await post(region, 3, {}))
+    query = "/v2.0/ports?status=BUILD&fields=id"
+    whole = asyncio.create_task(region.client.get(query, headers=LONG))
+    page = asyncio.create_task(region.client.get("/v2.0/ports?fields=status&limit=2", headers=LONG))
+    await region.waiting_for(3)
+    await region.carry(count=3)
+    assert ("wait=30", []) == ((await whole).headers["preference-applied"], (await whole).json()["ports"])
+    assert [{"status": "ACTIVE"}] * 2 == (await page).json()["ports"]
+    nothing = await region.client.get(query, headers=LONG)
+    assert ("wait=30", []) == (nothing.headers["preference-applied"], nothing.json()["ports"])
+
+
 async def test_what_goes_meanwhile_ends_the_wait(region: Region) -> None:
     """A POST shows its port as it was made; a GET finds nothing; a port that is unbound is no more waited for."""
     answer = await post(region, 1)

@@ -121,8 +121,12 @@ def list_operation(resource: Resource, refusals: Refusals = errors) -> Json:
         many,
         f"list_{many}",
         f"Lists {many}, in pages.",
-        {"200": answer(f"A page of {many}, and links to its neighbours.", body), **refusals(400, 404)},
+        {
+            "200": _waited(resource, answer(f"A page of {many}, and links to its neighbours.", body)),
+            **refusals(400, 404),
+        },
         parameters=[
+            *_wait(resource),
             *(shared(name) for name in ("fields", "limit", "marker", "page_reverse")),
             *_sorting(resource.listing),
             *_filters(resource.listing),

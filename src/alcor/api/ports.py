@@ -35,6 +35,8 @@ from alcor.api.listing import (
     Filter,
     Listing,
     boolean,
+    find_page,
+    read_page,
 )
 from alcor.api.naming import assignment, dns_name, domains, option_changes, option_views, options
 from alcor.api.qos import qos_policy_id
@@ -102,6 +104,13 @@ class Ports(Collection[Port]):
         row = cast(Port, await self._context.control.submit(change))
         rows, applied = await self._built(call, (row,))
         return (await self._answer(200, rows, bulk=False))._replace(headers=applied)
+
+    async def list(self, call: Call) -> Reply:
+        applied: Headers = ()
+        if call.wait_s():
+            page = read_page(call, self.listing)
+            _, applied = await self._built(call, await find_page(self._context, self.listing, page, self._find))
+        return (await super().list(call))._replace(headers=applied)
 
     async def show(self, call: Call) -> Reply:
         _, applied = await self._built(call, self._get(self._member(call)))

@@ -66,9 +66,9 @@ class Client:
             raise ApiError(answer.status, data.decode(errors="replace")[:500])
         return json.loads(data) if data else None
 
-    def get(self, path: str, query: Mapping[str, object] | None = None) -> Any:
+    def get(self, path: str, query: Mapping[str, object] | None = None, *, wait_s: int = 0) -> Any:
         """GET with a query."""
-        return self.request("GET", f"{path}?{urlencode(query, doseq=True)}" if query else path)
+        return self.request("GET", f"{path}?{urlencode(query, doseq=True)}" if query else path, wait_s=wait_s)
 
     def create(self, collection: str, body: Resource, *, wait_s: int = 0) -> Resource:
         """POST of one resource; `collection` is its plural."""
@@ -96,10 +96,6 @@ class Client:
             if len(found) < PAGE:
                 return
             marker = {"marker": found[-1]["id"]}
-
-    def any_port(self, **query: object) -> bool:
-        """True when at least one port matches: the cheapest question there is."""
-        return bool(self.get("/v2.0/ports", {**query, "limit": 1, "fields": "id"})["ports"])
 
 
 def await_true(ask: Callable[[], bool], what: str, timeout_s: float, poll_s: float, check: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from alcor.lab.client import Client, Resource, await_true
+from alcor.lab.client import PAGE, Client, Resource
 from alcor.lab.processes import AGENT_PORT
 from alcor.lab.results import LabError, Provisioned
 from alcor.lab.topology import Machine, Topology
@@ -22,8 +22,8 @@ TWIN_PORTS = 8
 ACTIVE_TIMEOUT_S = 60.0
 ACTIVE_TIMEOUT_PER_PORT_S = 0.05
 """Patience: far more than any machine that can run the lab needs."""
-POLL_S = 0.01
-SHOW_S = 0.4
+SHOW_S = 1
+"""How long a question waits for its answer, at most: then it is shown how many ports there are."""
 SHOWN_ERRORS = 5
 
 Progress = Callable[[int], None]
@@ -94,19 +94,13 @@ def provision(
     created_ms = (time.perf_counter() - started) * 1000
     ids = {port["id"] for port in created}
 
-    def settled() -> bool:
-        return not client.any_port(network_id=network, status="BUILD")
-
-    shown = [time.monotonic()]
-
-    def look() -> None:
-        check()
-        if time.monotonic() - shown[0] > SHOW_S:  # counting costs the server more than asking whether any is left
-            progress(count_active(client, network))
-            shown[0] = time.monotonic()
-
+    building = {"network_id": network, "status": "BUILD", "fields": "id", "limit": PAGE}
     patience_s = ACTIVE_TIMEOUT_S + ACTIVE_TIMEOUT_PER_PORT_S * len(bodies)
-    await_true(settled, f"{len(bodies)} ports to leave BUILD", patience_s, POLL_S, look)
+    while client.get("/v2.0/ports", building, wait_s=SHOW_S)["ports"]:
+        check()
+        if time.perf_counter() - started > patience_s:
+            raise LabError(f"waited {patience_s:.0f} s for {len(bodies)} ports to leave BUILD")
+        progress(count_active(client, network))
     active_ms = (time.perf_counter() - started) * 1000
     ports = {port["id"]: port for port in client.pages("ports", network_id=network) if port["id"] in ids}
     if missing := ids - ports.keys():
