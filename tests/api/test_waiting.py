@@ -132,7 +132,7 @@ async def test_a_change_is_waited_for(region: Region) -> None:
 
 
 async def test_a_list_is_answered_when_its_page_is_carried(region: Region) -> None:
-    """What was in BUILD when it was asked has left it, and the list is as it is then; what is beyond the page may wait."""
+    """What was in BUILD when it was asked has left it, and the list is as it then is; ports beyond the page wait."""
     await (await post(region, 3, {}))
     query = "/v2.0/ports?status=BUILD&fields=id"
     whole = asyncio.create_task(region.client.get(query, headers=LONG))

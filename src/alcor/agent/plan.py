@@ -257,16 +257,16 @@ def partial_plan(
         vpc = desired.vpc(key)
         if vpc is None or desired.scopes[key].partial:
             continue
-        fresh = touched.fresh.get(key, ())
+        addresses = touched.addresses[key]
         owners, goals = desired.owners(key), desired.scopes[key].endpoints
-        plain, rest = _plain(touched.addresses[key], owners, goals, desired.ports)
+        plain, rest = _plain(addresses, owners, goals, desired.ports)
         put_endpoints += _plain_rows(vpc.vni, plain)
         for ip in rest:
             held, where = owners.get(ip), EndpointKey(vpc.vni, ip)
             endpoint = _endpoint_of(ip, held, goals, desired.ports) if held is not None else None
             if endpoint is not None:
                 put_endpoints.append((where, endpoint))
-            elif ip not in fresh:
+            elif not addresses[ip]:
                 remove_endpoints.add(where)
     if remove_endpoints:
         remove_endpoints.difference_update(where for where, _ in put_endpoints)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from alcor.agent.names import Names
 from alcor.dataplane.base import Endpoint, EndpointKey
-from alcor.goalstate.merge import Change, ScopeState
+from alcor.goalstate.merge import Change, Merged, ScopeState
 from alcor.goalstate.objects import (
     HOST_SCOPE,
     EndpointGoal,
@@ -29,7 +30,7 @@ from alcor.goalstate.objects import (
     Tombstone,
     VpcGoal,
 )
-from alcor.model.addresses import Ip
+from alcor.model.addresses import V4_MAPPED, Ip
 from alcor.model.ids import Id
 from alcor.model.nouns import Claim
 from alcor.wire.reports import Held
@@ -53,6 +54,9 @@ class OnDemand(NamedTuple):
     """Of its goal. Another one: meanwhile it may have been preloaded, when nobody notes who holds what."""
 
 
+_CLAIMS = attrgetter("claims")
+
+
 class Touched:
     """What some updates may have changed in the data plane: what a partial plan has to look at."""
 
@@ -62,7 +66,6 @@ class Touched:
         "claims",
         "followed",
         "forwards",
-        "fresh",
         "gone",
         "gone_vnis",
         "members",
@@ -91,10 +94,9 @@ class Touched:
         """Whose load balancers, pools or members may differ."""
         self.claims: dict[ScopeKey, dict[Ip, Claim]] = {}
         """Claims that are new, by VPC: local ports may remember another MAC."""
-        self.addresses: dict[ScopeKey, dict[Ip, None]] = {}
-        """Whose endpoints may differ, by VPC; in the order in which they were named."""
-        self.fresh: dict[ScopeKey, set[Ip]] = {}
-        """Of these, the ones that nobody had before: there is nothing to remove."""
+        self.addresses: dict[ScopeKey, dict[Ip, bool]] = {}
+        """Whose endpoints may differ, by VPC, in the order in which they were named; True: nobody had it before, so
+        that there is nothing to remove."""
         self.gone: set[EndpointKey] = set()
         """Endpoints of VPCs, or VNIs, that are no longer there."""
         self.gone_vnis: set[int] = set()
@@ -289,7 +291,7 @@ class Desired:
         self.merge(key, state, update, touched, left)
         if state.partial != before:  # what came of its endpoints meanwhile was not put
             touched.vpcs.add(key)
-            touched.addresses.setdefault(key, {}).update(dict.fromkeys(self._owners[key]))
+            _touch(touched, key, self._owners[key])
 
     def make_scope(self, key: ScopeKey) -> ScopeState:
         """The scope's state, made when it is not there."""
@@ -311,10 +313,7 @@ class Desired:
             for tombstone in update.tombstones:
                 touched.mentioned[tombstone.id] = (key.partition, tombstone.revision)
                 self._follow(key.partition, state, tombstone, touched)
-        changes, loaded = state.merge(update)
-        if loaded:
-            changes = [*self._load(key, loaded, touched), *changes]
-        for change in changes:
+        for change in self._changes(key, state.merge(update), touched):
             if change.kind is Kind.ENDPOINT:
                 self._endpoint(key, change, touched)
             elif change.kind is Kind.PORT:
@@ -337,19 +336,32 @@ class Desired:
                 touched.roads = True
                 touched.ports.update(self.ports_of(key))
 
-    def _load(self, key: ScopeKey, goals: tuple[EndpointGoal, ...], touched: Touched) -> Iterable[Change]:
-        """A VPC's first endpoints. If each has one address, IPv4, that nobody else has, as is usual, they are
-        taken whole columns at a time; else the answer is what has to be looked at one by one."""
-        owners, addresses = self._owners[key], touched.addresses.setdefault(key, {})
-        plain = {
-            goal.ips[0]: goal.id for goal in goals if len(goal.ips) == 1 and not goal.claims and not goal.ips[0][0]
-        }
-        if len(plain) != len(goals) or owners or not addresses.keys().isdisjoint(plain):
-            return [Change(Kind.ENDPOINT, goal.id, None, goal) for goal in goals]
-        owners.update(plain)
-        addresses.update(dict.fromkeys(plain))
-        touched.fresh.setdefault(key, set()).update(plain)
-        return ()
+    def _changes(self, key: ScopeKey, merged: Merged, touched: Touched) -> Iterator[Change]:
+        """What has to be looked at one by one, kind by kind: of a VPC's first endpoints nothing, if they are taken
+        whole columns at a time."""
+        changes, loaded = merged
+        at = next((n for n, one in enumerate(changes) if one.kind >= Kind.ENDPOINT or one.after is None), len(changes))
+        yield from changes[:at]
+        if loaded and not self._load(key, loaded, touched):
+            yield from (Change(Kind.ENDPOINT, goal.id, None, goal) for goal in loaded)
+        yield from changes[at:]
+
+    def _load(self, key: ScopeKey, goals: tuple[EndpointGoal, ...], touched: Touched) -> bool:
+        """A VPC's first endpoints, if each has one address, IPv4, that nobody else has, as nearly always."""
+        places = [goal.ips for goal in goals]
+        if set(map(len, places)) != {1} or any(map(_CLAIMS, goals)):
+            return False
+        ips = [ip for (ip,) in places]
+        if not min(ips).startswith(V4_MAPPED) or not max(ips).startswith(V4_MAPPED):  # and so all between them
+            return False
+        if self._owners[key] or touched.addresses.get(key):
+            return False
+        owners: Owners = dict(zip(ips, [goal.id for goal in goals], strict=True))
+        if len(owners) != len(ips):
+            return False
+        self._owners[key] = owners
+        touched.addresses[key] = dict.fromkeys(ips, True)
+        return True
 
     def _follow(self, partition: int, state: ScopeState, tombstone: Tombstone, touched: Touched) -> None:
         """A port that is still here leaves for another host: what still comes for it is to be sent after it."""
@@ -369,18 +381,13 @@ class Desired:
             ips = before.places()
             for ip in ips:
                 _disown(owners, ip, change.id)
-            addresses.update(dict.fromkeys(ips))
+                addresses.setdefault(ip, False)
         if isinstance(after, EndpointGoal):
             ips = after.places()
             for ip in ips:
                 held = owners.get(ip)
-                if held is None:
-                    owners[ip] = change.id
-                    if ip not in addresses:
-                        touched.fresh.setdefault(key, set()).add(ip)
-                else:
-                    owners[ip] = tuple(sorted({*_all(held), change.id}))
-            addresses.update(dict.fromkeys(ips))
+                addresses.setdefault(ip, held is None)
+                owners[ip] = change.id if held is None else tuple(sorted({*_all(held), change.id}))
             if after.claims:
                 known = before.claims if isinstance(before, EndpointGoal) else ()
                 new = {claim.ip: claim for claim in after.claims if claim not in known}
@@ -413,7 +420,7 @@ class Desired:
             if key is not None and (state := self.scopes.get(key)) is not None:
                 endpoint = state.endpoints.get(change.id)
                 if endpoint is not None:
-                    touched.addresses.setdefault(key, {}).update(dict.fromkeys(endpoint.places()))
+                    _touch(touched, key, endpoint.places())
 
     def _count_identity(self, key: ScopeKey | None, goal: Goal | None, step: int, touched: Touched) -> None:
         if key is None or not isinstance(goal, PortGoal) or not goal.identity:
@@ -443,7 +450,7 @@ class Desired:
         old_vni = change.before.vni if isinstance(change.before, VpcGoal) else None
         new_vni = change.after.vni if isinstance(change.after, VpcGoal) else None
         if old_vni != new_vni:
-            touched.addresses.setdefault(key, {}).update(dict.fromkeys(self._owners[key]))
+            _touch(touched, key, self._owners[key])
             touched.policies.add(key)
             touched.balancing.add(key)
             if old_vni is not None:
@@ -472,6 +479,13 @@ class Desired:
 
 def _name(goal: Goal | None) -> NameGoal | None:
     return goal if isinstance(goal, NameGoal) else None
+
+
+def _touch(touched: Touched, key: ScopeKey, ips: Iterable[Ip]) -> None:
+    """Somebody has them, or had."""
+    addresses = touched.addresses.setdefault(key, {})
+    for ip in ips:
+        addresses.setdefault(ip, False)
 
 
 def _all(held: Id | tuple[Id, ...]) -> tuple[Id, ...]:

@@ -5,12 +5,17 @@ Called by codec, reports and frames.
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
+from itertools import chain
+
 from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id
 
 MAX_TEXT = 4096
 """Characters of a name, a path or an error; longer errors are cut when encoded."""
 MAX_REVISION = (1 << 63) - 1
+ENTRIES_AT_A_TIME = 1024
 
 
 class WireError(ValueError):
@@ -70,4 +75,14 @@ def cut(column: bytes, size: int, where: str) -> list[bytes]:
     """A column of entries of `size` bytes, entry by entry. Raises WireError."""
     if len(column) % size:
         raise WireError(f"{where}: {len(column)} bytes are not entries of {size}")
-    return [column[at : at + size] for at in range(0, len(column), size)]
+    many = _entries(size)
+    whole = len(column) - len(column) % many.size
+    entries: list[bytes] = list(chain.from_iterable(many.iter_unpack(memoryview(column)[:whole])))
+    entries += [column[at : at + size] for at in range(whole, len(column), size)]
+    return entries
+
+
+@lru_cache
+def _entries(size: int) -> struct.Struct:
+    """Cuts so many at a time: a third of what a slice for each costs."""
+    return struct.Struct(f"{size}s" * ENTRIES_AT_A_TIME)
