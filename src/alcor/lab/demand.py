@@ -33,6 +33,9 @@ SETTLE_S = 0.5
 FIRST_PACKETS = 300
 NO_STRANGERS = "not tried: no two ports are left that never spoke; take four ports a host, or more"
 BURSTS, BURST = 20, 20
+AT_ONCE_S = 0.001
+"""A sender that takes longer for a burst was interrupted: the answer may have come meanwhile, and what it sends then
+overtakes what still waits."""
 CONNECTS, CONNECT_BYTES, LOST_SYN_S = 20, 256 << 10, 0.9
 TRANSFER_BYTES = 8 << 20
 PATIENCE_S = 5.0
@@ -189,13 +192,15 @@ def _judge_first(added: Sequence[float], pairs: int) -> Proof:
 
 def _bursts(pairs: Sequence[Pair]) -> Proof:
     """Many packets at once to somebody unknown: all of them wait, none is lost, their order stays."""
-    whole = ordered = 0
+    whole = at_once = ordered = 0
     for here, there in pairs:
         (opened,) = visit([here.netns], open_icmp)
         with opened:
+            started = time.perf_counter()
             for sequence in range(1, BURST + 1):
                 with suppress(OSError):
                     opened.sendto(echo_request(SEED, sequence, b"burst"), (there.ip, 0))
+            swift = time.perf_counter() - started < AT_ONCE_S
             got: list[int] = []
             deadline = time.monotonic() + PATIENCE_S
             while len(got) < BURST and (left := deadline - time.monotonic()) > 0:
@@ -203,12 +208,13 @@ def _bursts(pairs: Sequence[Pair]) -> Proof:
                     break
                 got.append(int.from_bytes(opened.recv(2048)[26:28], "big"))
         whole += len(got) == BURST
-        ordered += got == sorted(got)
+        at_once += swift
+        ordered += swift and got == sorted(got)
     return Proof(
         name="bursts on demand",
         expectation=f"{BURST} packets at once to an unknown address: all are answered, in order",
-        measured=f"{whole}/{len(pairs)} whole, {ordered}/{len(pairs)} in order" if pairs else NO_STRANGERS,
-        passed=whole == ordered == len(pairs) > 0,
+        measured=f"{whole}/{len(pairs)} whole, {ordered}/{at_once} sent at once in order" if pairs else NO_STRANGERS,
+        passed=whole == len(pairs) and 0 < at_once == ordered,
     )
 
 
