@@ -125,3 +125,6 @@ def test_percentiles_are_nearest_rank() -> None:
     assert percentile([5.0], 0.99) == 5.0
     assert percentile([float(n) for n in range(100)], 0.5) == 50.0
     assert percentile([float(n) for n in range(100)], 0.99) == 99.0
+    for wrong in (99, -0.01, 1.01):  # 99 would be the greatest of all, and look like a p99
+        with pytest.raises(ValueError, match="no fraction"):
+            percentile([1.0, 2.0], wrong)

@@ -272,8 +272,8 @@ async def _dead(server: Server, crowd: Crowd, say: Progress) -> Dead:
         if missing := await crowd.until(lambda host: host.synced_at > 0, PATIENCE_S):
             raise LabError(f"{missing} hosts did not come back")
         await asyncio.sleep(DEATH_S)
-    before = statistics.median(percentile(one, 99) for one in alive)
-    after = statistics.median(percentile(one, 99) for one in beside)
+    before = statistics.median(percentile(one, 0.99) for one in alive)
+    after = statistics.median(percentile(one, 0.99) for one in beside)
     return Dead(
         hosts=len(names),
         dead=len(doomed),
@@ -281,7 +281,7 @@ async def _dead(server: Server, crowd: Crowd, say: Progress) -> Dead:
         p99_ms=before,
         p50_with_dead_ms=statistics.median(chain.from_iterable(beside)),
         p99_with_dead_ms=after,
-        p99_as_they_die_ms=percentile(dying, 99),
+        p99_as_they_die_ms=percentile(dying, 0.99),
         p99_ratio=after / before,
     )
 

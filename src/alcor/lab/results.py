@@ -199,6 +199,8 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def percentile(values: tuple[float, ...] | list[float], fraction: float) -> float:
-    """The value below which that fraction of the (non-empty) sample lies: nearest rank."""
+    """The value below which that fraction (0.99, not 99) of the (non-empty) sample lies: nearest rank. Raises ValueError."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"{fraction} is no fraction of a sample")
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
