@@ -199,7 +199,7 @@ class LabResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def percentile(values: tuple[float, ...] | list[float], fraction: float) -> float:
-    """The value below which that fraction (0.99, not 99) of the (non-empty) sample lies: nearest rank. Raises ValueError."""
+    """The value below which that fraction (0.99, not 99: ValueError) of the (non-empty) sample lies: nearest rank."""
     if not 0 <= fraction <= 1:
         raise ValueError(f"{fraction} is no fraction of a sample")
     ordered = sorted(values)
