@@ -347,8 +347,8 @@ def _plain(
     """The addresses that one port elsewhere has, as its own, and which; and the others. Nearly all are the former."""
     plain = [
         (ip, goal)
-        for ip in ips
-        if isinstance(held := owners.get(ip), bytes) and held not in local and not (goal := goals[held]).claims
+        for ip, held in zip(ips, map(owners.get, ips), strict=True)
+        if isinstance(held, bytes) and held not in local and not (goal := goals[held]).claims
     ]
     if len(plain) == len(ips):
         return plain, ()
@@ -358,10 +358,10 @@ def _plain(
 
 def _plain_rows(vni: int, plain: Sequence[tuple[Ip, EndpointGoal]]) -> Iterator[tuple[EndpointKey, Endpoint]]:
     """Whole columns at a time: a third of what a call of EndpointKey for each would cost."""
-    goals = [goal for _, goal in plain]
-    macs, hosts, identities = ([getattr(goal, name) for goal in goals] for name in ("mac", "host_ip", "identity"))
     keys = map(partial(tuple.__new__, EndpointKey), zip(repeat(vni), [ip for ip, _ in plain]))
-    return zip(keys, map(Endpoint, macs, hosts, identities), strict=True)
+    macs = [goal.mac for _, goal in plain]
+    hosts = [goal.host_ip for _, goal in plain]
+    return zip(keys, map(Endpoint, macs, hosts, [goal.identity for _, goal in plain]), strict=True)
 
 
 def _endpoint_of(
