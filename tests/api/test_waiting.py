@@ -210,6 +210,8 @@ async def test_too_much_is_not_waited_for(region: Region, monkeypatch: pytest.Mo
     monkeypatch.setattr(waiting, "MAX_WAITED_FOR", 2)
     first = await post(region, 2)
     await region.waiting_for(2)
+    same = await region.client.get("/v2.0/ports", headers=LONG)  # of the same ports: they count for each caller
+    assert ["BUILD"] * 2 == [port["status"] for port in same.json()["ports"]]
     third = await (await post(region, 1))
     assert "BUILD" == third.json()["port"]["status"]
     await region.carry(count=3)

@@ -244,7 +244,7 @@ def parameters() -> Json:
         ),
         "prefer": header(
             "Prefer",
-            f"`wait=N` (RFC 7240): the answer waits until none of its ports is in BUILD, N seconds at most, and "
+            f"`wait=N` (RFC 7240): the answer waits until each of its ports has left BUILD, N seconds at most, and "
             f"{MAX_WAIT_S} in any case.",
             text,
         ),

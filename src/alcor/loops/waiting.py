@@ -45,7 +45,9 @@ class PortWaits:
     """See the module. `until_built` and `close` belong to one event loop, `committed` to the writer's thread."""
 
     def __init__(self) -> None:
-        self._waits: dict[Id, list[_Wait]] = {}
+        self._waits: dict[Id, set[_Wait]] = {}
+        self._waited_for = 0
+        """Ports of all callers; one that two wait for counts twice."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -65,13 +67,14 @@ class PortWaits:
         self, ids: Sequence[Id], read: Callable[[], Awaitable[Sequence[Port]]], seconds: float
     ) -> Sequence[Port]:
         """See services.waiting.Waits."""
-        if self._closed or len(self._waits) + len(ids) > MAX_WAITED_FOR:
+        if self._closed or self._waited_for + len(ids) > MAX_WAITED_FOR:
             return await read()
         wait = _Wait(ids)
         self._loop = wait.loop
         for identifier in wait.left:
-            self._waits.setdefault(identifier, []).append(wait)
+            self._waits.setdefault(identifier, set()).add(wait)
         waited = tuple(wait.left)
+        self._waited_for += len(waited)
         try:
             ports = await read()
             building = {port.id for port in ports if port.status is PortStatus.BUILD}
@@ -98,10 +101,10 @@ class PortWaits:
             for wait in self._waits.get(identifier, ()):
                 wait.built(identifier)
 
-    def _forget(self, wait: _Wait, ids: Iterable[Id]) -> None:
+    def _forget(self, wait: _Wait, ids: Sequence[Id]) -> None:
         for identifier in ids:
-            others = [one for one in self._waits.get(identifier, ()) if one is not wait]
-            if others:
-                self._waits[identifier] = others
-            else:
-                self._waits.pop(identifier, None)
+            waits = self._waits[identifier]
+            waits.discard(wait)
+            if not waits:
+                del self._waits[identifier]
+        self._waited_for -= len(ids)

@@ -24,9 +24,9 @@ IFINDEX: Final = struct.Struct("=I")
 """Key of `ports` and `counters`."""
 PORT: Final = struct.Struct("=16sII6sHHHHBxQ")
 ADDRESS_KEY: Final = struct.Struct("=I16s")
+"""Key of `local` and `remote`."""
 VNI: Final = struct.Struct("=I")
 """What an ADDRESS_KEY begins with."""
-"""Key of `local` and `remote`."""
 LOCAL: Final = struct.Struct("=IH6sHH")
 MAC_KEY: Final = struct.Struct("=I6s2x")
 REMOTE: Final = struct.Struct("=16s6sHI")
