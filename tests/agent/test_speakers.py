@@ -28,6 +28,8 @@ from alcor.sim.tables import DictionaryDriver, Tables
 HOST, ROUTER, RANGE, LENGTH = "198.18.16.1", "198.18.0.1", "198.18.0.0/16", 16
 TABLE = 179
 FRR = Path("/usr/lib/frr")
+NL_BUFSIZE = "90000000"
+"""As in Debian's /etc/frr/daemons. Without it zebra loses routes of a burst, and never looks again."""
 WAIT_S = 100.0
 """A bgpd that found no zebra yet tries again after 10 s, the fourth time after 60 s."""
 pytestmark = [
@@ -81,7 +83,8 @@ class Machine:
             path = self.directory / f"{name}.conf"
             path.write_text(config)
             files = ["-f", str(path), "-i", f"{place}/{name}.pid", "-z", f"{place}/zserv.api", "--vty_socket", place]
-            self._run(str(FRR / name), *files, "--log", f"file:{place}/{name}.log")
+            own = ["-s", NL_BUFSIZE] if name == "zebra" else []
+            self._run(str(FRR / name), *files, *own, "--log", f"file:{place}/{name}.log")
 
     def _run(self, *words: str) -> None:
         with (self.directory / "output").open("ab") as output:
@@ -120,6 +123,8 @@ class Bed:
         else:
             router.frr("", FRR_ROUTER)
         self.start_speaker()
+        if maker == "frr":
+            self.await_session()  # docs/rooms/bgp.md: a zebra that starts loses what comes while it reads
         self.table = netns.call(host.fd, lambda: KernelSpeakerTable(TABLE))
         self.start_agent()
 
@@ -129,6 +134,18 @@ class Bed:
             self.host.frr(f"ip import-table {TABLE}\n", FRR_HOST)
         else:
             self.host.bird(speakers.host_config(HOST, ROUTER, TABLE))
+
+    def await_session(self) -> None:
+        """Until the host's bgpd and the router talk."""
+        words = ["vtysh", "--vty_socket", str(self.host.directory), "-c", "show bgp ipv4 unicast summary json"]
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            said = subprocess.run(self.host.command(*words), capture_output=True, text=True, check=False).stdout
+            if '"state":"Established"' in said.replace(" ", ""):
+                return
+            if time.monotonic() > deadline:
+                pytest.fail(f"no session: {said}\n{self.host.said()}\n{self.router.said()}")
+            time.sleep(0.1)
 
     def start_agent(self) -> None:
         """An agent that knows nothing yet: it looks at its data plane, and at the table."""
@@ -147,7 +164,9 @@ class Bed:
         started = time.monotonic()
         while (found := self.router.learnt()) != wanted:
             if time.monotonic() > started + WAIT_S:
-                pytest.fail(f"{found}, not {wanted}\n{self.host.said()}\n{self.router.said()}")
+                lack, more = sorted(wanted.items() - found.items()), sorted(found.items() - wanted.items())
+                what = f"{len(lack)} lack: {lack[:9]}, {len(more)} too many: {more[:9]}"
+                pytest.fail(f"{what}\n{self.host.said()}\n{self.router.said()}")
             time.sleep(0.02)
         return time.monotonic() - started
 
@@ -276,6 +295,7 @@ protocol device {{ }}
 protocol kernel {{
   kernel table {TABLE};
   learn;
+  netlink rx buffer {speakers.RX_BUFFER};
   ipv6 {{ table announced6; import all; export none; }};
 }}
 protocol bgp uplink6 {{
