@@ -62,6 +62,26 @@ def test_batches_are_whole(words: BpfMap, kind: type[bytes] | type[bytearray]) -
     assert {WORD.pack(n): WORD.pack(n) for n in numbers} == dict(words.items())
 
 
+def test_batches_follow_each_other(words: BpfMap) -> None:
+    """All are stored, in their order; of none nothing is."""
+    made = [(range(at, at + 5_000), range(2 * at, 2 * at + 5_000)) for at in range(0, 15_000, 2_500)]
+    words.update_batches((packed(keys), packed(values), len(keys)) for keys, values in made)
+    words.update_batches([])
+    last = {key: value for keys, values in made for key, value in zip(keys, values, strict=True)}
+    assert {WORD.pack(key): WORD.pack(value) for key, value in last.items()} == dict(words.items())
+
+
+def test_batches_end_with_the_first_that_fails() -> None:
+    """Its error is the caller's, and what would have come after it is not stored."""
+    made = bpf.create_map(bpf.MAP_TYPE_HASH, 4, 4, 4, "tiny")
+    some = iter([range(2), range(2, 10), range(2), range(2)])
+    with pytest.raises(BpfError, match=r"map 'tiny'.*the map is full"):
+        made.update_batches((packed(one), bytes(4 * len(one)), len(one)) for one in some)
+    assert 4 == len(list(made.items()))
+    assert 1 == len(list(some)), "the next was made, the one after it was not"
+    made.close()
+
+
 def test_an_empty_map_dumps_nothing(words: BpfMap) -> None:
     """No entries, no items; an empty batch changes nothing."""
     words.update_batch(b"", b"", 0)

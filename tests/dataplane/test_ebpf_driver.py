@@ -13,7 +13,7 @@ from tests.dataplane.throwaway import UNDERLAY_MTU, Host, Region, a_port
 from tests.dataplane.wired import all_well, footprint, inside, replaced
 
 from alcor.dataplane.base import Address, Endpoint, EndpointKey, Observed
-from alcor.dataplane.ebpf import attaching, wiring
+from alcor.dataplane.ebpf import attaching, driver, wiring
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.bpf import BpfMap
 from alcor.dataplane.kernel.netlink import Netlink
@@ -69,6 +69,19 @@ class TestContainer:
         outer = host.links()["alc" + format_id(port.id)[:11]]
         assert (wiring.alias_of(port.id), 1450, True) == (outer.alias, outer.mtu, outer.up)
         assert Observed(ports={port.id: port}, endpoints={}, gateways=frozenset()) == host.observe()
+
+    def test_many_endpoints_are_put_in_parts(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whole parts, and the rest."""
+        monkeypatch.setattr(driver, "ENDPOINTS_AT_A_TIME", 4)
+        port, mac = a_port(), Mac(b"\x02\0\0\0\0\x09")
+        for count in (1, 4, 5, 8, 11):
+            ends = {
+                EndpointKey(port.vni, parse_ip(f"10.77.{count}.{number}")): Endpoint(mac, parse_ip("192.0.2.9"), number)
+                for number in range(count)
+            }
+            before = host.observe().endpoints
+            assert "" == host.apply(put_ports=(port,), put_endpoints=tuple(ends.items())).error
+            assert {**before, **ends} == host.observe().endpoints
 
     def test_two_on_one_host_reach_each_other(self, host: Host) -> None:
         """ARP and ICMP pass, and are counted."""

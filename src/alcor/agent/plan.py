@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
-from itertools import repeat
-from typing import TypeVar
+from itertools import compress, repeat
+from operator import not_
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -260,7 +261,7 @@ def partial_plan(
         addresses = touched.addresses[key]
         owners, goals = desired.owners(key), desired.scopes[key].endpoints
         plain, rest = _plain(addresses, owners, goals, desired.ports)
-        put_endpoints += _plain_rows(vpc.vni, plain)
+        put_endpoints += plain.rows(vpc.vni)
         for ip in rest:
             held, where = owners.get(ip), EndpointKey(vpc.vni, ip)
             endpoint = _endpoint_of(ip, held, goals, desired.ports) if held is not None else None
@@ -338,30 +339,35 @@ def _policy_plan(
     return put, gone
 
 
+class _Plain(NamedTuple):
+    """Addresses, and the port that each is of."""
+
+    ips: Iterable[Ip]
+    goals: Sequence[EndpointGoal]
+
+    def rows(self, vni: int) -> Iterator[tuple[EndpointKey, Endpoint]]:
+        """Whole columns at a time: a third of what a call of EndpointKey for each would cost."""
+        keys = map(partial(tuple.__new__, EndpointKey), zip(repeat(vni), self.ips))
+        macs = [goal.mac for goal in self.goals]
+        hosts = [goal.host_ip for goal in self.goals]
+        return zip(keys, map(Endpoint, macs, hosts, [goal.identity for goal in self.goals]), strict=True)
+
+
 def _plain(
-    ips: Collection[Ip],
+    ips: Mapping[Ip, object],
     owners: Mapping[Ip, Id | tuple[Id, ...]],
     goals: Mapping[Id, EndpointGoal],
     local: Container[Id],
-) -> tuple[list[tuple[Ip, EndpointGoal]], Iterable[Ip]]:
-    """The addresses that one port elsewhere has, as its own, and which; and the others. Nearly all are the former."""
-    plain = [
-        (ip, goal)
-        for ip, held in zip(ips, map(owners.get, ips), strict=True)
-        if isinstance(held, bytes) and held not in local and not (goal := goals[held]).claims
-    ]
-    if len(plain) == len(ips):
-        return plain, ()
-    known = {ip for ip, _ in plain}
-    return plain, [ip for ip in ips if ip not in known]
-
-
-def _plain_rows(vni: int, plain: Sequence[tuple[Ip, EndpointGoal]]) -> Iterator[tuple[EndpointKey, Endpoint]]:
-    """Whole columns at a time: a third of what a call of EndpointKey for each would cost."""
-    keys = map(partial(tuple.__new__, EndpointKey), zip(repeat(vni), [ip for ip, _ in plain]))
-    macs = [goal.mac for _, goal in plain]
-    hosts = [goal.host_ip for _, goal in plain]
-    return zip(keys, map(Endpoint, macs, hosts, [goal.identity for _, goal in plain]), strict=True)
+) -> tuple[_Plain, Iterable[Ip]]:
+    """The addresses that one port elsewhere has, as its own; and the others. Nearly all are the former."""
+    holders: Collection[EndpointGoal | None]
+    if len(ips) == len(goals) and list(ips) == list(owners) and list(owners.values()) == list(goals):
+        holders = goals.values()  # a VPC that just came, in the order in which it came: nothing has to be looked up
+    else:
+        holders = [goals[held] if isinstance(held, bytes) else None for held in map(owners.get, ips)]
+    plain = [goal is not None and goal.id not in local and not goal.claims for goal in holders]
+    found = cast("list[EndpointGoal]", list(compress(holders, plain)))
+    return _Plain(compress(ips, plain), found), compress(ips, map(not_, plain))
 
 
 def _endpoint_of(

@@ -360,7 +360,7 @@ class Desired:
         if len(owners) != len(ips):
             return False
         self._owners[key] = owners
-        touched.addresses[key] = dict.fromkeys(ips, True)
+        touched.addresses[key] = dict.fromkeys(owners, True)
         return True
 
     def _follow(self, partition: int, state: ScopeState, tombstone: Tombstone, touched: Touched) -> None:

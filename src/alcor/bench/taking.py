@@ -14,9 +14,18 @@ from typing import NamedTuple
 from alcor.agent.config import AgentConfig
 from alcor.agent.intake import Received
 from alcor.agent.reconcile import Reconciler
-from alcor.bench.dataplane_beds import MTU, VNI, Host
+from alcor.bench.dataplane_beds import HOST_IPS, MTU, VNI, Host
 from alcor.dataplane.base import DataPlaneError
-from alcor.goalstate.objects import HOST_SCOPE, Goal, PortAddress, PortGoal, ScopeUpdate, SubnetGoal, VpcGoal
+from alcor.goalstate.objects import (
+    HOST_SCOPE,
+    EndpointGoal,
+    Goal,
+    PortAddress,
+    PortGoal,
+    ScopeUpdate,
+    SubnetGoal,
+    VpcGoal,
+)
 from alcor.model.addresses import Ip, Mac, Prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import PortKind
@@ -84,10 +93,11 @@ def agent_on(host: Host, directory: Path) -> Iterator[Agent]:
 
 
 def vpc_with_port(ip: Ip, cidr: Prefix) -> list[Goal]:
-    """A VPC with one subnet, of which the host runs a port."""
+    """A VPC with one subnet, of which the host runs a port: what it is to know of both."""
     place = PortAddress(ip, SUBNET)
     return [
         PortGoal(PORT, 1, VPC, _MAC, (place,), True, PortKind.CONTAINER, "", ""),
         VpcGoal(VPC, 1, VNI + 1, MTU, True),
         SubnetGoal(SUBNET, 1, cidr, None),
+        EndpointGoal(PORT, 1, _MAC, (ip,), HOST_IPS[0], 0),
     ]

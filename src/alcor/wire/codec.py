@@ -97,6 +97,8 @@ UncheckedScopes = NewType("UncheckedScopes", pb.Bundle)
 _Ips: TypeAlias = list[tuple[Ip, ...]]
 
 _SCOPES_TAG = bytes(((4 << 3) | 2,))
+_STATIONS = bytes(range(0, 256, 2))
+"""What the first byte of a MAC may be."""
 _KINDS = (PortKind.CONTAINER, PortKind.TAP, PortKind.ADOPTED)
 _KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 
@@ -463,8 +465,8 @@ def _decode_endpoints(message: pb.Endpoints, where: str) -> Iterable[EndpointGoa
     """Whole columns at a time: VPCs have many. Equal tunnel ends and revisions become one object each (memory)."""
     ids = cut(message.ids, 16, f"{where}.ids")
     macs = cut(message.macs, 6, f"{where}.macs")
-    for mac, first in zip(macs, message.macs[::6], strict=True):
-        if first & 1:
+    if message.macs[::6].translate(None, _STATIONS):
+        for mac in macs:
             check_mac(mac, f"{where}.macs")
     one_each = cut(message.ips, 16, f"{where}.ips")
     ips: list[tuple[bytes, ...]] = list(zip(one_each))

@@ -58,6 +58,8 @@ from alcor.model.addresses import Ip
 from alcor.model.ids import Id, format_id
 from alcor.model.nouns import PortKind
 
+ENDPOINTS_AT_A_TIME = 1 << 16
+"""More are packed while the kernel takes in those before."""
 MISS_RATE = 1024
 """Packets of one port that are held in a second; more are dropped."""
 
@@ -303,11 +305,20 @@ class EbpfDriver:
         program.local.update_batch(*tables.pack_vips(plan.put_vips), len(plan.put_vips))
         self._policing.put(plan.put_policies)
         program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
-        program.remote.update_batch(*tables.pack_endpoints(plan.put_endpoints), len(plan.put_endpoints))
+        self._put_endpoints(plan.put_endpoints)
         self._outside.announce(sharing.put(program, self._config.underlay_ip, plan.put_shared))
         coming = self._outside.coming(plan.put_routes)
         routing.put(program, plan)
         self._outside.begin(coming, (one.port for one in known.carried.values()))
+
+    def _put_endpoints(self, rows: tuple[tuple[EndpointKey, Endpoint], ...]) -> None:
+        parts = [rows[at : at + ENDPOINTS_AT_A_TIME] for at in range(0, len(rows), ENDPOINTS_AT_A_TIME)]
+        packed = ((*tables.pack_endpoints(part), len(part)) for part in parts)
+        if len(parts) > 1:
+            self._program.remote.update_batches(packed)
+        else:
+            for batch in packed:
+                self._program.remote.update_batch(*batch)
 
     def _end(self, plan: Plan) -> None:
         routing.remove(self._program, plan)

@@ -14,7 +14,8 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -247,6 +248,17 @@ class BpfMap:
             time.sleep(REFILL_WAIT_S)
         del keep_keys, keep_values
         self._check(result, f"update (after {at} of {count} entries)")
+
+    def update_batches(self, batches: Iterable[tuple[BYTES_LIKE, BYTES_LIKE, int]]) -> None:
+        """`update_batch` for each. While the kernel takes one in, on a thread of its own, the next is made."""
+        pending: Future[None] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="bpf-update") as kernel:
+            for batch in batches:
+                if pending is not None:
+                    pending.result()
+                pending = kernel.submit(self.update_batch, *batch)
+            if pending is not None:
+                pending.result()
 
     def delete_batch(self, keys: BYTES_LIKE, count: int) -> int:
         """Removes `count` keys, packed without gaps; absent ones are passed over. Returns how many were there."""
