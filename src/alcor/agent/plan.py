@@ -267,7 +267,7 @@ def partial_plan(
             endpoint = _endpoint_of(ip, held, goals, desired.ports) if held is not None else None
             if endpoint is not None:
                 put_endpoints.append((where, endpoint))
-            elif not addresses[ip]:
+            elif addresses[ip] is False:
                 remove_endpoints.add(where)
     if remove_endpoints:
         remove_endpoints.difference_update(where for where, _ in put_endpoints)

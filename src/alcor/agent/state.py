@@ -94,9 +94,9 @@ class Touched:
         """Whose load balancers, pools or members may differ."""
         self.claims: dict[ScopeKey, dict[Ip, Claim]] = {}
         """Claims that are new, by VPC: local ports may remember another MAC."""
-        self.addresses: dict[ScopeKey, dict[Ip, bool]] = {}
-        """Whose endpoints may differ, by VPC, in the order in which they were named; True: nobody had it before, so
-        that there is nothing to remove."""
+        self.addresses: dict[ScopeKey, dict[Ip, object]] = {}
+        """Whose endpoints may differ, by VPC, in the order in which they were named; False: somebody may have had it
+        before, so that there may be something to remove."""
         self.gone: set[EndpointKey] = set()
         """Endpoints of VPCs, or VNIs, that are no longer there."""
         self.gone_vnis: set[int] = set()
@@ -360,7 +360,7 @@ class Desired:
         if len(owners) != len(ips):
             return False
         self._owners[key] = owners
-        touched.addresses[key] = dict.fromkeys(owners, True)
+        touched.addresses[key] = {**owners}  # a fifth of what naming each again would cost
         return True
 
     def _follow(self, partition: int, state: ScopeState, tombstone: Tombstone, touched: Touched) -> None:

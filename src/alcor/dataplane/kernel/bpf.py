@@ -14,6 +14,7 @@ import os
 import platform
 import struct
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -46,6 +47,9 @@ PER_CPU_TYPES: Final = frozenset({5, 6, 10})
 
 DUMP_BATCH: Final = 4096
 """Entries fetched by one system call of `BpfMap.items`."""
+
+BATCHES_AT_ONCE: Final = 2
+"""Of `BpfMap.update_batches`, under way in the kernel: it locks a bucket at a time, so they hardly meet."""
 
 REFILL_WAIT_S: Final = 0.001
 REFILL_WAITS: Final = 100
@@ -250,15 +254,16 @@ class BpfMap:
         self._check(result, f"update (after {at} of {count} entries)")
 
     def update_batches(self, batches: Iterable[tuple[BYTES_LIKE, BYTES_LIKE, int]]) -> None:
-        """`update_batch` for each. While the kernel takes one in, on a thread of its own, the next is made."""
-        pending: Future[None] | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix="bpf-update") as kernel:
+        """`update_batch` for each, in no particular order: while the kernel takes some in, on threads of their own, the
+        next is made. Raises what the first that fails raises, once none is under way any more."""
+        under_way: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="bpf-update") as kernel:
             for batch in batches:
-                if pending is not None:
-                    pending.result()
-                pending = kernel.submit(self.update_batch, *batch)
-            if pending is not None:
-                pending.result()
+                if len(under_way) == BATCHES_AT_ONCE:
+                    under_way.popleft().result()
+                under_way.append(kernel.submit(self.update_batch, *batch))
+            for one in under_way:
+                one.result()
 
     def delete_batch(self, keys: BYTES_LIKE, count: int) -> int:
         """Removes `count` keys, packed without gaps; absent ones are passed over. Returns how many were there."""
