@@ -1,5 +1,7 @@
 """What a host learns of VPCs on demand: one question at a time, nothing lost within bounds, the newest answer wins."""
 
+from copy import deepcopy
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -375,6 +377,37 @@ EVENTS = st.lists(
 )
 
 
+def assert_rests(one: Demand, now: float) -> None:
+    """Once it has asked, time brings nothing while it says so."""
+    one = deepcopy(one)
+    asked(one, now)
+    rest = one.rest(now)
+    if rest != 0.0:
+        soon = now + (1000.0 if rest is None else 0.99 * rest)
+        assert Step() == one.tick(soon)
+        assert not one.due(soon)
+        assert not asked(one, soon)
+
+
+def test_it_rests_until_something_is_due() -> None:
+    """For ever while it knows nothing, until its first entry is due when it does, and never while a packet waits or
+    something is to be asked again."""
+    one = demand(idle_s=100.0, absent_s=30.0)
+    assert one.rest(0.0) is None
+    one.missed([miss(1)], 0.0)
+    assert 0.0 == one.rest(0.0)
+    asked(one)
+    assert 0.0 == one.rest(0.0)
+    answer(one, found(1))
+    assert (100.0, 60.0, 0.0) == (one.rest(0.0), one.rest(40.0), one.rest(101.0))
+    hint(one, found(2), now=1.0)
+    assert 0.0 == one.rest(1.0)
+    one.tick(1.0)
+    assert 100.0 == one.rest(0.0)
+    asked(one)
+    assert 0.0 == one.rest(1.0), "until it is answered"
+
+
 @given(EVENTS)
 def test_every_packet_is_let_go_exactly_once(events: list[tuple[str, int]]) -> None:
     """Whatever happens in whatever order: no packet is lost here or doubled, and the bookkeeping comes out even."""
@@ -409,6 +442,7 @@ def test_every_packet_is_let_go_exactly_once(events: list[tuple[str, int]]) -> N
             step = one.serve({VNI: OnDemand(VPC, 1)} if which else {}, (), now)
         released += step.release
         assert len(one.entries) <= 3
+        assert_rests(one, now)
     now += 1000.0
     released += one.tick(now).release
     assert sorted(taken) == sorted(released)

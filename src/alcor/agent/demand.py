@@ -106,10 +106,11 @@ class Demand:
         """Learnt unasked, and to be asked for with the next tick: the packets of now do not wait for it."""
         self._forgotten: dict[EndpointKey, None] = {}
 
-    @property
-    def idle(self) -> bool:
-        """No VPC is on demand and no packet waits: time alone brings nothing."""
-        return not self.vpcs and not self.waiting
+    def rest(self, now: float) -> float | None:
+        """Seconds for which time alone brings nothing; None: it never does."""
+        if self.waiting or self._hinted or self._refreshing:
+            return 0.0
+        return max(0.0, self._by_due[0][0] - now) if self._by_due else None
 
     # What happens.
 

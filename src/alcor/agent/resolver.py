@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from alcor.agent.demand import Demand, Step
 from alcor.agent.state import OnDemand, ScopeKey
@@ -20,7 +21,7 @@ from alcor.wire.lookups import decode_answers, encode_lookup
 _log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-"""While a VPC is on demand here or a packet waits. An idle host sleeps: 100 that did not took a tenth of a core."""
+"""While something waits. An idle host sleeps: 100 that did not took a tenth of a core."""
 
 
 class Resolver:
@@ -44,7 +45,7 @@ class Resolver:
         self._demand = Demand()
         self._live: set[int] = set()
         self._woken = asyncio.Event()
-        """Time matters."""
+        """What time brings, and when, may be something else now."""
 
     @property
     def learnt(self) -> int:
@@ -57,9 +58,12 @@ class Resolver:
         loop.add_reader(self._misses.fileno(), self.drain)
         try:
             while True:
-                if self._demand.idle:
+                rest = self._demand.rest(self._clock())
+                if rest is None or rest > TICK_S:
                     self._woken.clear()
-                    await self._woken.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(rest):
+                            await self._woken.wait()
                 await asyncio.sleep(TICK_S)
                 self.tick()
         finally:
@@ -75,6 +79,7 @@ class Resolver:
         """A session of that partition's controller began: it knows nothing of what is held here."""
         self._live.add(partition)
         self._demand.restart(partition)
+        self._woken.set()
         self._ask()
 
     def gone(self, partition: int) -> None:
@@ -88,6 +93,7 @@ class Resolver:
             raise WireError(f"bundle.answers: for host '{told.host}' and partition {told.partition}")
         step = self._demand.answered(partition, told.answers, self._clock())
         self._do(step)
+        self._woken.set()
         for vpc, claims in step.moved.items():
             self._moved(vpc, claims)
         self._ask()

@@ -28,6 +28,7 @@ CONNECTIONS = 200
 MEMBERS = 8
 """At most; one for each host."""
 PATIENCE_S = 30.0
+DRAINED_S = 1.0
 
 
 class Balanced(NamedTuple):
@@ -56,7 +57,7 @@ def prove(
             _spread(asking, vip, servers),
             _nobody(asking, vip, drops),
             _affinity(client, asking, vip, balancer, check),
-            _draining(client, asking, vip, balancer, check),
+            _draining(client, asking, vip, balancer),
         ]
         clients = [them[0] for them in by_host(world.vpc).values() if them[0] not in members][: failover.CLIENTS]
         fragile = {one.ip: (one, servers[one.ip]) for one in members}
@@ -125,14 +126,12 @@ def _affinity(client: Client, asking: Workload, vip: str, balancer: Resource, ch
     )
 
 
-def _draining(client: Client, asking: Workload, vip: str, balancer: Resource, check: Callable[[], None]) -> Proof:
+def _draining(client: Client, asking: Workload, vip: str, balancer: Resource) -> Proof:
     with _connect(asking, vip) as kept:
         held = _line(kept)
         path = _member_path(client, balancer, held)
         client.request("PUT", path, {"member": {"weight": 0}})
-        await_true(
-            lambda: held not in {ask(asking, vip) for _ in range(20)}, "no new connection", PATIENCE_S, 0.05, check
-        )
+        time.sleep(DRAINED_S)  # asking until it gets none for a while would end by chance
         new = Counter(ask(asking, vip) for _ in range(CONNECTIONS // 2))
         client.request("DELETE", path)
         kept.sendall(b"still there\n")
@@ -141,7 +140,7 @@ def _draining(client: Client, asking: Workload, vip: str, balancer: Resource, ch
     client.request("PUT", f"/v2.0/lbaas/pools/{balancer['pool']}/members?additive_only=true", {"members": [address]})
     return Proof(
         name="draining",
-        expectation="a member of weight 0, then deleted, keeps its connection and gets no new one",
+        expectation="a member of weight 0, then deleted, keeps its connection and after a second gets no new one",
         measured=f"{sum(new.values())} new connections, {new[held]} to it, {new[None]} lost; the old one "
         f"{'lives' if echoed == 'still there' else 'is dead'}",
         passed=not new[held] and not new[None] and echoed == "still there",
