@@ -307,7 +307,9 @@ class BpfMap:
                 continue
             if result != -errno.ENOENT:
                 self._check(result, "dump")
-            key_bytes, value_bytes = keys.raw, values.raw
+            # Of the entries alone: a whole buffer may be of megabytes that nobody touched.
+            key_bytes = ctypes.string_at(keys, count * self.key_size)
+            value_bytes = ctypes.string_at(values, count * self.stored_size)
             for i in range(count):
                 yield (
                     key_bytes[i * self.key_size : (i + 1) * self.key_size],
