@@ -172,7 +172,8 @@ class Demand:
                 self._learn(EndpointKey(vni, ip), Entry(answer.revision, None, now + self.limits.absent_s), step)
             for ip in answer.unlearn:
                 key = EndpointKey(vni, ip)
-                self._refreshing.pop(key, None)
+                for pool in (self._refreshing, self._to_refresh, self._hinted):
+                    pool.pop(key, None)
                 if self.entries.pop(key, None) is not None:
                     step.forget.append(key)
         return step

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from alcor.agent.demand import Demand, Step
+from alcor.agent.demand import Demand, DemandLimits, Step
 from alcor.agent.state import OnDemand, ScopeKey
 from alcor.dataplane.base import DataPlaneError, EndpointKey, Misses
 from alcor.model.nouns import Claim
@@ -34,6 +34,7 @@ class Resolver:
         clock: Callable[[], float],
         say: Callable[[int, bytes], bool],
         moved: Callable[[ScopeKey, Sequence[Claim]], None],
+        limits: DemandLimits | None = None,
     ) -> None:
         """`say(partition, report)` sends to the partition's controller; False: none is there. `moved` is told which
         addresses of a VPC are at another MAC now, once the data plane has it."""
@@ -42,7 +43,7 @@ class Resolver:
         self._clock = clock
         self._say = say
         self._moved = moved
-        self._demand = Demand()
+        self._demand = Demand(limits)
         self._live: set[int] = set()
         self._woken = asyncio.Event()
         """What time brings, and when, may be something else now."""

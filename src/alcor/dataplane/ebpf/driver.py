@@ -173,7 +173,6 @@ class EbpfDriver:
             else:
                 learnt.append(tables.unpack_key(key))
         forwards = self._program.forwards.items()
-        routes = routing.observe_routes(self._program)
         return Observed(
             ports={key: one.port for key, one in known.carried.items() if one.right},
             endpoints=endpoints,
@@ -181,10 +180,10 @@ class EbpfDriver:
             vips=known.vips,
             services=self._balancing.observe(),
             policies=self._policing.observe(),
-            routes=routes,
+            routes=routing.observe_routes(self._program),
             shared=sharing.observe(self._program),
             answers=sharing.observe_answers(self._program),
-            translations=routing.observe_translations(self._program, routes),
+            translations=routing.observe_translations(self._program),
             on_demand=self._on_demand(),
             learnt=tuple(learnt),
             forwards={tables.unpack_key(key): tables.unpack_endpoint(value) for key, value in forwards},

@@ -6,8 +6,6 @@ no packet is routed whose sender nobody knows there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from alcor.dataplane.base import Plan, Route, RouteKey, TranslationKey
 from alcor.dataplane.ebpf import routes
 from alcor.dataplane.ebpf.program import Program
@@ -18,11 +16,8 @@ def observe_routes(program: Program) -> dict[RouteKey, Route]:
     return {routes.unpack_route_key(key): routes.unpack_route(value) for key, value in program.routes.items()}
 
 
-def observe_translations(program: Program, observed: Mapping[RouteKey, Route]) -> dict[TranslationKey, int]:
-    """Reads the table, unless no routes were observed: then nothing is translated, whatever somebody left there, and
-    the kernel takes 2.5 ms to walk through an empty table."""
-    if not observed:
-        return {}
+def observe_translations(program: Program) -> dict[TranslationKey, int]:
+    """Reads the table."""
     return dict(routes.unpack_translation(key, value) for key, value in program.translations.items())
 
 
