@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from alcor.agent.demand import Demand, DemandLimits, Step
 from alcor.agent.state import OnDemand, ScopeKey
-from alcor.dataplane.base import NO_ADDRESS, Endpoint, EndpointKey, Miss
+from alcor.dataplane.base import NO_ADDRESS, Miss
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip
 from alcor.model.ids import Id

@@ -10,7 +10,8 @@ from tests.goalstate.test_delta import of, whole
 
 from alcor.agent.plan import full_plan, local_port, partial_plan
 from alcor.agent.state import Desired, ScopeKey, Touched
-from alcor.dataplane.base import EndpointKey, LocalPort, Observed, Plan, PolicyKey
+from alcor.dataplane.base import LocalPort, Observed, Plan, PolicyKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.goalstate.objects import HOST_SCOPE, EndpointGoal, ScopeUpdate, VpcGoal
 from alcor.goalstate.snapshot import host_snapshot, port_goal, subnet_goal, vpc_goal
 from alcor.model.addresses import parse_ip
@@ -232,10 +233,10 @@ def test_ports_of_this_host_are_not_remote() -> None:
     here, away = play([[("port", 0, 0, 0), ("port", 2, 0, 1)], [("port", 0, 1, 0)]])
     world, vpc = make_world(), network_id(0)
     plan = world.take(host_snapshot(2, here.after.of_host("a")), whole(here.after, vpc))
-    assert (plan.put_endpoints, plan.remove_endpoints) == ((), ())
+    assert (list(plan.endpoints()), plan.remove_endpoints) == ([], ())
     change = of(away)
     plan = world.take(change.hosts["a"], change.vpcs[vpc])
-    assert [key for key, _ in plan.put_endpoints] == [EndpointKey(100, parse_ip("10.0.0.2"))]
+    assert [key for key, _ in plan.endpoints()] == [EndpointKey(100, parse_ip("10.0.0.2"))]
 
 
 def test_a_goal_says_everything_about_its_port() -> None:

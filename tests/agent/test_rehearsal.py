@@ -39,7 +39,7 @@ def test_ports_come_and_go(tmp_path: Path) -> None:
     before = driver.observe()
     assert rehearse(config(tmp_path), driver, FakeClock().monotonic, lambda: 0.5) == ""
     assert len({port.id for plan in driver.plans for port in plan.put_ports}) == PORTS
-    assert all(any(getattr(plan, name) for plan in driver.plans) for name in ("put_endpoints", "put_gateways"))
+    assert all(any(getattr(plan, name) for plan in driver.plans) for name in ("put_columns", "put_gateways"))
     assert driver.observe() == before
     assert list(tmp_path.iterdir()) == []
 

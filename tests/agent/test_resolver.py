@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from alcor.agent.demand import DemandLimits
 from alcor.agent.resolver import TICK_S, Resolver
 from alcor.agent.state import OnDemand, ScopeKey
-from alcor.dataplane.base import Endpoint, EndpointKey, Miss
+from alcor.dataplane.base import Miss
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import Mac, parse_ip
 from alcor.model.ids import Id
 from alcor.wire.lookups import Answer, Found, encode_answers

@@ -6,7 +6,8 @@ import struct
 from tests.dataplane import packets, talks
 from tests.dataplane.talks import PORTS, Talk
 
-from alcor.dataplane.base import Backend, EndpointKey, Service, ServiceKey
+from alcor.dataplane.base import Backend, Service, ServiceKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.tables import LocalFlag, LocalRow, PortFlag, Tables
 from alcor.model.addresses import Ip, Mac, ip_version, parse_ip
 

@@ -22,11 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from alcor.dataplane.base import Address, Endpoint, EndpointKey, LocalPort
+from alcor.dataplane.base import Address, LocalPort
 from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import tables
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.tables import HostConfig
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.kernel import bpf
 from alcor.model.addresses import Ip, Mac, format_ip, format_mac, parse_ip
 from alcor.model.ids import Id

@@ -4,7 +4,8 @@ import random
 
 from tests.dataplane import packets, talks
 
-from alcor.dataplane.base import NO_ADDRESS, EndpointKey, Hop, Route, RouteKey, RouteKind, TranslationKey
+from alcor.dataplane.base import NO_ADDRESS, Hop, Route, RouteKey, RouteKind, TranslationKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.tables import LocalFlag, MacKey, PortFlag, Tables
 from alcor.model.addresses import Ip, ip_version, parse_ip, parse_prefix
 

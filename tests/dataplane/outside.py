@@ -9,7 +9,8 @@ import random
 from msgspec.structs import replace
 from tests.dataplane import packets, talks, vips
 
-from alcor.dataplane.base import OUTSIDE, EndpointKey, Route, RouteKey, RouteKind
+from alcor.dataplane.base import OUTSIDE, Route, RouteKey, RouteKind
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.tables import EipRow, ExternalDevice, ForwardingKey, ForwardingRow, PortFlag, Tables
 from alcor.model.addresses import Ip, Mac, ip_version, parse_ip, parse_prefix
 

@@ -10,7 +10,8 @@ import struct
 from tests.dataplane import packets, talks
 from tests.dataplane.outside import IFINDEX, MAC
 
-from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, EndpointKey, Hop, Route, RouteKey, RouteKind
+from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, Hop, Route, RouteKey, RouteKind
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.outside6 import owner
 from alcor.dataplane.fake.tables import PortFlag, Tables
 from alcor.model.addresses import Ip, ip_version, parse_ip, parse_prefix

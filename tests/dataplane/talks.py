@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from tests.dataplane import packets
 
-from alcor.dataplane.base import EndpointKey, Policy, PolicyKey, Rule
+from alcor.dataplane.base import Policy, PolicyKey, Rule
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.tables import PortFlag, Tables
 from alcor.model.addresses import Ip, Mac, Prefix, ip_from_int, ip_version
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from tests.dataplane import packets
 
-from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey
+from alcor.dataplane.base import DataPlaneError
 from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import program, tables
 from alcor.dataplane.ebpf.program import MAPS, OBJECT_PATH, PROGRAMS, Program
 from alcor.dataplane.ebpf.tables import HostConfig, Traffic, Verdict
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.kernel import bpf
 from alcor.dataplane.kernel.bpf import BpfError, BpfMap
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip

@@ -4,6 +4,7 @@ import re
 import shutil
 import struct
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alcor.dataplane.base import Address, EipLimit, Endpoint, EndpointKey, LocalPort, RateLimit, RouteKind
+from alcor.dataplane.base import Address, EipLimit, LocalPort, RateLimit, RouteKind
 from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import routes, rules, tables
 from alcor.dataplane.ebpf.tables import (
@@ -25,6 +26,7 @@ from alcor.dataplane.ebpf.tables import (
     Traffic,
     Verdict,
 )
+from alcor.dataplane.endpoints import Endpoint, EndpointColumns, EndpointKey
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, parse_ip, parse_prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import AddressPair, Claim, Eip, Forwarding, PortKind
@@ -219,12 +221,22 @@ def test_the_wire_orders_what_it_must() -> None:
 def test_batches_are_the_rows_one_after_another() -> None:
     """A batch holds exactly what packing row by row gives."""
     keys = [EndpointKey(7, parse_ip(f"10.0.0.{n}")) for n in range(5)]
-    ends = [Endpoint(Mac(bytes((2, 0, 0, 0, 0, n))), parse_ip(f"192.0.2.{n}")) for n in range(5)]
+    ends = [Endpoint(Mac(bytes((2, 0, 0, 0, 0, n))), parse_ip(f"192.0.2.{n}"), n % 3) for n in range(5)]
     locals_ = [LocalRow(n + 1, EndpointFlag.PEER, ends[n].mac) for n in range(5)]
     ports = [(n + 1, tables.port_row(PORT, peer=n % 2 == 0)) for n in range(5)]
     expected_keys = b"".join(map(tables.pack_key, keys))
     remote_batch = tables.pack_endpoints(list(zip(keys, ends, strict=True)))
     assert (expected_keys, b"".join(map(tables.pack_endpoint, ends))) == remote_batch
+    columns = EndpointColumns(
+        7,
+        tuple([key.ip for key in keys]),
+        tuple([end.mac for end in ends]),
+        tuple([end.host_ip for end in ends]),
+        tuple([end.identity for end in ends]),
+    )
+    assert remote_batch == tables.pack_columns(columns)
+    assert (b"", b"") == tables.pack_columns(EndpointColumns(7, (), (), (), ()))
+    assert list(zip(keys, ends, strict=True)) == list(columns.rows())
     local_batch = tables.pack_locals(list(zip(keys, locals_, strict=True)))
     assert (expected_keys, b"".join(map(tables.pack_local, locals_))) == local_batch
     gateway = tables.pack_local(LocalRow(0, EndpointFlag.GATEWAY, ROUTER_MAC))
@@ -232,6 +244,18 @@ def test_batches_are_the_rows_one_after_another() -> None:
     expected_ports = b"".join(tables.pack_ifindex(n) for n, _ in ports), b"".join(tables.pack_port(r) for _, r in ports)
     assert expected_ports == tables.pack_ports(ports)
     assert (b"", b"") == tables.pack_ports([])
+
+
+@given(st.lists(st.integers(0, 6), max_size=12), st.integers(1, 9))
+def test_batches_are_gathered_and_none_of_their_rows_is_lost(counts: list[int], most: int) -> None:
+    """In order; none has more rows than asked for unless it came so, and no two neighbours could be one."""
+    batches = [(bytes([n]) * count, bytes([n, 1]) * count, count) for n, count in enumerate(counts)]
+    found = list(tables.gathered(batches, most))
+    assert b"".join([one[0] for one in batches]) == b"".join([one[0] for one in found])
+    assert b"".join([one[1] for one in batches]) == b"".join([one[1] for one in found])
+    assert all((len(keys), len(values)) == (count, 2 * count) for keys, values, count in found)
+    assert all(count <= max(most, *counts) for _, _, count in found)
+    assert all(one[2] + other[2] > most for one, other in pairwise(found))
 
 
 def test_a_port_becomes_its_rows() -> None:

@@ -27,11 +27,11 @@ from tests.dataplane.bpf_hosts import (
     udp_socket,
 )
 
-from alcor.dataplane.base import Endpoint, EndpointKey
 from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import tables
 from alcor.dataplane.ebpf.program import OBJECT_PATH, Program
 from alcor.dataplane.ebpf.tables import EndpointFlag, HostConfig, LocalRow, PortFlag, PortRow
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import ROUTER_MAC, Mac, format_mac, parse_ip
 from alcor.model.ids import Id
 

@@ -9,7 +9,8 @@ import pytest
 from tests.dataplane import packets
 from tests.dataplane.contract_hosts import MISS_S, Host, ebpf_pair, fake_pair
 
-from alcor.dataplane.base import Address, Applied, Endpoint, EndpointKey, LocalPort, Plan
+from alcor.dataplane.base import Address, Applied, LocalPort, Plan
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import Mac, parse_ip
 from alcor.model.ids import Id, make_id
 from alcor.model.nouns import PortKind

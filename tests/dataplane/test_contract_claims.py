@@ -7,7 +7,8 @@ from tests.dataplane.contract_hosts import Host
 from tests.dataplane.test_contract import VNI, Pair, host, pair, port, put
 from tests.dataplane.test_contract_requests import dropped, taken
 
-from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Plan
+from alcor.dataplane.base import LocalPort, Plan
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.hostsvc.announcements import announced, announcement
 from alcor.model.addresses import Ip, Mac, parse_ip, parse_prefix
 from alcor.model.nouns import AddressPair, Claim

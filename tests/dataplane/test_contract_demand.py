@@ -8,8 +8,9 @@ from tests.dataplane import packets
 from tests.dataplane.contract_hosts import MISS_S, WAIT_S, Host
 from tests.dataplane.test_contract import VNI, Pair, as_endpoints, gateways, host, pair, port, put, udp
 
-from alcor.dataplane.base import EndpointKey, LocalPort, Miss, Plan
+from alcor.dataplane.base import LocalPort, Miss, Plan
 from alcor.dataplane.ebpf.misses import vnet_header
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.model.addresses import ip_version, parse_ip
 from alcor.model.nouns import PortKind
 

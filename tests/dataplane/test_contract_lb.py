@@ -7,7 +7,8 @@ from tests.dataplane import packets
 from tests.dataplane.contract_hosts import Host, Wire
 from tests.dataplane.test_contract import VNI, Pair, as_endpoints, gateways, host, pair, port, put
 
-from alcor.dataplane.base import Backend, EndpointKey, LocalPort, Plan, Service, ServiceKey
+from alcor.dataplane.base import Backend, LocalPort, Plan, Service, ServiceKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.maglev import maglev_table, place_of
 from alcor.model.addresses import Ip, Mac, parse_ip
 

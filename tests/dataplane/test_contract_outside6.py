@@ -12,8 +12,6 @@ from alcor.dataplane.base import (
     NO_ADDRESS,
     OUTSIDE,
     Address,
-    Endpoint,
-    EndpointKey,
     Hop,
     LocalPort,
     Policy,
@@ -22,6 +20,7 @@ from alcor.dataplane.base import (
     RouteKey,
     RouteKind,
 )
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import parse_ip, parse_prefix
 
 __all__ = ["host", "pair"]  # fixtures

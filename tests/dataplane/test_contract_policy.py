@@ -9,7 +9,8 @@ from tests.dataplane import packets
 from tests.dataplane.contract_hosts import MISS_S, Host
 from tests.dataplane.test_contract import VNI, Pair, as_endpoints, gateways, host, pair, port, put, udp
 
-from alcor.dataplane.base import Endpoint, EndpointKey, LocalPort, Plan, Policy, PolicyKey, Rule
+from alcor.dataplane.base import LocalPort, Plan, Policy, PolicyKey, Rule
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import Mac, Prefix, parse_ip, parse_prefix
 from alcor.model.nouns import AddressPair
 

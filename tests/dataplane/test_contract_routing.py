@@ -19,8 +19,6 @@ from tests.dataplane.test_contract import (
 from alcor.dataplane.base import (
     NO_ADDRESS,
     Address,
-    Endpoint,
-    EndpointKey,
     Hop,
     LocalPort,
     Plan,
@@ -32,6 +30,7 @@ from alcor.dataplane.base import (
     Rule,
     TranslationKey,
 )
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import ROUTER_MAC, parse_ip, parse_prefix
 
 __all__ = ["host", "pair"]  # fixtures

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 from tests.dataplane import balances, outside, talks, worlds
 
-from alcor.dataplane.base import OUTSIDE, Endpoint, Miss, Request
+from alcor.dataplane.base import OUTSIDE, Miss, Request
 from alcor.dataplane.drops import DropReason
 from alcor.dataplane.ebpf import routes, services, sharing
 from alcor.dataplane.ebpf import tables as rows
@@ -32,6 +32,7 @@ from alcor.dataplane.ebpf.balancing import Balancing
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.queues import QUEUE_HANDLE, QUEUED_INDEX
+from alcor.dataplane.endpoints import Endpoint
 from alcor.dataplane.fake.lb import BalancedKey, Way
 from alcor.dataplane.fake.nat import from_eip_queue, from_external
 from alcor.dataplane.fake.pipeline import from_overlay, from_port, to_port

@@ -12,8 +12,9 @@ import pytest
 from tests.dataplane.throwaway import UNDERLAY_MTU, Host, Region, a_port
 from tests.dataplane.wired import all_well, footprint, inside, replaced
 
-from alcor.dataplane.base import Address, Endpoint, EndpointKey, Observed
+from alcor.dataplane.base import Address, Observed
 from alcor.dataplane.ebpf import attaching, driver, wiring
+from alcor.dataplane.endpoints import Endpoint, EndpointColumns, EndpointKey
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.bpf import BpfMap
 from alcor.dataplane.kernel.netlink import Netlink
@@ -74,14 +75,22 @@ class TestContainer:
         """Whole parts, and the rest."""
         monkeypatch.setattr(driver, "ENDPOINTS_AT_A_TIME", 4)
         port, mac = a_port(), Mac(b"\x02\0\0\0\0\x09")
+        host.put(port)
         for count in (1, 4, 5, 8, 11):
             ends = {
                 EndpointKey(port.vni, parse_ip(f"10.77.{count}.{number}")): Endpoint(mac, parse_ip("192.0.2.9"), number)
                 for number in range(count)
             }
             before = host.observe().endpoints
-            assert "" == host.apply(put_ports=(port,), put_endpoints=tuple(ends.items())).error
-            assert {**before, **ends} == host.observe().endpoints
+            more = EndpointColumns(
+                port.vni + 1,
+                tuple([key.ip for key in ends]),
+                (mac,) * count,
+                tuple([end.host_ip for end in ends.values()]),
+                tuple(range(count)),
+            )
+            assert "" == host.apply(put_endpoints=tuple(ends.items()), put_columns=(more, more)).error
+            assert {**before, **ends, **dict(more.rows())} == host.observe().endpoints
 
     def test_two_on_one_host_reach_each_other(self, host: Host) -> None:
         """ARP and ICMP pass, and are counted."""

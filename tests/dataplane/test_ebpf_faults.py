@@ -8,11 +8,12 @@ import pytest
 from tests.dataplane.throwaway import UNDERLAY_MTU, Host, Region, a_port
 from tests.dataplane.wired import all_well, footprint, replaced
 
-from alcor.dataplane.base import Address, DataPlaneError, Endpoint, EndpointKey, LocalPort
+from alcor.dataplane.base import Address, DataPlaneError, LocalPort
 from alcor.dataplane.ebpf import attaching, tables, wiring
 from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
 from alcor.dataplane.ebpf.hands import Job
 from alcor.dataplane.ebpf.planning import Numbers
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.kernel import links, netns
 from alcor.model.addresses import Ip, Mac, format_ip, format_mac, parse_ip
 from alcor.model.ids import format_id

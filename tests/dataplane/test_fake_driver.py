@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.dataplane import packets
 
-from alcor.dataplane.base import Address, DataPlaneError, Endpoint, EndpointKey, LocalPort, Plan
+from alcor.dataplane.base import Address, DataPlaneError, LocalPort, Plan
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.fake import state, workload
 from alcor.dataplane.fake.driver import FakeDriver
 from alcor.dataplane.fake.switch import Switch

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.dataplane import packets, worlds
 
-from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.pipeline import from_overlay, from_port
 from alcor.dataplane.fake.tables import HostConfig, LocalFlag, LocalRow, PortFlag, PortRow, RemoteRow, Tables
 from alcor.dataplane.fake.walk import Count, Direction, Verdict, VerdictKind

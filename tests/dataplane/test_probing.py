@@ -15,8 +15,9 @@ from tests.dataplane import packets
 from tests.dataplane.contract_hosts import EbpfHost, Host, ebpf_pair
 from tests.dataplane.test_contract import VNI, gateways, port, put
 
-from alcor.dataplane.base import Address, EndpointKey, LocalPort, Probe
+from alcor.dataplane.base import Address, LocalPort, Probe
 from alcor.dataplane.ebpf.probing import is_expected
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.model.addresses import Mac, parse_ip
 
 pytestmark = [

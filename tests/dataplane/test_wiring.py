@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alcor.dataplane.base import Address, EipLimit, EndpointKey, LocalPort, RateLimit
+from alcor.dataplane.base import Address, EipLimit, LocalPort, RateLimit
 from alcor.dataplane.ebpf import sorting, wiring
 from alcor.dataplane.ebpf.eips import eip_rows, forwarding_rows
 from alcor.dataplane.ebpf.planning import Claims, Numbers
@@ -26,6 +26,7 @@ from alcor.dataplane.ebpf.tables import (
     port_row,
     unpack_key,
 )
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from tests.dataplane import balances, packets
 from tests.dataplane.talks import PORTS
 
-from alcor.dataplane.base import OUTSIDE, EndpointKey, ServiceKey
+from alcor.dataplane.base import OUTSIDE, ServiceKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.lb import Way
 from alcor.dataplane.fake.policy import FlowKey
 from alcor.dataplane.fake.tables import EipRow, LocalFlag, Tables

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 from tests.dataplane import asks, balances, journeys, outside, outside6, packets, shares, talks, vips
 
-from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.tables import DSCP_MARKED, HostConfig, LocalRow, PortRow, RemoteRow, Sender, Tables, Use
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, ip_version, link_local, parse_ip, parse_prefix
 from alcor.model.ids import Id

@@ -22,7 +22,8 @@ from tests.dataplane import packets
 from tests.dataplane.contract_hosts import EbpfHost, ebpf_pair
 from tests.hostsvc.people import CLIENT, V4, V6, ZONE, Names, People
 
-from alcor.dataplane.base import Address, EndpointKey, LocalPort, Plan
+from alcor.dataplane.base import Address, LocalPort, Plan
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.kernel.stack import TunStack
 from alcor.hostsvc.base import ROUTER_LINK_LOCAL, Client, Lease
 from alcor.hostsvc.metadata import MetadataConfig

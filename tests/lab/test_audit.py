@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from alcor.dataplane.base import EndpointKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.lab.audit import NOBODY, Auditor, Carried, Findings, Reader, compare, expected
 from alcor.lab.client import ApiError, Client, Resource
 from alcor.lab.faults import Kind, Planned, Struck

@@ -7,7 +7,7 @@ import pytest
 from tests.loops.region import Host, Region
 from tests.loops.test_on_demand import ABOVE, ask, packet, released
 
-from alcor.dataplane.base import Endpoint, EndpointKey
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.nouns import Claim, Port
 from alcor.services.commands import AddressPairSpec, UpdatePort

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from alcor.agent.demand import Demand, DemandLimits
 from alcor.agent.state import OnDemand, ScopeKey
-from alcor.dataplane.base import EndpointKey, Miss
+from alcor.dataplane.base import Miss
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.loops.interest import Interest
 from alcor.model.addresses import Ip, Mac, ip_from_int, parse_ip
 from alcor.model.ids import Id

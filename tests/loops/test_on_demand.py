@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from tests.loops.region import Host, Region
 
-from alcor.dataplane.base import Endpoint, EndpointKey, Miss
+from alcor.dataplane.base import Miss
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.model.addresses import Ip, Mac, link_local, parse_ip
 from alcor.model.nouns import Network, Port

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.loops.region import Region
 
-from alcor.dataplane.base import Endpoint, EndpointKey
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.kit import pki
 from alcor.model.addresses import parse_ip
 from alcor.model.nouns import Port, PortStatus

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from tests.loops.region import Region
 
-from alcor.dataplane.base import NO_ADDRESS, EndpointKey, Hop, Route, RouteKey, RouteKind, TranslationKey
+from alcor.dataplane.base import NO_ADDRESS, Hop, Route, RouteKey, RouteKind, TranslationKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.model.addresses import parse_ip, parse_prefix
 from alcor.model.nouns import ExtraRoute, Network, Peering, Port, Router, Subnet
 from alcor.services.commands import (

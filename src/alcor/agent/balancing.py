@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.balancing import services_of, vips_of
-from alcor.dataplane.base import EndpointKey, Service, ServiceKey
+from alcor.dataplane.base import Service, ServiceKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.model.addresses import Mac
 
 

@@ -37,7 +37,8 @@ from alcor.agent.server import AgentServer, Stream
 from alcor.agent.state import OnDemand, ScopeKey
 from alcor.agent.status import AgentStatus
 from alcor.bus.base import Bus
-from alcor.dataplane.base import DataPlaneError, Driver, EndpointKey, PortCounters, Stack
+from alcor.dataplane.base import DataPlaneError, Driver, PortCounters, Stack
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.hostsvc.serving import HostServices
 from alcor.model.ids import Id
 from alcor.model.nouns import Claim

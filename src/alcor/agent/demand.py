@@ -22,7 +22,8 @@ from heapq import heappop, heappush
 import msgspec
 
 from alcor.agent.state import OnDemand, ScopeKey
-from alcor.dataplane.base import Endpoint, EndpointKey, Miss
+from alcor.dataplane.base import Miss
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import Ip
 from alcor.model.nouns import Claim
 from alcor.wire.lookups import MAX_LOOKUP, Answer, Lookup, Wanted

@@ -10,11 +10,10 @@ whatever their goals say.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
-from functools import partial
-from itertools import compress, repeat
-from operator import not_
-from typing import NamedTuple, TypeVar, cast
+from collections.abc import Container, Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from itertools import compress
+from operator import attrgetter, not_
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -24,8 +23,6 @@ from alcor.agent.state import Desired, ScopeKey, Touched
 from alcor.dataplane.base import (
     Address,
     EipLimit,
-    Endpoint,
-    EndpointKey,
     LocalPort,
     Observed,
     Plan,
@@ -38,6 +35,7 @@ from alcor.dataplane.base import (
     ServiceKey,
     TranslationKey,
 )
+from alcor.dataplane.endpoints import Endpoint, EndpointColumns, EndpointKey
 from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import EndpointGoal, GroupGoal, LimitGoal, PortGoal, QosGoal, identity_id
 from alcor.model.addresses import ROUTER_MAC, Ip, Mac, link_local
@@ -253,6 +251,7 @@ def partial_plan(
     """
     put_ports, remove_ports = _port_plan(desired, touched, ports)
     put_endpoints: list[tuple[EndpointKey, Endpoint]] = []
+    put_columns: list[EndpointColumns] = []
     remove_endpoints = set(touched.gone)
     for key in sorted(touched.addresses):
         vpc = desired.vpc(key)
@@ -260,8 +259,9 @@ def partial_plan(
             continue
         addresses = touched.addresses[key]
         owners, goals = desired.owners(key), desired.scopes[key].endpoints
-        plain, rest = _plain(addresses, owners, goals, desired.ports)
-        put_endpoints += plain.rows(vpc.vni)
+        columns, rest = _columns(vpc.vni, addresses, owners, goals, desired.ports.keys())
+        if columns:
+            put_columns.append(columns)
         for ip in rest:
             held, where = owners.get(ip), EndpointKey(vpc.vni, ip)
             endpoint = _endpoint_of(ip, held, goals, desired.ports) if held is not None else None
@@ -270,7 +270,7 @@ def partial_plan(
             elif addresses[ip] is False:
                 remove_endpoints.add(where)
     if remove_endpoints:
-        remove_endpoints.difference_update(where for where, _ in put_endpoints)
+        remove_endpoints.difference_update(map(_where, put_endpoints), *[columns.keys() for columns in put_columns])
     wanted, touched_vnis = set[EndpointKey](), set(touched.gone_vnis)
     for key in touched.vpcs:
         vpc = desired.vpc(key)
@@ -290,6 +290,7 @@ def partial_plan(
         put_policies=tuple(put_policies),
         put_gateways=tuple(sorted(wanted - carried)),
         put_endpoints=tuple(put_endpoints),
+        put_columns=tuple(put_columns),
         put_ports=tuple(put_ports),
         remove_policies=tuple(sorted(remove_policies)),
         put_forwards=tuple(sorted(touched.forwards.items(), key=_where)),
@@ -339,35 +340,38 @@ def _policy_plan(
     return put, gone
 
 
-class _Plain(NamedTuple):
-    """Addresses, and the port that each is of."""
-
-    ips: Iterable[Ip]
-    goals: Sequence[EndpointGoal]
-
-    def rows(self, vni: int) -> Iterator[tuple[EndpointKey, Endpoint]]:
-        """Whole columns at a time: a third of what a call of EndpointKey for each would cost."""
-        keys = map(partial(tuple.__new__, EndpointKey), zip(repeat(vni), self.ips))
-        macs = [goal.mac for goal in self.goals]
-        hosts = [goal.host_ip for goal in self.goals]
-        return zip(keys, map(Endpoint, macs, hosts, [goal.identity for goal in self.goals]), strict=True)
-
-
-def _plain(
+def _columns(
+    vni: int,
     ips: Mapping[Ip, object],
     owners: Mapping[Ip, Id | tuple[Id, ...]],
     goals: Mapping[Id, EndpointGoal],
-    local: Container[Id],
-) -> tuple[_Plain, Iterable[Ip]]:
+    local: KeysView[Id],
+) -> tuple[EndpointColumns, Iterable[Ip]]:
     """The addresses that one port elsewhere has, as its own; and the others. Nearly all are the former."""
-    holders: Collection[EndpointGoal | None]
+    plain: Sequence[bool]
     if len(ips) == len(goals) and list(ips) == list(owners) and list(owners.values()) == list(goals):
-        holders = goals.values()  # a VPC that just came, in the order in which it came: nothing has to be looked up
+        # A VPC that just came, in the order in which it came: nothing has to be looked up.
+        holders, here = list(goals.values()), local & goals.keys()
+        plain = [identifier not in here for identifier in goals]
+        if any(map(_CLAIMS, holders)):
+            plain = [elsewhere and not goal.claims for elsewhere, goal in zip(plain, holders, strict=True)]
+        found = list(compress(holders, plain))
     else:
-        holders = [goals[held] if isinstance(held, bytes) else None for held in map(owners.get, ips)]
-    plain = [goal is not None and goal.id not in local and not goal.claims for goal in holders]
-    found = cast("list[EndpointGoal]", list(compress(holders, plain)))
-    return _Plain(compress(ips, plain), found), compress(ips, map(not_, plain))
+        held = map(owners.get, ips)
+        each = [goals[one] if isinstance(one, bytes) and one not in local else None for one in held]
+        plain = [goal is not None and not goal.claims for goal in each]
+        found = cast("list[EndpointGoal]", list(compress(each, plain)))
+    columns = EndpointColumns(
+        vni,
+        tuple(compress(ips, plain)),
+        tuple([goal.mac for goal in found]),
+        tuple([goal.host_ip for goal in found]),
+        tuple([goal.identity for goal in found]),
+    )
+    return columns, compress(ips, map(not_, plain))
+
+
+_CLAIMS = attrgetter("claims")
 
 
 def _endpoint_of(

@@ -31,7 +31,6 @@ from alcor.dataplane.base import (
     Applied,
     DataPlaneError,
     Driver,
-    EndpointKey,
     LocalPort,
     Plan,
     PolicyKey,
@@ -40,6 +39,7 @@ from alcor.dataplane.base import (
     ServiceKey,
     TranslationKey,
 )
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.kit.memory import no_collection
 from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id, format_id

@@ -13,7 +13,8 @@ from contextlib import suppress
 
 from alcor.agent.demand import Demand, DemandLimits, Step
 from alcor.agent.state import OnDemand, ScopeKey
-from alcor.dataplane.base import DataPlaneError, EndpointKey, Misses
+from alcor.dataplane.base import DataPlaneError, Misses
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.model.nouns import Claim
 from alcor.wire.fields import WireError
 from alcor.wire.lookups import decode_answers, encode_lookup

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from alcor.agent.state import Desired, ScopeKey
 from alcor.dataplane import roads as ways
-from alcor.dataplane.base import OUTSIDE, EndpointKey, Route, RouteKey, SharedAddress, TranslationKey
+from alcor.dataplane.base import OUTSIDE, Route, RouteKey, SharedAddress, TranslationKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id
 

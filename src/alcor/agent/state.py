@@ -15,7 +15,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from alcor.agent.names import Names
-from alcor.dataplane.base import Endpoint, EndpointKey
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.goalstate.merge import Change, Merged, ScopeState
 from alcor.goalstate.objects import (
     HOST_SCOPE,

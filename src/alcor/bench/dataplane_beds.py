@@ -16,8 +16,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from alcor.dataplane.base import Address, DataPlaneError, Endpoint, EndpointKey, LocalPort, Plan
+from alcor.dataplane.base import Address, DataPlaneError, LocalPort, Plan
 from alcor.dataplane.ebpf.driver import EbpfConfig, EbpfDriver
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.netlink import Netlink
 from alcor.lab.pings import Ping, ping_all

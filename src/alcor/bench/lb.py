@@ -52,17 +52,8 @@ from alcor.bench.rounds import (
 )
 from alcor.bench.taking import Agent, agent_on, vpc_with_port
 from alcor.bench.traffic import connection_ns, flow_ns
-from alcor.dataplane.base import (
-    Address,
-    Backend,
-    DataPlaneError,
-    Endpoint,
-    EndpointKey,
-    LocalPort,
-    Plan,
-    Service,
-    ServiceKey,
-)
+from alcor.dataplane.base import Address, Backend, DataPlaneError, LocalPort, Plan, Service, ServiceKey
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.maglev import maglev_table, place_of, usable
 from alcor.goalstate.objects import BalancerGoal, ListenerGoal, MemberGoal, PoolGoal
 from alcor.goalstate.objects import Goal as GoalObject

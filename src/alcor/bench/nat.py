@@ -20,18 +20,8 @@ from alcor.bench.dataplane_beds import IPS, PREFIX, VNI, Host, alcor_bed, endpoi
 from alcor.bench.host_bed import container_ports, room_for_descriptors
 from alcor.bench.rounds import ANSWER, PACKET, Case, Progress, Way, place, ratio_goal, take_turns, within_goal
 from alcor.bench.traffic import flow_ns
-from alcor.dataplane.base import (
-    NO_ADDRESS,
-    Address,
-    EndpointKey,
-    Hop,
-    LocalPort,
-    Plan,
-    Route,
-    RouteKey,
-    RouteKind,
-    SharedAddress,
-)
+from alcor.dataplane.base import NO_ADDRESS, Address, Hop, LocalPort, Plan, Route, RouteKey, RouteKind, SharedAddress
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.lab.results import Goal
 from alcor.lab.rundir import DEFAULT_RUN_DIR
 from alcor.model.addresses import format_ip, ip_from_int, parse_ip, parse_prefix

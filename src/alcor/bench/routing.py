@@ -47,18 +47,8 @@ from alcor.bench.rounds import (
 )
 from alcor.bench.taking import SUBNET, VPC, Agent, agent_on, vpc_with_port
 from alcor.bench.traffic import flow_ns
-from alcor.dataplane.base import (
-    NO_ADDRESS,
-    Address,
-    Endpoint,
-    EndpointKey,
-    Hop,
-    LocalPort,
-    Plan,
-    Route,
-    RouteKey,
-    RouteKind,
-)
+from alcor.dataplane.base import NO_ADDRESS, Address, Hop, LocalPort, Plan, Route, RouteKey, RouteKind
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.goalstate.objects import Goal as GoalObject
 from alcor.goalstate.objects import InterfaceGoal, RouterGoal
 from alcor.lab.results import Goal

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from alcor.dataplane.base import MAX_BACKENDS, Backend, EndpointKey, Service, ServiceKey
+from alcor.dataplane.base import MAX_BACKENDS, Backend, Service, ServiceKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.goalstate.objects import BalancerGoal, MemberGoal, PoolGoal
 from alcor.model.addresses import Ip, Mac
 from alcor.model.ids import Id

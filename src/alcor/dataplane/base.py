@@ -8,13 +8,15 @@ removals first, then what ports refer to, then ports, then what no port refers t
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from hashlib import blake2b
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import msgspec
 
+from alcor.dataplane.endpoints import Endpoint, EndpointColumns, EndpointKey
 from alcor.model.addresses import V4_MAPPED, Ip, Mac, Prefix
 from alcor.model.ids import Id
 from alcor.model.nouns import AddressPair, Claim, Eip, Forwarding, PortKind
@@ -219,22 +221,6 @@ class TranslationKey(NamedTuple):
     vni: int
     identity: int
     to: int
-
-
-class EndpointKey(NamedTuple):
-    """An address in a VPC."""
-
-    vni: int
-    ip: Ip
-
-
-class Endpoint(msgspec.Struct, frozen=True, gc=False):
-    """Who has an address of a VPC that is on another host: the port's MAC and that host's tunnel end."""
-
-    mac: Mac
-    host_ip: Ip
-    identity: int = 0
-    """What stands for its security groups; 0: none."""
 
 
 class ServiceKey(NamedTuple):
@@ -464,6 +450,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     put_policies: tuple[Policy, ...] = ()
     put_gateways: tuple[EndpointKey, ...] = ()
     put_endpoints: tuple[tuple[EndpointKey, Endpoint], ...] = ()
+    put_columns: tuple[EndpointColumns, ...] = ()
+    """More endpoints; of other addresses."""
     put_translations: tuple[tuple[TranslationKey, int], ...] = ()
     """What stands for the groups of the key's identity in the other VNI."""
     put_shared: tuple[tuple[Ip, SharedAddress], ...] = ()
@@ -475,6 +463,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     remove_policies: tuple[PolicyKey, ...] = ()
     remove_on_demand: tuple[int, ...] = ()
     remove_forwards: tuple[EndpointKey, ...] = ()
+
+    def endpoints(self) -> Iterator[tuple[EndpointKey, Endpoint]]:
+        """All that are to be put, one by one."""
+        return chain(self.put_endpoints, *[columns.rows() for columns in self.put_columns])
 
     @property
     def empty(self) -> bool:

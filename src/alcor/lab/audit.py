@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.ebpf import tables
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import state as switch
 from alcor.dataplane.fake.tables import LocalFlag
 from alcor.dataplane.kernel.bpf import BpfMap

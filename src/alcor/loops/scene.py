@@ -11,17 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from alcor.dataplane.balancing import services_of, vips_of
-from alcor.dataplane.base import (
-    Address,
-    EndpointKey,
-    LocalPort,
-    Policy,
-    PolicyKey,
-    Rule,
-    Service,
-    ServiceKey,
-    TranslationKey,
-)
+from alcor.dataplane.base import Address, LocalPort, Policy, PolicyKey, Rule, Service, ServiceKey, TranslationKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.state import Carried, State
 from alcor.dataplane.fake.tables import ExternalDevice, HostConfig, RemoteRow
 from alcor.dataplane.roads import router_addresses

@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from alcor.dataplane.base import NO_ADDRESS, EndpointKey, Miss
+from alcor.dataplane.base import NO_ADDRESS, Miss
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.model.addresses import Ip, Mac, ip_from_int, ip_to_int, parse_ip, parse_prefix
 from alcor.model.balancing import Algorithm, LoadBalancer, Member, MemberPool, Protocol

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from alcor.dataplane.base import (
     Applied,
     DataPlaneError,
-    Endpoint,
-    EndpointKey,
     LocalPort,
     Miss,
     Observed,
@@ -31,6 +29,7 @@ from alcor.dataplane.base import (
     SharedAddress,
     TranslationKey,
 )
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.fake.driver import FakeProber
 from alcor.kit.bell import Bell
 from alcor.model.addresses import Ip, Mac
@@ -191,7 +190,7 @@ class DictionaryDriver:
             tables.services.update((service.key, service) for service in plan.put_services)
             tables.vips.update(plan.put_vips)
             tables.policies.update((policy.key, policy) for policy in plan.put_policies)
-            tables.endpoints.update(plan.put_endpoints)
+            tables.endpoints.update(plan.endpoints())
             tables.translations.update(plan.put_translations)
             tables.shared.update(plan.put_shared)
             tables.routes.update(plan.put_routes)

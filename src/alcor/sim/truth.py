@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from alcor.agent.plan import full_plan
-from alcor.dataplane.base import Endpoint, EndpointKey, Plan
+from alcor.dataplane.base import Plan
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.goalstate.digest import digest
 from alcor.goalstate.merge import ScopeState
 from alcor.goalstate.objects import HOST_SCOPE, ScopeUpdate

@@ -10,7 +10,7 @@ leaves half-made is therefore known, and nothing else is ever removed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +19,6 @@ import msgspec
 from alcor.dataplane.base import (
     Applied,
     DataPlaneError,
-    Endpoint,
-    EndpointKey,
     LocalPort,
     Observed,
     Plan,
@@ -53,6 +51,7 @@ from alcor.dataplane.ebpf.tables import (
     PortRow,
     Queues,
 )
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.kernel import links, netns
 from alcor.model.addresses import Ip
 from alcor.model.ids import Id, format_id
@@ -305,20 +304,20 @@ class EbpfDriver:
         program.local.update_batch(*tables.pack_vips(plan.put_vips), len(plan.put_vips))
         self._policing.put(plan.put_policies)
         program.local.update_batch(*tables.pack_gateways(plan.put_gateways), len(plan.put_gateways))
-        self._put_endpoints(plan.put_endpoints)
+        self._put_endpoints(plan)
         self._outside.announce(sharing.put(program, self._config.underlay_ip, plan.put_shared))
         coming = self._outside.coming(plan.put_routes)
         routing.put(program, plan)
         self._outside.begin(coming, (one.port for one in known.carried.values()))
 
-    def _put_endpoints(self, rows: tuple[tuple[EndpointKey, Endpoint], ...]) -> None:
-        parts = [rows[at : at + ENDPOINTS_AT_A_TIME] for at in range(0, len(rows), ENDPOINTS_AT_A_TIME)]
-        packed = ((*tables.pack_endpoints(part), len(part)) for part in parts)
-        if len(parts) > 1:
-            self._program.remote.update_batches(packed)
+    def _put_endpoints(self, plan: Plan) -> None:
+        remote, count = self._program.remote, len(plan.put_endpoints) + sum(map(len, plan.put_columns))
+        packed = tables.gathered(_packed(plan), ENDPOINTS_AT_A_TIME)
+        if count > ENDPOINTS_AT_A_TIME:
+            remote.update_batches(packed)
         else:
             for batch in packed:
-                self._program.remote.update_batch(*batch)
+                remote.update_batch(*batch)
 
     def _end(self, plan: Plan) -> None:
         routing.remove(self._program, plan)
@@ -564,3 +563,14 @@ def _local(job: Job, has: Queues) -> LocalRow:
 
 def _mac_of(port: LocalPort) -> MacKey:
     return MacKey(port.vni, port.mac)
+
+
+def _packed(plan: Plan) -> Iterator[tables.Batch]:
+    """Its endpoints, as the kernel is to take them in."""
+    size, rows = ENDPOINTS_AT_A_TIME, plan.put_endpoints
+    for at in range(0, len(rows), size):
+        part = rows[at : at + size]
+        yield *tables.pack_endpoints(part), len(part)
+    for columns in plan.put_columns:
+        for piece in columns.parts(size):
+            yield *tables.pack_columns(piece), len(piece)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from alcor.dataplane.base import OUTSIDE, EndpointKey, LocalPort
+from alcor.dataplane.base import OUTSIDE, LocalPort
 from alcor.dataplane.ebpf.tables import EIP, FORWARDING, FORWARDING_KEY, IFINDEX, NO_QUEUES, Queues, pack_key
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.model.addresses import Ip
 
 UNLIMITED: Mapping[Ip, Queues] = {}

@@ -18,10 +18,11 @@ from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Final
 
-from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, Miss
+from alcor.dataplane.base import DataPlaneError, Miss
 from alcor.dataplane.ebpf import tables
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.tables import EndpointUse
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.kernel.bpf import BpfError
 from alcor.dataplane.kernel.libbpf import RingBuffer
 

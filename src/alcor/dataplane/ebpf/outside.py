@@ -13,12 +13,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 
-from alcor.dataplane.base import OUTSIDE, DataPlaneError, EndpointKey, LocalPort, Route, RouteKey, RouteKind
+from alcor.dataplane.base import OUTSIDE, DataPlaneError, LocalPort, Route, RouteKey, RouteKind
 from alcor.dataplane.ebpf import attaching, routes, tables
 from alcor.dataplane.ebpf.eips import UNLIMITED, eip_rows, forwarding_rows
 from alcor.dataplane.ebpf.hands import Job
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.tables import Queues
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.kernel import links
 from alcor.dataplane.kernel.bpf import BpfMap

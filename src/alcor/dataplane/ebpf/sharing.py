@@ -9,9 +9,10 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from alcor.dataplane.base import MAX_OWN_BLOCKS, OUTSIDE, EndpointKey, SharedAddress
+from alcor.dataplane.base import MAX_OWN_BLOCKS, OUTSIDE, SharedAddress
 from alcor.dataplane.ebpf.program import Program
 from alcor.dataplane.ebpf.tables import BLOCK_KEY, SHARED, pack_key, unpack_key
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.model.addresses import Ip
 from alcor.model.blocks import FIRST_BLOCK, LAST_BLOCK
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from alcor.dataplane.base import EndpointKey, LocalPort
+from alcor.dataplane.base import LocalPort
 from alcor.dataplane.ebpf import wiring
 from alcor.dataplane.ebpf.eips import eip_keys, eip_queues, eip_rows, forwarding_rows
 from alcor.dataplane.ebpf.queues import PortQueues, fits
@@ -27,6 +27,7 @@ from alcor.dataplane.ebpf.tables import (
     port_row,
     unpack_key,
 )
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.kernel.classes import Shape
 from alcor.dataplane.kernel.links import Link
 from alcor.model.addresses import Mac, format_ip, format_mac

@@ -113,7 +113,7 @@ class FakeDriver:
             carried.put_policies(plan.put_policies)
             for key in plan.put_gateways:
                 carried.put_gateway(key)
-            for key, endpoint in plan.put_endpoints:
+            for key, endpoint in plan.endpoints():
                 carried.tables.remote[key] = RemoteRow(endpoint.host_ip, endpoint.mac, endpoint.identity)
             carried.tables.translations.update(plan.put_translations)
             carried.tables.sharing.shared.update(plan.put_shared)

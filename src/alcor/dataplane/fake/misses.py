@@ -4,8 +4,8 @@ T, what a sender is told whose packet is too large, or goes nowhere. Pure. Calle
 
 from __future__ import annotations
 
-from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Header
 from alcor.dataplane.fake.packet import Part, read_packet

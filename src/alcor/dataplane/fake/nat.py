@@ -6,8 +6,9 @@ both ways and without a memory. Policy sees the addresses inside.
 
 from __future__ import annotations
 
-from alcor.dataplane.base import OUTSIDE, EndpointKey, SharedAddress
+from alcor.dataplane.base import OUTSIDE, SharedAddress
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ARP_REPLY, ARP_REQUEST, ETHERNET_LENGTH, IPV4_LENGTH, Header
 from alcor.dataplane.fake.lb import has_checksum

@@ -5,8 +5,8 @@ Called by the pipeline model: steps 6 (ARP, RFC 826) and 6b (ND, RFC 4861) of do
 
 from __future__ import annotations
 
-from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import (
     ARP_REPLY,

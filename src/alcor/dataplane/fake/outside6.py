@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, EndpointKey, Hop, LocalPort, Route, RouteKey, RouteKind
+from alcor.dataplane.base import NO_ADDRESS, OUTSIDE, Hop, LocalPort, Route, RouteKey, RouteKind
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, IPV6_LENGTH, Header
 from alcor.dataplane.fake.misses import check_length

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from alcor.dataplane.base import OUTSIDE, EndpointKey
+from alcor.dataplane.base import OUTSIDE
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames, lb
 from alcor.dataplane.fake.frames import (
     ETHERNET_LENGTH,

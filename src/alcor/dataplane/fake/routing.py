@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from alcor.dataplane.base import EndpointKey, Hop, Route, RouteKind, TranslationKey
+from alcor.dataplane.base import Hop, Route, RouteKind, TranslationKey
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, Header
 from alcor.dataplane.fake.hashing import WORD, finalize, hash_end
 from alcor.dataplane.fake.packet import Packet, Part, read_packet

@@ -16,8 +16,6 @@ from alcor.dataplane.base import (
     OUTSIDE,
     DataPlaneError,
     EipLimit,
-    Endpoint,
-    EndpointKey,
     LocalPort,
     Policy,
     PolicyKey,
@@ -30,6 +28,7 @@ from alcor.dataplane.base import (
     TranslationKey,
 )
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.fake import queues
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH
 from alcor.dataplane.fake.lb import BalanceTables, ServiceRow

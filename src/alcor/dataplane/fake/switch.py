@@ -23,8 +23,9 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from alcor.dataplane.base import DataPlaneError, Endpoint, EndpointKey, LocalPort, Miss, Request, Route, RouteKey
+from alcor.dataplane.base import DataPlaneError, LocalPort, Miss, Request, Route, RouteKey
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.fake import frames, state
 from alcor.dataplane.fake.nat import from_eip_queue, from_external
 from alcor.dataplane.fake.outside6 import beyond, coming

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from alcor.dataplane.base import EndpointKey, Route, RouteKey, TranslationKey
+from alcor.dataplane.base import Route, RouteKey, TranslationKey
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake.lb import BalanceTables
 from alcor.dataplane.fake.policy import PolicyTables
 from alcor.dataplane.fake.sharing import SharingTables

@@ -4,8 +4,9 @@ Pure. Called by the pipeline model: nat.py, outside6.py and vip.py.
 
 from __future__ import annotations
 
-from alcor.dataplane.base import OUTSIDE, EndpointKey
+from alcor.dataplane.base import OUTSIDE
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import IPV4_LENGTH, Header
 from alcor.dataplane.fake.misses import check_length

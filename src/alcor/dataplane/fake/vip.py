@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from alcor.dataplane.base import NO_ADDRESS, EndpointKey
+from alcor.dataplane.base import NO_ADDRESS
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames, lb, translating
 from alcor.dataplane.fake.frames import ETHERNET_LENGTH, Header
 from alcor.dataplane.fake.gateways import to_gateway

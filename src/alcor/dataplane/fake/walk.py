@@ -11,8 +11,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from alcor.dataplane.base import EndpointKey
 from alcor.dataplane.drops import DropReason
+from alcor.dataplane.endpoints import EndpointKey
 from alcor.dataplane.fake import frames
 from alcor.dataplane.fake.frames import IPV4_LENGTH, PROTOCOL_UDP, UDP_LENGTH, VXLAN_LENGTH
 from alcor.dataplane.fake.lb import unbalance
