@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from alcor.agent.probing import Probing, Watched, watched
+from alcor.agent.probing import LOOK_S, Probing, Watched, watched
 from alcor.agent.state import Desired, Touched
 from alcor.dataplane.base import Driver, Probe
 from alcor.goalstate.objects import (
@@ -81,6 +81,36 @@ class Patient:
     def tell(self, partition: int, members: tuple[MemberAck, ...]) -> None:
         assert partition == 1
         self.told += [one.healthy for one in members]
+
+
+async def test_a_host_without_members_is_not_looked_at() -> None:
+    """Until it changes; then at once, and again after a while if it goes on changing."""
+    patient, looks = Patient(), 0
+    found: dict[Id, Watched] = {}
+
+    async def look() -> Mapping[Id, Watched]:
+        nonlocal looks
+        looks += 1
+        return found
+
+    def looking() -> asyncio.Future[Mapping[Id, Watched]]:
+        return asyncio.ensure_future(look())
+
+    probing = Probing(patient, time.monotonic, looking, patient.tell)
+    task = asyncio.create_task(probing.run())
+    async with asyncio.timeout(20):
+        await asyncio.sleep(2.2 * LOOK_S)
+        assert looks == 1
+        found[NEAR] = Watched(1, Probe(1, MAC, VIP, 80, MAC, VIP, "TCP", 1), 0.01, 1, 1)
+        for _ in range(5):
+            probing.changed()
+            await asyncio.sleep(0.01)
+        assert looks == 2
+        while not patient.told:
+            await asyncio.sleep(0.001)
+        while looks < 3:
+            await asyncio.sleep(0.001)
+        task.cancel()
 
 
 async def test_it_takes_some_in_a_row() -> None:

@@ -1,6 +1,8 @@
 """Router advertisements: what they say for each mode, to whom, and when nobody asked."""
 
+import asyncio
 import socket
+import time
 
 import pytest
 from msgspec.structs import replace
@@ -8,6 +10,7 @@ from tests.dataplane import packets
 from tests.hostsvc.people import CLIENT, MAC, V4, V6, People
 
 from alcor.dataplane.base import Request
+from alcor.hostsvc import serving
 from alcor.hostsvc.advertisements import ALL_NODES, advertisement
 from alcor.hostsvc.answering import answer
 from alcor.hostsvc.base import ROUTER_LINK_LOCAL, Client
@@ -138,4 +141,34 @@ def test_nobody_has_to_ask() -> None:
         services.tick()
         assert len(wire.given) == 5
     finally:
+        wire.close()
+
+
+async def test_it_rests_until_there_is_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes is told when `changed` is said, and nobody is looked for before."""
+    monkeypatch.setattr(serving, "TICK_S", 0.01)
+    looks = 0
+
+    class Counted(People):
+        def advertised(self) -> list[Client]:
+            nonlocal looks
+            looks += 1
+            return super().advertised()
+
+    wire, people = Recorder({CLIENT.id: 7}), Counted()
+    services = HostServices(wire, people, ServiceConfig(), clock=time.monotonic, roll=lambda: 0.0)
+    task = asyncio.create_task(services.run())
+    try:
+        await asyncio.sleep(0.2)
+        assert looks == 1
+        people.clients[CLIENT.id] = CLIENT
+        services.changed()
+        async with asyncio.timeout(10):
+            while not wire.given:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.2)
+        assert ([ifindex for ifindex, _ in wire.given], looks) == ([7], 2)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         wire.close()

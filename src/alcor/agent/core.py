@@ -142,6 +142,7 @@ class Agent:
             stack=stack,
             claimed=self.claiming.announced,
         )
+        self._probing = Probing(driver.prober, clock, self._watched, self._tell_members)
         self._work: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._live: dict[int, Stream] = {}
         """Partition -> the stream its later words go to."""
@@ -313,10 +314,10 @@ class Agent:
         await self._resolver.run()
 
     async def _probe(self) -> None:
-        def look() -> asyncio.Future[Mapping[Id, Watched]]:
-            return asyncio.ensure_future(self._ask(self._reconciler.watched))
+        await self._probing.run()
 
-        await Probing(self._driver.prober, self._clock, look, self._tell_members).run()
+    def _watched(self) -> asyncio.Future[Mapping[Id, Watched]]:
+        return asyncio.ensure_future(self._ask(self._reconciler.watched))
 
     def _tell_members(self, partition: int, members: tuple[MemberAck, ...]) -> None:
         self._say(partition, encode_ack(Ack(sequence=0, members=members)))
@@ -449,9 +450,15 @@ class Agent:
         """On the event loop: who has which interface is the worker's to know."""
         self._work.put(_Call(lambda: self._announce(vpc, claims), Future()))
 
+    def _look_again(self) -> None:
+        """On the event loop: the host may carry something else now."""
+        self._probing.changed()
+        self._services.changed()
+
     def _run_worker(self, failure: asyncio.Future[None]) -> None:
         try:
             self._reconciler.start()
+            self._on_loop(self._look_again)
             if self._reconciler.idle:
                 problem = rehearse(self._config, self._driver, self._clock, self._roll)
                 if problem:
@@ -508,8 +515,11 @@ class Agent:
         self._handle(bundles)
         if news:
             self._say_later(self._reconciler.news(news))
-        if self._reconciler.due() <= self._clock():
+        due = self._reconciler.due() <= self._clock()
+        if due:
             self._say_later(self._reconciler.tick())
+        if due or news or any(isinstance(item, _Bundle) for item in work):
+            self._on_loop(self._look_again)
         return True
 
     def _say_later(self, acks: list[tuple[int, Ack]]) -> None:

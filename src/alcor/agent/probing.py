@@ -1,8 +1,8 @@
 """Health of pool members that are on this host: who is probed, when, and what came of it. On the agent's event loop.
 
-Called by core. Each member's probe is repeated every `delay_s` of its pool's monitor; `rise` good ones in a row make it
-healthy, `fall` bad ones not. A change is told to the controller at once; all are told again now and then, so that what
-was lost, or a controller that is new, needs no other repair.
+Called by core, which says when the host may have changed. Each member's probe is repeated every `delay_s` of its
+pool's monitor; `rise` good ones in a row make it healthy, `fall` bad ones not. A change is told to the controller at
+once; all are told again now and then, so that what was lost, or a controller that is new, needs no other repair.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from alcor.wire.reports import MemberAck
 _log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""How often it is looked who is to be probed."""
+"""Between two looks who is to be probed, while the host changes all the time."""
 TELL_AGAIN_S = 10.0
 MAX_TOLD = 4096
 """Members in one report."""
@@ -132,25 +133,39 @@ class Probing:
         self._look = look
         self._tell = tell
         self._patients: dict[Id, _Patient] = {}
-        self._told_at = 0.0
+        self._tell_at = 0.0
+        self._changed = True
+        self._look_at = 0.0
         self._wake = asyncio.Event()
 
+    def changed(self) -> None:
+        """Others may be to be probed now. On the event loop."""
+        self._changed = True
+        self._wake.set()
+
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. A host without members rests until it changes."""
         while True:
-            self._want(await self._look())
-            look_at = self._clock() + (LOOK_S if self._patients else 2 * LOOK_S)
-            while self._clock() < look_at:
-                self._ask()
-                if self._clock() >= self._told_at + TELL_AGAIN_S:
-                    self._tell_all()
-                due = min((one.due for one in self._patients.values() if not one.asking), default=look_at)
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(max(0.0, min(due, look_at) - self._clock())):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+            self._wake.clear()
+            if self._changed and self._clock() >= self._look_at:
+                self._changed, self._look_at = False, self._clock() + LOOK_S
+                self._want(await self._look())
+            self._ask()
+            if self._patients and self._clock() >= self._tell_at:
+                self._tell_all()
+            due = self._due()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due - self._clock()) if due is not None else None):
+                    await self._wake.wait()
+
+    def _due(self) -> float | None:
+        """When there is something to do; None: when the host changes."""
+        due = [one.due for one in self._patients.values() if not one.asking]
+        if self._patients:
+            due.append(self._tell_at)
+        if self._changed:
+            due.append(self._look_at)
+        return min(due, default=None)
 
     def _want(self, wanted: Mapping[Id, Watched]) -> None:
         for identifier in self._patients.keys() - wanted.keys():
@@ -193,7 +208,7 @@ class Probing:
         self._wake.set()
 
     def _tell_all(self) -> None:
-        self._told_at = self._clock()
+        self._tell_at = self._clock() + TELL_AGAIN_S
         words: dict[int, list[MemberAck]] = {}
         for identifier, one in self._patients.items():
             if one.healthy is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -131,14 +132,27 @@ class EmbeddedBus:
             process = self._process
             assert process is not None
             started = asyncio.get_running_loop().time()
-            while process.poll() is None:
-                await asyncio.sleep(POLL_S)
+            await _ended(process)
             if asyncio.get_running_loop().time() - started > BACKOFF.cap_s:
                 failures = 0
             _log.warning("the embedded nats-server ended with code %s; it is started again", process.returncode)
             await asyncio.sleep(BACKOFF.delay_s(failures, 0.5))
             failures += 1
             self._spawn()
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> None:
+    """Returns when it has ended (pidfd_open(2): its descriptor is readable then)."""
+    if process.poll() is not None:
+        return
+    descriptor, loop, ended = os.pidfd_open(process.pid), asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    process.poll()
 
 
 def configuration(options: EmbeddedOptions) -> str:

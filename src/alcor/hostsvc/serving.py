@@ -72,18 +72,27 @@ class HostServices:
         self._metadata = MetadataProxy(config.metadata)
         self._due: dict[Id, tuple[Client, float]] = {}
         """Who is advertised to, as it was then, and when next."""
+        self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._dns_connections = 0
 
+    def changed(self) -> None:
+        """Others may be to be advertised to now. On the event loop."""
+        self._changed.set()
+
     async def run(self) -> None:
-        """Answers until cancelled."""
+        """Answers until cancelled; rests until somebody is due, or `changed`."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._requests.fileno(), self.drain)
         servers = await self._listen()
         try:
             while True:
-                await asyncio.sleep(TICK_S)
+                self._changed.clear()
                 self.tick()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._rest_s()):
+                        await self._changed.wait()
+                await asyncio.sleep(TICK_S)
         finally:
             loop.remove_reader(self._requests.fileno())
             if self._stack is not None:
@@ -151,6 +160,11 @@ class HostServices:
                 self._requests.answer(ifindex, frame)
             wait_s = low + (high - low) * self._roll() if ifindex is not None else NOT_YET_S
             self._due[client.id] = client, now + wait_s
+
+    def _rest_s(self) -> float | None:
+        """Until somebody is due; None: until there is a change."""
+        due = min([at for _, at in self._due.values()], default=None)
+        return max(0.0, due - self._clock()) if due is not None else None
 
     def _is_due(self, client: Client, now: float) -> bool:
         known = self._due.get(client.id)
