@@ -239,7 +239,7 @@ def _random_verdict(seed: int) -> tuple[Tables, worlds.Packet, Verdict]:
 
 
 SEEDS = st.integers(min_value=0)
-MANY = settings(max_examples=1500, deadline=None)
+MANY = settings(max_examples=1000, deadline=None)
 
 
 @given(st.binary(max_size=200), st.sampled_from((WEB_IF, PLAIN_IF, DOWN_IF, 99)))

@@ -60,7 +60,7 @@ def test_schedules_hold() -> None:
 MIXES = ((FAST,), (NORMAL,), (FAST, NORMAL), (FAST, RESCUE), (FAST, NORMAL, RESCUE))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(MIXES))
 def test_any_mix_of_paths_ends_as_one_path_does(seed: int, paths: tuple[PathName, ...]) -> None:
     """What a host carries in the end is a function of the store alone, by whatever paths it was told, in whatever
@@ -246,10 +246,10 @@ def test_a_mistake_is_found(mistake: Callable[[pytest.MonkeyPatch], None], monke
 def test_many_schedules_over_the_cores_are_summed_up() -> None:
     """In whatever order they end."""
     told: list[Outcome] = []
-    summary = run(range(40), 3, told.append, processes=2)
-    assert (summary.wanted, summary.schedules, summary.failed, summary.hosts) == (40, 40, 0, 3)
-    assert sorted(one.seed for one in told) == list(range(40))
-    assert summary.checks > 1000
+    summary = run(range(40, 52), 3, told.append, processes=2)
+    assert (summary.wanted, summary.schedules, summary.failed, summary.hosts) == (12, 12, 0, 3)
+    assert sorted(one.seed for one in told) == list(range(40, 52))
+    assert summary.checks > 300
 
 
 @pytest.mark.parametrize("processes", [1, 2])
