@@ -19,6 +19,8 @@ Resource = dict[str, Any]
 
 PAGE = 1000
 REQUEST_TIMEOUT_S = 120.0
+IDLE_S = 30.0
+"""A connection that was idle for longer may be closed at the other end any moment: another is made."""
 PATIENCE = 0.01
 """Part of the time gone by that a long wait leaves between two questions."""
 
@@ -36,6 +38,7 @@ class Client:
 
     def __init__(self, port: int, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+        self._used_at = time.monotonic()
 
     def close(self) -> None:
         """Closes the connection. Idempotent."""
@@ -52,11 +55,14 @@ class Client:
         headers = {"Content-Type": "application/json"} if content is not None else {}
         if wait_s:
             headers["Prefer"] = f"wait={wait_s}"
+        if time.monotonic() - self._used_at > IDLE_S:
+            self._connection.close()
         for attempt in (1, 2):
             try:
                 self._connection.request(method, path, content, headers)
                 answer = self._connection.getresponse()
                 data = answer.read()
+                self._used_at = time.monotonic()
                 break
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
