@@ -11,10 +11,12 @@ from tests.loops.region import QUICK, Host, Region
 from tests.paths.test_fast import Recorder
 
 from alcor.agent.core import Agent
+from alcor.agent.probing import Probing
 from alcor.agent.turn import AgentBusy
 from alcor.dataplane.base import Applied, Plan
-from alcor.model.ids import format_id
-from alcor.model.nouns import PortStatus
+from alcor.hostsvc.serving import HostServices
+from alcor.model.ids import Id, format_id
+from alcor.model.nouns import Port, PortStatus
 from alcor.paths.base import PathName
 from alcor.paths.delivery import Delivery, DeliveryLimits
 from alcor.paths.fast import GrpcDialer
@@ -120,6 +122,36 @@ async def test_it_says_how_its_host_does(region: Region) -> None:
     assert (status.host, status.in_sync, status.desired_ports) == ("host-a", True, 2)
     assert status.failing_ports == {format_id(bad.id): "no"}
     assert list(await host.agent.counters()) == [good.id]
+
+
+async def test_what_it_carries_is_looked_at_again(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By probes and by host services, which rest else: after a start, a bundle, and when what failed has succeeded."""
+    host = region.make_host("host-a")
+    looks: list[tuple[type, frozenset[Id]]] = []
+    resting = (Probing, HostServices)
+    for kind in resting:
+        monkeypatch.setattr(kind, "changed", lambda self: looks.append((type(self), frozenset(host.tables.ports))))
+
+    def seen(*ports: Port) -> bool:
+        carried = frozenset(port.id for port in ports)
+        return all((kind, carried) in looks for kind in resting)
+
+    await host.start()
+    await region.register(host)
+    await region.until(seen)
+    network, _ = await region.add_vpc()
+    (one,) = await region.add_ports(network, ["host-a"])
+    await region.until(lambda: seen(one))
+    host.tables.refused_interfaces["eth9"] = "no"
+    (two,) = await region.add_ports(network, ["host-a"], interface="eth9")
+    await region.until(lambda: region.status()[two.id] == PortStatus.ERROR)
+    assert not seen(one, two)
+    del host.tables.refused_interfaces["eth9"]
+    await region.until(lambda: seen(one, two))
+    await host.stop()
+    looks.clear()
+    await host.start()
+    await region.until(lambda: seen(one, two))
 
 
 async def test_a_newer_controller_takes_over_and_the_older_is_refused(region: Region) -> None:

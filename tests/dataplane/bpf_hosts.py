@@ -164,7 +164,9 @@ class Host:
         self._stack.callback(self.pin_dir.rmdir)
         self._stack.callback(bpf.unmount_bpffs, self.pin_dir)
         config = HostConfig(self.underlay_ip, self.namespace.ifindex("under"), onlink_length=24)
-        self.program = Program.open(None, self.pin_dir, config, remote_entries=4096, flow_entries=4096)
+        self.program = Program.open(
+            None, self.pin_dir, config, remote_entries=4096, translation_entries=4096, flow_entries=4096
+        )
         self._stack.callback(self.close)
         self.namespace.tc("qdisc", "add", "dev", "under", "clsact")
         self.namespace.tc(

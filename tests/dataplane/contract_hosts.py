@@ -376,6 +376,7 @@ class EbpfHost:
             underlay_ip=self.underlay_ip,
             netns_dir=self.netns_dir,
             remote_entries=1024,
+            translation_entries=4096,
             flow_entries=4096,
             external_device=EXTERNAL,
         )

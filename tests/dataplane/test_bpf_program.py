@@ -38,7 +38,7 @@ def pins(tmp_path: Path) -> Iterator[Path]:
 
 
 def opened(pins: Path, object_path: Path | None = None, config: HostConfig = CONFIG) -> Program:
-    return Program.open(object_path, pins, config, remote_entries=1024, flow_entries=1024)
+    return Program.open(object_path, pins, config, remote_entries=1024, translation_entries=1024, flow_entries=1024)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.dataplane import packets
 from tests.dataplane.contract_hosts import MISS_S, Host, ebpf_pair, fake_pair
 
 from alcor.dataplane.base import Address, Applied, LocalPort, Plan
-from alcor.dataplane.endpoints import Endpoint, EndpointKey
+from alcor.dataplane.endpoints import Endpoint, EndpointColumns, EndpointKey
 from alcor.model.addresses import Mac, parse_ip
 from alcor.model.ids import Id, make_id
 from alcor.model.nouns import PortKind
@@ -134,10 +134,18 @@ def test_what_was_applied_is_observed(pair: Pair) -> None:
         port(1, vni=OTHER_VNI),
     )
     far = as_endpoints(other, port(20), port(21, "10.0.0.21", "10.0.1.21"))
-    put(host, *ports, put_endpoints=far, put_gateways=gateways() + gateways(OTHER_VNI))
+    more = as_endpoints(other, port(22), port(23))
+    columns = EndpointColumns(
+        more[0][0].vni,
+        tuple([key.ip for key, _ in more]),
+        tuple([end.mac for _, end in more]),
+        tuple([end.host_ip for _, end in more]),
+        tuple([end.identity for _, end in more]),
+    )
+    put(host, *ports, put_endpoints=far, put_columns=(columns,), put_gateways=gateways() + gateways(OTHER_VNI))
     observed = host.driver.observe()
     assert {one.id: one for one in ports} == observed.ports
-    assert dict(far) == observed.endpoints
+    assert dict((*far, *more)) == observed.endpoints
     assert frozenset(gateways() + gateways(OTHER_VNI)) == observed.gateways
     assert () == observed.orphans
 

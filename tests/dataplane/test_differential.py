@@ -97,7 +97,9 @@ def kernel() -> Iterator[Kernel]:
         try:
             inside.submit(_make_interfaces).result()
             config = rows.HostConfig(Ip(bytes(16)), UNDERLAY_IFINDEX)
-            with Program.open(None, pins, config, remote_entries=4096, flow_entries=16384) as program:
+            with Program.open(
+                None, pins, config, remote_entries=4096, translation_entries=4096, flow_entries=16384
+            ) as program:
                 ring = RingBuffer(program.misses.fd)
                 requests = RingBuffer(program.requests.fd)
                 yield Kernel(program, inside, ring, requests)

@@ -85,6 +85,7 @@ class Host:
             "underlay_ip": self.underlay_ip,
             "netns_dir": self.netns_dir,
             "remote_entries": 1024,
+            "translation_entries": 4096,
             "flow_entries": 4096,
         }
         self.driver = self.call(lambda: EbpfDriver(EbpfConfig(**{**fields, **changes})))

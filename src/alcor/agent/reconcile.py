@@ -501,7 +501,7 @@ class Reconciler:
                 return self._fail(str(error), looked_at)
             self._note(plan, applied, outcome)
             table_error = applied.error[:MAX_REPORTED_ERROR]
-        for identifier in looked_at:
+        for identifier in sorted(looked_at):  # in whatever order a set has them, the dice would differ
             if identifier in outcome.errors:
                 continue
             if identifier not in self.desired.ports:
@@ -554,7 +554,7 @@ class Reconciler:
     def _fail(self, reason: str, ports: Iterable[Id]) -> _Outcome:
         """The data plane as a whole refused: every port looked at has failed, and a full round is due."""
         self._break(reason)
-        outcome = _Outcome(errors=dict.fromkeys(ports, reason[:MAX_REPORTED_ERROR]), failed=True)
+        outcome = _Outcome(errors=dict.fromkeys(sorted(ports), reason[:MAX_REPORTED_ERROR]), failed=True)
         for identifier in outcome.errors:
             self._retry(identifier, reason)
         return outcome

@@ -89,10 +89,10 @@ class HostServices:
             while True:
                 self._changed.clear()
                 self.tick()
+                await asyncio.sleep(TICK_S)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._rest_s()):
                         await self._changed.wait()
-                await asyncio.sleep(TICK_S)
         finally:
             loop.remove_reader(self._requests.fileno())
             if self._stack is not None:

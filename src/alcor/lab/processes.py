@@ -35,6 +35,7 @@ METADATA_PORT = 8775
 """Where the lab's metadata service is, beside the controller (`services`)."""
 API_PORT = 9696
 REMOTE_ENTRIES = 1 << 17
+TRANSLATION_ENTRIES = 1 << 14
 FLOW_ENTRIES = 1 << 13
 """Room for every port of a lab. The default, for a region, costs 64 MiB of kernel memory and 0.2 s of CPU a host."""
 START_TIMEOUT_S = 60.0
@@ -319,6 +320,7 @@ def write_agent_config(
         "netns_dir": host.netns_dir,
         "pool_size": pool,
         "remote_entries": REMOTE_ENTRIES,
+        "translation_entries": TRANSLATION_ENTRIES,
         "flow_entries": FLOW_ENTRIES,
         "control_socket": control_socket(host),
         "metadata_url": f"http://{urlsplit(bus).hostname}:{METADATA_PORT}" if bus else "",

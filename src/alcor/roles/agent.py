@@ -244,6 +244,7 @@ def _make_driver(
                 vxlan_port=config.vxlan_port,
                 pool_size=config.pool_size,
                 remote_entries=config.remote_entries,
+                translation_entries=config.translation_entries,
                 flow_entries=config.flow_entries,
                 external_device=config.external_device,
             )

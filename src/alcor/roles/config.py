@@ -79,6 +79,9 @@ class AgentRoleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How many ready namespaces to keep for containers to come: a single port then waits for none to be made."""
     remote_entries: int = 4_194_304
     """How many endpoints on other hosts the data plane has room for; 16 bytes of kernel memory each, used or not."""
+    translation_entries: int = 1_048_576
+    """How many translations of security groups between VPCs that routers or peerings join; 16 bytes of kernel memory
+    each, used or not."""
     flow_entries: int = 262_144
     """How many connections the data plane follows; beyond, the one used longest ago is forgotten. Some 150 bytes of
     kernel memory each, used or not."""

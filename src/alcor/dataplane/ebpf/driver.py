@@ -37,7 +37,7 @@ from alcor.dataplane.ebpf.outside import Outside
 from alcor.dataplane.ebpf.planning import Claims, Numbers
 from alcor.dataplane.ebpf.policing import Policing
 from alcor.dataplane.ebpf.probing import Probing
-from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, Program
+from alcor.dataplane.ebpf.program import FLOW_ENTRIES, REMOTE_ENTRIES, TRANSLATION_ENTRIES, Program
 from alcor.dataplane.ebpf.queues import HostQueues, PortQueues
 from alcor.dataplane.ebpf.records import Records
 from alcor.dataplane.ebpf.requests import EbpfRequests
@@ -79,6 +79,7 @@ class EbpfConfig(msgspec.Struct, frozen=True, kw_only=True):
     object_path: Path | None = None
     """The compiled program; None: the one in the package."""
     remote_entries: int = REMOTE_ENTRIES
+    translation_entries: int = TRANSLATION_ENTRIES
     flow_entries: int = FLOW_ENTRIES
     miss_rate: int = MISS_RATE
     external_device: str = ""
@@ -107,6 +108,7 @@ class EbpfDriver:
                 config.pin_dir,
                 host,
                 remote_entries=config.remote_entries,
+                translation_entries=config.translation_entries,
                 flow_entries=config.flow_entries,
             )
             try:

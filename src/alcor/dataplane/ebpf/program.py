@@ -71,6 +71,9 @@ MAPS: Final = (
 PROGRAMS: Final = ("from_port", "from_overlay", "from_external")
 REMOTE_ENTRIES: Final = 4_194_304
 """Endpoints on other hosts that one host can know. A map of that size takes 64 MiB for its buckets before the first."""
+TRANSLATION_ENTRIES: Final = 1_048_576
+"""What stands in one VNI for groups of another: a router with all its 1,024 interfaces on one host, each VPC with one
+set of groups, needs as many."""
 FLOW_ENTRIES: Final = 262_144
 """Connections that one host follows; half as many through load balancers, and through shared addresses. Beyond, the
 least recently used is forgotten. All are allocated at once: some 150 bytes each, in three tables."""
@@ -175,14 +178,16 @@ class Program:
         config: HostConfig,
         *,
         remote_entries: int = REMOTE_ENTRIES,
+        translation_entries: int = TRANSLATION_ENTRIES,
         flow_entries: int = FLOW_ENTRIES,
     ) -> Program:
         """Finds what is pinned in `pin_dir` (made, with a BPF file system on it, if need be), loads what is missing or
         of another version, and writes `config`. Idempotent; the maps keep what they hold.
 
-        `object_path` None means the one beside this file. `remote_entries` and `flow_entries` size `remote`, and
-        `flows`, `balanced` and `bindings`, when they are made; a map that exists keeps its size. Raises BpfError or
-        DataPlaneError, nothing half-pinned that a second call would trip on.
+        `object_path` None means the one beside this file. `remote_entries` sizes `remote`,
+        `translation_entries` `translations`, `flow_entries` `flows`, `balanced` and `bindings`, when they are made; a
+        map that exists keeps its size. Raises BpfError or DataPlaneError, nothing half-pinned that a second call would
+        trip on.
         """
         path = object_path or OBJECT_PATH
         digest = _digest(path)
@@ -193,7 +198,7 @@ class Program:
                 programs = _pinned_programs(pin_dir, digest, maps) if len(maps) == len(MAPS) else None
                 if programs is None:
                     connections = dict.fromkeys(("flows", "balanced", "bindings"), flow_entries)
-                    sizes = {"remote": remote_entries, **connections}
+                    sizes = {"remote": remote_entries, "translations": translation_entries, **connections}
                     programs = _load(path, digest, pin_dir, maps, sizes)
             except BaseException:
                 for opened in maps.values():
