@@ -396,7 +396,10 @@ def test_orphans_are_found_and_swept(host: Host) -> None:
     observed = host.driver.observe()
     assert {one.id: one for one in whole} == observed.ports
     assert observed.orphans
+    places = [host.driver.interface_of(one.id) for one in whole]
     host.driver.sweep((*observed.orphans, "given0", "underlay", "eth0", "no such thing"))
+    assert None not in places
+    assert places == [host.driver.interface_of(one.id) for one in whole]
     assert () == host.driver.observe().orphans
     assert before == host.contents()
     assert foreign == host.foreign()

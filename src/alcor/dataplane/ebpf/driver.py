@@ -131,6 +131,8 @@ class EbpfDriver:
         self._balancing = Balancing(self._program)
         self.prober = Probing()
         self._known: Sorted | None = None
+        self._doubted = False
+        """What is there may be something else: it is looked at again before anything is changed."""
         self._claims = Claims(())
         self._indexes = Numbers(wiring.FIRST_INDEX, wiring.LAST_INDEX)
         self._started = 0
@@ -214,6 +216,7 @@ class EbpfDriver:
         self._hands.blocks.reserve(blocks.values())
         self._indexes.reserve([*there, *seen.rows, *seen.records])
         self._known = known = sorting.sort_out(seen)
+        self._doubted = False
         self._claims = Claims(one.port for one in known.carried.values())
         return known
 
@@ -248,7 +251,7 @@ class EbpfDriver:
         """Carries the plan out in the order of its fields. A port's failure is its own; `error` is of the tables."""
         self._started = time.monotonic_ns()
         self._tables_ns = 0
-        known = self._known or self._look()
+        known = self._known if self._known is not None and not self._doubted else self._look()
         error = self._write(self._begin, plan)
         results = self._remove_ports(known, plan.remove_ports)
         error = error or self._write(lambda plan: self._write_tables(plan, known), plan)
@@ -272,7 +275,7 @@ class EbpfDriver:
             (key for key in known.stale_forwardings if sorting.forwarding_name(key) in wanted),
         )
         self._clear(known, [one for one in known.leftovers.values() if one.name in wanted])
-        self._known = None
+        self._doubted = True
 
     def _elapsed_us(self) -> int:
         return (time.monotonic_ns() - self._started) // 1000
@@ -372,7 +375,7 @@ class EbpfDriver:
             del known.carried[one.port.id]
         if errors:
             # What stayed is a leftover now: found, named and tried again.
-            self._known = None
+            self._doubted = True
         return errors
 
     def _clear(self, known: Sorted, leftovers: Sequence[Leftover]) -> None:
@@ -530,7 +533,7 @@ class EbpfDriver:
             for identifier, now in given.queues.items():
                 self._queues.remove(has[identifier].numbers() - now.numbers())
         except DataPlaneError as error:
-            self._known = None
+            self._doubted = True
             keys = [key for key, _ in ends]
             self._program.ports.delete_batch(tables.pack_ifindexes(ifindexes), len(ifindexes))
             self._program.local.delete_batch(tables.pack_keys(keys), len(keys))
