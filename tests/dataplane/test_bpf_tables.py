@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.dataplane.columns import as_columns
 
 from alcor.dataplane.base import Address, EipLimit, LocalPort, RateLimit, RouteKind
 from alcor.dataplane.drops import DropReason
@@ -227,13 +228,7 @@ def test_batches_are_the_rows_one_after_another() -> None:
     expected_keys = b"".join(map(tables.pack_key, keys))
     remote_batch = tables.pack_endpoints(list(zip(keys, ends, strict=True)))
     assert (expected_keys, b"".join(map(tables.pack_endpoint, ends))) == remote_batch
-    columns = EndpointColumns(
-        7,
-        tuple([key.ip for key in keys]),
-        tuple([end.mac for end in ends]),
-        tuple([end.host_ip for end in ends]),
-        tuple([end.identity for end in ends]),
-    )
+    columns = as_columns(list(zip(keys, ends, strict=True)))
     assert remote_batch == tables.pack_columns(columns)
     assert (b"", b"") == tables.pack_columns(EndpointColumns(7, (), (), (), ()))
     assert list(zip(keys, ends, strict=True)) == list(columns.rows())

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 from tests.dataplane import packets
+from tests.dataplane.columns import as_columns
 from tests.dataplane.contract_hosts import MISS_S, Host, ebpf_pair, fake_pair
 
 from alcor.dataplane.base import Address, Applied, LocalPort, Plan
-from alcor.dataplane.endpoints import Endpoint, EndpointColumns, EndpointKey
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.model.addresses import Mac, parse_ip
 from alcor.model.ids import Id, make_id
 from alcor.model.nouns import PortKind
@@ -135,14 +136,7 @@ def test_what_was_applied_is_observed(pair: Pair) -> None:
     )
     far = as_endpoints(other, port(20), port(21, "10.0.0.21", "10.0.1.21"))
     more = as_endpoints(other, port(22), port(23))
-    columns = EndpointColumns(
-        more[0][0].vni,
-        tuple([key.ip for key, _ in more]),
-        tuple([end.mac for _, end in more]),
-        tuple([end.host_ip for _, end in more]),
-        tuple([end.identity for _, end in more]),
-    )
-    put(host, *ports, put_endpoints=far, put_columns=(columns,), put_gateways=gateways() + gateways(OTHER_VNI))
+    put(host, *ports, put_endpoints=far, put_columns=(as_columns(more),), put_gateways=gateways() + gateways(OTHER_VNI))
     observed = host.driver.observe()
     assert {one.id: one for one in ports} == observed.ports
     assert dict((*far, *more)) == observed.endpoints

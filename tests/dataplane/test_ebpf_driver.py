@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.dataplane.columns import as_columns
 from tests.dataplane.throwaway import UNDERLAY_MTU, Host, Region, a_port
 from tests.dataplane.wired import all_well, footprint, inside, replaced
 
 from alcor.dataplane.base import Address, Observed
 from alcor.dataplane.ebpf import attaching, driver, wiring
-from alcor.dataplane.endpoints import Endpoint, EndpointColumns, EndpointKey
+from alcor.dataplane.endpoints import Endpoint, EndpointKey
 from alcor.dataplane.kernel import links, netns
 from alcor.dataplane.kernel.bpf import BpfMap
 from alcor.dataplane.kernel.netlink import Netlink
@@ -82,13 +83,7 @@ class TestContainer:
                 for number in range(count)
             }
             before = host.observe().endpoints
-            more = EndpointColumns(
-                port.vni + 1,
-                tuple([key.ip for key in ends]),
-                (mac,) * count,
-                tuple([end.host_ip for end in ends.values()]),
-                tuple(range(count)),
-            )
+            more = as_columns([(EndpointKey(port.vni + 1, key.ip), end) for key, end in ends.items()])
             assert "" == host.apply(put_endpoints=tuple(ends.items()), put_columns=(more, more)).error
             assert {**before, **ends, **dict(more.rows())} == host.observe().endpoints
 

@@ -10,9 +10,9 @@ whatever their goals say.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, KeysView, Mapping, Set
 from itertools import compress
-from operator import attrgetter, not_
+from operator import not_
 from typing import TypeVar, cast
 
 import msgspec
@@ -348,14 +348,11 @@ def _columns(
     local: KeysView[Id],
 ) -> tuple[EndpointColumns, Iterable[Ip]]:
     """The addresses that one port elsewhere has, as its own; and the others. Nearly all are the former."""
-    plain: Sequence[bool]
     if len(ips) == len(goals) and list(ips) == list(owners) and list(owners.values()) == list(goals):
         # A VPC that just came, in the order in which it came: nothing has to be looked up.
-        holders, here = list(goals.values()), local & goals.keys()
-        plain = [identifier not in here for identifier in goals]
-        if any(map(_CLAIMS, holders)):
-            plain = [elsewhere and not goal.claims for elsewhere, goal in zip(plain, holders, strict=True)]
-        found = list(compress(holders, plain))
+        here = local & goals.keys()
+        plain = [identifier not in here and not goal.claims for identifier, goal in goals.items()]
+        found = list(compress(goals.values(), plain))
     else:
         held = map(owners.get, ips)
         each = [goals[one] if isinstance(one, bytes) and one not in local else None for one in held]
@@ -369,9 +366,6 @@ def _columns(
         tuple([goal.identity for goal in found]),
     )
     return columns, compress(ips, map(not_, plain))
-
-
-_CLAIMS = attrgetter("claims")
 
 
 def _endpoint_of(
